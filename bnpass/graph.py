@@ -1,0 +1,175 @@
+"""The neutral view: a network as operators and values, with neither onnx nor torch in it.
+
+A frontend (``bnpass.frontends.onnx``, ``bnpass.frontends.fx``) builds a :class:`Graph` from its own
+model and later applies the edits that a pass has planned. The vocabulary is ONNX's operators in
+their newest meaning: a frontend turns attributes that became inputs into inputs, resolves
+``auto_pad``, and writes ``F.linear`` as ``Gemm``. Passes and rules see nothing but this file.
+
+The operators live in a :class:`networkx.DiGraph` (:attr:`Graph.nx`, one node an operator name), for
+what networkx is good at: topological order, reachability, dominators and drawing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+Dim = int | str | None
+"""A dimension: its size, the name of a symbol (equal names are equal sizes), or unknown."""
+
+
+@dataclass(eq=False)
+class Op:
+    """One operator.
+
+    Attributes:
+        name: unique in its graph; the name that people see in reports.
+        kind: the ONNX operator (``Conv``), or ``domain::type`` outside of ONNX's own domain.
+        inputs: value names in the operator's order; ``""`` for an optional input left out.
+        outputs: value names; ``""`` for an optional output left out.
+        attrs: attributes with ONNX's defaults left out, ``auto_pad`` resolved into ``pads``
+            (``pads`` is ``None`` where the padding depends on an unknown size).
+        captured: values of this graph that a nested body (If, Loop, Scan) of the operator reads.
+    """
+
+    name: str
+    kind: str
+    inputs: list[str]
+    outputs: list[str]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    captured: tuple[str, ...] = ()
+
+    def input(self, index: int) -> str:
+        """The name of input ``index``, or ``""`` when it is left out."""
+        return self.inputs[index] if index < len(self.inputs) else ""
+
+    def __repr__(self) -> str:
+        return f"{self.kind}({self.name!r})"
+
+
+@dataclass(eq=False)
+class Constant:
+    """A value that is the same in every run; its data is read only when asked for.
+
+    Attributes:
+        name: the value's name.
+        shape: its static shape.
+        dtype: numpy's name of the element type (``float32``, ``bfloat16``, ``int64``).
+        load: returns the data as an array of that shape and type.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    load: Callable[[], np.ndarray]
+
+    @cached_property
+    def small(self) -> np.ndarray:
+        """The data, kept: for shapes, axes and per-channel vectors, not for weights."""
+        return self.load()
+
+    def float64(self) -> np.ndarray:
+        """The data in float64, read afresh and not kept."""
+        return np.asarray(self.load()).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Use:
+    """One reading of a value: input ``index`` of ``op`` (-1: from inside a nested body of it)."""
+
+    op: Op
+    index: int
+
+
+class Graph:
+    """Operators in topological order, with producers, uses, shapes and constants of all values.
+
+    Args:
+        ops: operators; every input is a graph input, a constant, or an output of some operator.
+        inputs: names of the graph's inputs (constants and overridable defaults not among them).
+        outputs: names of the graph's outputs.
+        constants: values that are the same in every run, by name.
+        shape: the shape of a value, or None while its rank is unknown; asked on demand.
+        dtype: numpy's name of a value's element type, or None; asked on demand.
+        pinned: why a value that looks constant is none (``overridable graph input``), by name.
+    """
+
+    def __init__(
+        self,
+        ops: Iterable[Op],
+        inputs: Iterable[str],
+        outputs: Iterable[str],
+        constants: dict[str, Constant],
+        shape: Callable[[str], tuple[Dim, ...] | None],
+        dtype: Callable[[str], str | None],
+        pinned: dict[str, str] | None = None,
+    ) -> None:
+        self.inputs = list(inputs)
+        self.outputs = list(outputs)
+        self.constants = constants
+        self.pinned = pinned or {}
+        self.shape = shape
+        self.dtype = dtype
+        self._output_set = set(self.outputs)
+        self.ops: dict[str, Op] = {}
+        self._producer: dict[str, Op] = {}
+        self._uses: dict[str, list[Use]] = {}
+        self.order: dict[str, int] = {}
+        for op in ops:
+            self._add(op)
+        for position, op in enumerate(self.topological()):
+            self.order[op.name] = position
+
+    def _add(self, op: Op) -> None:
+        if op.name in self.ops:
+            raise ValueError(f"two operators are named {op.name!r}")
+        self.ops[op.name] = op
+        for name in op.outputs:
+            if name:
+                self._producer[name] = op
+        for index, name in enumerate(op.inputs):
+            if name:
+                self._uses.setdefault(name, []).append(Use(op, index))
+        for name in op.captured:
+            self._uses.setdefault(name, []).append(Use(op, -1))
+
+    @cached_property
+    def nx(self) -> nx.DiGraph:
+        """The operators as a directed graph: an edge for every value that one hands to another."""
+        graph = nx.DiGraph()
+        graph.add_nodes_from(self.ops)
+        for value, uses in self._uses.items():
+            producer = self._producer.get(value)
+            if producer is not None:
+                graph.add_edges_from((producer.name, use.op.name) for use in uses)
+        return graph
+
+    def topological(self) -> Iterator[Op]:
+        """Operators, every one behind those whose outputs it reads."""
+        return (self.ops[name] for name in nx.topological_sort(self.nx))
+
+    def producer(self, value: str) -> Op | None:
+        """The operator that computes a value; None for graph inputs and constants."""
+        return self._producer.get(value)
+
+    def uses(self, value: str) -> list[Use]:
+        """Every reading of a value by an operator, nested bodies included."""
+        return self._uses.get(value, [])
+
+    def is_output(self, value: str) -> bool:
+        """Whether the value is one of the graph's outputs."""
+        return value in self._output_set
+
+    def constant(self, value: str) -> Constant | None:
+        """The constant of that name, or None when the value is computed or may be overridden."""
+        return self.constants.get(value)
+
+    def rank(self, value: str) -> int | None:
+        """The number of dimensions of a value, or None when it is unknown."""
+        shape = self.shape(value)
+        return None if shape is None else len(shape)

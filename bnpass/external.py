@@ -1,0 +1,232 @@
+"""External data of ONNX models: where a tensor's bytes lie, and whether they may lie there.
+
+ONNX (docs/ExternalData.md) lets a tensor name a file, an offset and a length instead of holding its
+bytes. The file is named relative to the model's folder and must stay inside of it: a model file is
+data from strangers, and following ``/etc/passwd`` or ``../secret`` would hand it to them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from bnpass.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
+
+INLINE_BELOW = 1024
+"""Tensors of fewer bytes stay inside the model file when the others move to the data file."""
+
+ALIGN = 4096
+"""Offsets in a data file that bnpass writes: a page, so that a runtime can map the tensors."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the bytes of one tensor lie: a file, an offset and a length in bytes."""
+
+    tensor: str
+    path: Path
+    offset: int
+    length: int
+
+
+def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a model: initializers and attributes, of nested graphs and functions too."""
+    yield from _of_graph(model.graph)
+    for function in model.functions:
+        yield from _of_nodes(function.node)
+
+
+def _of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _of_nodes(graph.node)
+
+
+def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from _of_attribute(attribute)
+
+
+def _of_attribute(attribute: onnx.AttributeProto) -> Iterator[onnx.TensorProto]:
+    if attribute.HasField("t"):
+        yield attribute.t
+    elif attribute.HasField("sparse_tensor"):
+        yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+    elif attribute.HasField("g"):
+        yield from _of_graph(attribute.g)
+    yield from attribute.tensors
+    for sparse in attribute.sparse_tensors:
+        yield from (sparse.values, sparse.indices)
+    for graph in attribute.graphs:
+        yield from _of_graph(graph)
+
+
+def is_external(tensor: onnx.TensorProto) -> bool:
+    """Whether the tensor's bytes lie in another file."""
+    return tensor.data_location == 1  # TensorProto.EXTERNAL
+
+
+def nbytes(tensor: onnx.TensorProto) -> int | None:
+    """Bytes of a tensor's raw data as its type and dims say; None for strings."""
+    bits = _bits(tensor.data_type)
+    return None if bits is None else math.ceil(math.prod(tensor.dims) * bits / 8)
+
+
+def _bits(data_type: int) -> int | None:
+    """Bits an element takes in raw data (packed below a byte); None for strings and no type."""
+    import numpy as np
+    import onnx
+
+    name = onnx.TensorProto.DataType.Name(data_type)
+    if name in {"STRING", "UNDEFINED"}:
+        return None
+    for packed, bits in (("INT4", 4), ("FLOAT4", 4), ("INT2", 2)):
+        if packed in name and name.startswith(("INT", "UINT", "FLOAT4")):
+            return bits
+    return int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type)).itemsize) * 8
+
+
+def place(tensor: onnx.TensorProto, folder: Path) -> Place:
+    """Check where an external tensor lies and return it.
+
+    Args:
+        tensor: a tensor whose data is external.
+        folder: the folder of the model file.
+
+    Raises:
+        InputError: the location is absolute, climbs out with ``..`` or through a link, the file is
+            missing or too short, or the length does not fit the tensor's type and dims.
+    """
+    fields = {entry.key: entry.value for entry in tensor.external_data}
+    path = inside(fields.get("location", ""), folder, tensor.name)
+    try:
+        offset = int(fields.get("offset", "0"))
+        given = int(fields["length"]) if "length" in fields else None
+    except ValueError:
+        raise _broken(tensor.name, "its offset or length is no number") from None
+    size = path.stat().st_size
+    length = size - offset if given is None else given
+    if offset < 0 or length < 0 or offset + length > size:
+        raise _broken(tensor.name, f"{path.name} has {size} bytes, it asks for "
+                                   f"{length} from {offset}")
+    wanted = nbytes(tensor)
+    if given is None and wanted is not None and length > wanted:
+        length = wanted  # no length: the rest of the file, which may hold other tensors
+    if wanted is not None and wanted != length:
+        raise _broken(tensor.name, f"{length} bytes do not fit its type and shape "
+                                   f"{list(tensor.dims)}, {wanted} do")
+    return Place(tensor.name, path, offset, length)
+
+
+def _broken(name: str, why: str) -> InputError:
+    return InputError(f"external data of {name!r} cannot be read: {why}",
+                      "copy the model together with its data file again; one of them is cut off")
+
+
+def inside(location: str, folder: Path, name: str) -> Path:
+    """The data file that ``location`` names, if it is a file inside ``folder``.
+
+    Raises:
+        InputError: it is absolute, climbs out of the folder (``..`` or a link), or is no file.
+    """
+    pure = location.replace("\\", "/")
+    drive = len(pure) > 1 and pure[1] == ":"
+    if not pure or "\0" in pure or pure.startswith("/") or drive or ".." in pure.split("/"):
+        raise InputError(f"external data of {name!r} points outside of the model's folder: "
+                         f"{location!r}", "put the data file beside the model and save it with a "
+                         "relative location (onnx.save_model(..., location='model.data'))")
+    path = folder / pure
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise InputError(f"external data of {name!r} leaves the model's folder through a link: "
+                         f"{location!r}", "replace the link by the file it points to")
+    if not path.is_file():
+        raise InputError(f"external data file not found: {path}",
+                         "copy the data file into the model's folder; it belongs to the model")
+    return path
+
+
+def places(model: onnx.ModelProto, folder: Path) -> list[Place]:
+    """Where every external tensor of a model lies, each checked (see :func:`place`)."""
+    return [place(tensor, folder) for tensor in tensors(model) if is_external(tensor)]
+
+
+def embed(model: onnx.ModelProto, folder: Path) -> None:
+    """Read all external data into the model, which is changed in place."""
+    opened: dict[Path, BinaryIO] = {}
+    try:
+        for tensor in tensors(model):
+            if is_external(tensor):
+                where = place(tensor, folder)
+                if where.path not in opened:
+                    opened[where.path] = where.path.open("rb")
+                _read(tensor, where, opened[where.path])
+    finally:
+        for file in opened.values():
+            file.close()
+
+
+def _read(tensor: onnx.TensorProto, where: Place, file: BinaryIO) -> None:
+    file.seek(where.offset)
+    tensor.raw_data = file.read(where.length)
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+
+
+def point(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    """Make a tensor external: ``length`` bytes at ``offset`` of the file ``location``."""
+    for data in ("raw_data", "float_data", "int32_data", "int64_data", "double_data",
+                 "uint64_data"):
+        tensor.ClearField(data)
+    del tensor.external_data[:]
+    tensor.data_location = 1  # type: ignore[assignment]  # TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def raw_bytes(tensor: onnx.TensorProto) -> bytes:
+    """The tensor's bytes as raw data holds them (little endian), however it stores them."""
+    if tensor.HasField("raw_data"):
+        return tensor.raw_data
+    import onnx
+
+    copy = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor))
+    return copy.raw_data
+
+
+def movable(tensor: onnx.TensorProto) -> bool:
+    """Whether :func:`write` moves the tensor into the data file."""
+    size = nbytes(tensor)
+    return size is not None and size >= INLINE_BELOW and not is_external(tensor)
+
+
+def write(
+    found: Iterable[onnx.TensorProto], file: BinaryIO, digest: Any
+) -> dict[str, tuple[int, int]]:
+    """Write movable tensors one behind another, aligned; return name -> (offset, length).
+
+    Args:
+        found: tensors with unique names.
+        file: the data file, open for writing at 0.
+        digest: a hashlib object that is fed with everything written.
+    """
+    written: dict[str, tuple[int, int]] = {}
+    end = 0
+    for tensor in found:
+        if movable(tensor):
+            start = -(-end // ALIGN) * ALIGN
+            data = raw_bytes(tensor)
+            for piece in (bytes(start - end), data):
+                file.write(piece)
+                digest.update(piece)
+            written[tensor.name] = (start, len(data))
+            end = start + len(data)
+    return written

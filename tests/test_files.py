@@ -287,7 +287,7 @@ def test_a_failure_midway_leaves_the_old_file_whole(
 
 def test_an_interrupt_midway_leaves_the_old_file_whole(model_file: Path) -> None:
     before = model_file.read_bytes()
-    with pytest.raises(KeyboardInterrupt), replacing(model_file) as temporary:
+    with pytest.raises(KeyboardInterrupt), replacing(model_file) as temporary:  # noqa: PT012
         temporary.write_bytes(b"half")
         raise KeyboardInterrupt
     assert model_file.read_bytes() == before

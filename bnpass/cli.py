@@ -1,0 +1,161 @@
+"""The command line: finds the command, parses its options, turns errors into lines and exit codes.
+
+Only argparse is imported here, and only the chosen command's module after that, so that
+``bnpass --help`` and ``--version`` start at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+from bnpass import __version__
+from bnpass.commands import COMMANDS
+from bnpass.errors import BnpassError, UsageError, close_matches
+from bnpass.report.ui import Ui
+
+EPILOG = """\
+exit codes:
+  0    done, or nothing to do and said so
+  1    it ran and the answer is no: verification failed, or --require-change and nothing changed
+  2    usage or input error
+  3    environment: a package or an execution provider is missing
+  130  interrupted
+
+'bnpass COMMAND --help' lists the options of a command.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are :class:`UsageError` with close matches as the hint."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        choice = re.search(r"invalid choice: '?([^'\s]+)'? \(choose from (.*)\)", message)
+        if choice:
+            known = re.findall(r"[\w.:-]+", choice[2])
+            hint = close_matches(choice[1], known) or f"one of: {', '.join(known)}"
+            if message.startswith("argument COMMAND"):
+                message = f"unknown command {choice[1]!r}"
+            raise UsageError(message, hint)
+        unknown = re.search(r"unrecognized arguments: (\S+)", message)
+        if unknown and unknown[1].startswith("-"):
+            hint = close_matches(unknown[1].split("=")[0], self._option_strings())
+            raise UsageError(f"unknown option {unknown[1]!r}",
+                             hint or f"{self.prog} --help lists the options")
+        raise UsageError(message, f"see {self.prog} --help")
+
+    def _option_strings(self) -> list[str]:
+        return [text for action in self._actions for text in action.option_strings]
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; unknown options are reported by the command's own parser, which knows its own."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parser = getattr(parsed, "parser", self)
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one bnpass command.
+
+    Args:
+        argv: arguments without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code: 0, 1, 2, 3 or 130 (see :data:`EPILOG`).
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    ui = Ui.from_arguments(arguments)
+    try:
+        return _dispatch(arguments, ui)
+    except SystemExit as leaving:  # argparse, after --help and --version
+        return int(leaving.code or 0)
+    except KeyboardInterrupt:
+        ui.error("interrupted", "")
+        return 130
+    except BrokenPipeError:
+        return _reader_left()
+    except BnpassError as error:
+        return _failed(ui, error, arguments)
+    except MemoryError:
+        return _failed(ui, BnpassError("out of memory", "close other programs, or use a smaller "
+                                       "--batch-size"), arguments)
+    except Exception as error:  # noqa: BLE001  # the last resort: a bug becomes one line too
+        internal = BnpassError(f"internal error: {type(error).__name__}: {_one_line(str(error))}",
+                               "this is a bug in bnpass: run again with --debug and report it")
+        internal.__cause__ = error
+        return _failed(ui, internal, arguments)
+
+
+def _dispatch(arguments: list[str], ui: Ui) -> int:
+    parser = build_parser(arguments)
+    args = parser.parse_args(arguments)
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    code = int(args.run(args, ui))
+    ui.close()
+    sys.stdout.flush()
+    return code
+
+
+def build_parser(arguments: Sequence[str] = ()) -> Parser:
+    """The parser with every command's name; options are added to the one that is called."""
+    parser = Parser(
+        prog="bnpass",
+        description="Insert Batch Normalization into ONNX and PyTorch networks, train it, and "
+        "fold it away exactly.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"bnpass {__version__}")
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        if name != chosen:
+            commands.add_parser(name, help=summary)
+            continue
+        module = import_module(f"bnpass.commands.{name}")
+        child = commands.add_parser(
+            name, help=summary, description=module.__doc__, allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(child)
+        child.set_defaults(command=name, run=module.run, parser=child)
+    return parser
+
+
+def _failed(ui: Ui, error: BnpassError, arguments: list[str]) -> int:
+    if "--debug" in arguments:
+        import traceback
+
+        ui.raw("".join(traceback.format_exception(error)))
+    ui.error(_one_line(error.message), _one_line(error.hint))
+    ui.document.update(
+        ok=False, error={"message": error.message, "hint": error.hint},
+        exit_code=error.exit_code,
+    )
+    with contextlib.suppress(BrokenPipeError):
+        ui.close()
+    return error.exit_code
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _reader_left() -> int:
+    """``bnpass ... | head``: the reader has what it wanted; Python must not complain at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -1,0 +1,12 @@
+"""The commands of the bnpass program, one module each.
+
+A command's module has a docstring (the text of ``bnpass COMMAND --help``),
+``add_arguments(parser)`` and ``run(args, ui) -> int`` (the exit code). Its name and its line in
+``bnpass --help`` stand here, so that nothing has to be imported to list the commands.
+"""
+
+from __future__ import annotations
+
+COMMANDS: dict[str, str] = {
+    "env": "show packages, versions and the providers that really work",
+}

@@ -1,0 +1,145 @@
+"""Options that several commands share, so that they are spelt and explained the same everywhere."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bnpass.errors import UsageError
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """``--json``, ``-q``, ``-v``, ``--debug``: how the command talks."""
+    group = parser.add_argument_group("output on the terminal")
+    group.add_argument("--json", action="store_true",
+                       help="print one JSON object on stdout and nothing else there")
+    group.add_argument("-q", "--quiet", action="store_true", help="no log, no progress")
+    group.add_argument("-v", "--verbose", action="store_true", help="also details")
+    group.add_argument("--debug", action="store_true", help="print tracebacks of errors")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The positional ``model``."""
+    parser.add_argument("model", metavar="MODEL.onnx", help="the model to read; never written")
+
+
+def add_written(parser: argparse.ArgumentParser) -> None:
+    """``-o/--output`` and ``--force`` of commands that write a model."""
+    parser.add_argument("-o", "--output", metavar="FILE", help="the model to write")
+    parser.add_argument("--force", action="store_true", help="replace an existing output")
+
+
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """``--explain``, ``--dry-run``, ``--require-change``, ``--only``, ``--skip``."""
+    group = parser.add_argument_group("planning")
+    group.add_argument("--explain", action="store_true",
+                       help="list every place, what is done there, or the reason why nothing is")
+    group.add_argument("--dry-run", action="store_true", help="plan only; write nothing")
+    group.add_argument("--require-change", action="store_true",
+                       help="exit with 1 when there is nothing to do")
+    for name, what in (("--only", "take only"), ("--skip", "leave out")):
+        group.add_argument(name, action="append", default=[], metavar="GLOB",
+                           help=f"{what} nodes whose name matches (again for several patterns)")
+
+
+def add_seed(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """``--seed``."""
+    parser.add_argument("--seed", type=count, default=0, help="fixes everything random (default 0)")
+
+
+def add_device(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """``--device``."""
+    parser.add_argument("--device", type=device, default="auto", metavar="auto|cpu|cuda[:N]",
+                        help="where torch computes (default auto: CUDA if there is one)")
+
+
+def add_provider(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """``--provider``."""
+    parser.add_argument("--provider", default="cpu", choices=("cpu", "cuda", "tensorrt"),
+                        help="onnxruntime's execution provider (default cpu); never silently "
+                        "another one")
+
+
+# -- values ----------------------------------------------------------------------------------------
+
+
+def _number(
+    convert: Callable[[str], float], good: Callable[[float], bool], what: str
+) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = convert(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+        if not good(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+
+    return parse
+
+
+count = _number(int, lambda v: v >= 0, "a whole number of 0 or more")
+at_least_one = _number(int, lambda v: v >= 1, "a whole number of 1 or more")
+positive = _number(float, lambda v: 0 < v < float("inf"), "a positive number")
+non_negative = _number(float, lambda v: 0 <= v < float("inf"), "a number of 0 or more")
+fraction = _number(float, lambda v: 0 < v < 1, "a number between 0 and 1")
+
+
+def device(text: str) -> str:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    head, _, number = text.partition(":")
+    if text in {"auto", "cpu", "cuda"} or (head == "cuda" and number.isdigit()):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not auto, cpu, cuda or cuda:N")
+
+
+def positive_list(text: str) -> tuple[float, ...]:
+    """Positive numbers with commas between them: ``0.1,0.3,1``."""
+    return tuple(positive(part) for part in text.split(","))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names with commas between them: ``lrn,dropout``."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+# -- checks ----------------------------------------------------------------------------------------
+
+
+def want_output(args: argparse.Namespace, suggested: str) -> Path | None:
+    """The checked output path, or None for a dry run.
+
+    Args:
+        args: with ``model``, ``output``, ``force``, ``dry_run`` and ``explain``.
+        suggested: the suffix of the file name that the hint proposes, e.g. ``folded``.
+
+    Raises:
+        UsageError: neither an output nor ``--dry-run`` (or ``--explain`` alone) was given.
+        OutputError: the output cannot be written (see :func:`bnpass.files.check_output`).
+    """
+    from bnpass.files import check_output
+
+    if args.output and not args.dry_run:
+        return check_output(args.output, force=args.force, source=args.model)
+    if args.dry_run or args.explain:
+        return None
+    stem = Path(args.model).name.removesuffix(".onnx")
+    raise UsageError("no output given",
+                     f"add -o {stem}.{suggested}.onnx, or --dry-run to plan only")
+
+
+def check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse a glob pattern that matches none of the names.
+
+    Raises:
+        UsageError: with close matches as the hint.
+    """
+    from fnmatch import fnmatchcase
+
+    from bnpass.errors import close_matches
+
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(f"no node matches {pattern!r}", close_matches(pattern, names)
+                             or "bnpass inspect lists the nodes; patterns are globs: 'block1/*'")

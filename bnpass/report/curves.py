@@ -1,0 +1,74 @@
+"""The picture of a training: loss and accuracy against steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bnpass.errors import MissingDependencyError
+from bnpass.files import replacing
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One arm of an experiment.
+
+    Attributes:
+        label: shown in the legend.
+        loss: (step, training loss) pairs.
+        accuracy: (step, share between 0 and 1) pairs on held-out data; may be empty.
+    """
+
+    label: str
+    loss: Sequence[tuple[int, float]]
+    accuracy: Sequence[tuple[int, float]] = field(default=())
+
+
+def draw_curves(curves: Sequence[Curve], path: Path, *, title: str = "") -> Path:
+    """Draw loss (and accuracy, where there is any) against steps, one line an arm.
+
+    Args:
+        curves: the arms.
+        path: a ``.png``, ``.svg`` or ``.pdf`` file, written in one step.
+        title: stands above.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("pictures need matplotlib",
+                                     "pip install matplotlib") from error
+    panels = ["loss", "accuracy"] if any(curve.accuracy for curve in curves) else ["loss"]
+    figure = Figure(figsize=(5.2 * len(panels), 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for curve in curves:
+            points = curve.loss if panel == "loss" else curve.accuracy
+            if points:
+                axes.plot(*zip(*points, strict=True), label=curve.label, **_style(panel))
+        axes.set_xlabel("training step")
+        axes.set_ylabel("training loss" if panel == "loss" else "validation accuracy")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.suptitle(title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", dpi=150)
+    return path
+
+
+def _style(panel: str) -> Mapping[str, object]:
+    return {"linewidth": 1} if panel == "loss" else {"marker": ".", "linewidth": 1.2}
+
+
+def smooth(points: Sequence[tuple[int, float]], window: int) -> list[tuple[int, float]]:
+    """The mean over the last ``window`` values at every point (fewer at the start)."""
+    result = []
+    total = 0.0
+    for index, (step, value) in enumerate(points):
+        total += value - (points[index - window][1] if index >= window else 0.0)
+        result.append((step, total / min(index + 1, window)))
+    return result

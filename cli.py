@@ -1,0 +1,6 @@
+"""The bnpass command from a source tree: ``python cli.py fold model.onnx -o folded.onnx``."""
+
+from bnpass.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

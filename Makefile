@@ -1,0 +1,61 @@
+# make demo    the whole job on real digits: insert BN, train, calibrate, fold, verify; with pictures
+# make test    the tests
+# make lint    ruff and mypy --strict
+# make clean   remove the environment, the caches and what the demo wrote
+#
+# The first call makes .venv and installs everything into it; later calls start at once.
+#   PYTHON=python3.12      another interpreter (3.11 or newer)
+#   ORT=cpu | gpu          the flavour of onnxruntime; the default is gpu where its wheels exist
+#   CONSTRAINTS=           newest versions instead of the known-good set
+#   ARGS="-k fold -x"      more arguments for pytest
+
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+OUT ?= out/demo
+ARGS ?=
+
+# onnxruntime-gpu has wheels for Linux x86_64 and Windows only; it runs on the CPU as well.
+PLATFORM := $(shell uname -sm 2>/dev/null)
+ORT ?= $(if $(filter Linux%x86_64 MINGW% MSYS% CYGWIN%,$(PLATFORM)),gpu,cpu)
+
+VENV ?= .venv
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PY := $(BIN)/python
+STAMP := $(VENV)/.installed-$(ORT)
+INPUTS := pyproject.toml $(wildcard $(CONSTRAINTS))
+
+.PHONY: help install demo test lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^onnxruntime-gpu has/,$$d'
+
+install: $(STAMP)
+
+$(STAMP): $(INPUTS)
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+	  echo "error: no '$(PYTHON)' on the PATH"; \
+	  echo "hint: install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.12"; exit 3; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: bnpass needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1)"; \
+	  echo "hint: name a newer one: make PYTHON=python3.12"; exit 3; }
+	@echo "installing bnpass and its dependencies into $(VENV) (once)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { \
+	  echo "error: $(PYTHON) cannot make a virtual environment"; \
+	  echo "hint: on Debian and Ubuntu: apt-get install python3-venv"; exit 3; }
+	$(PY) -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	$(PY) -m pip install --quiet --disable-pip-version-check \
+	  $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) --group dev -e ".[torch,$(ORT),plot,images]"
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+test: $(STAMP)
+	$(PY) -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+clean:
+	rm -rf $(VENV) out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -39,9 +39,7 @@ class Block(nn.Module):
             ConvReLU(two // 2, two, 3),
             ConvReLU(two, two, 3),
         )
-        self.pool = nn.Sequential(
-            nn.MaxPool2d(3, stride=1, padding=1), ConvReLU(inputs, pool, 1)
-        )
+        self.pool = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), ConvReLU(inputs, pool, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, inputs, H, W)`` to ``(N, one + three + two + pool, H, W)``."""

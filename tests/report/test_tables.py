@@ -1,0 +1,49 @@
+"""Tables as text."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from bnpass.report.tables import Table, percent, render, size, text
+
+
+def rendered(table: Table) -> str:
+    out = io.StringIO()
+    render(table, out)
+    return out.getvalue()
+
+
+def test_rows_and_headings_are_shown_without_colour_in_a_pipe() -> None:
+    table = Table("folds", ["node", "error"], right=frozenset({1}), note="the end")
+    table.add("conv1", 1.25e-7)
+    shown = rendered(table)
+    assert "\x1b" not in shown
+    for part in ("folds", "node", "conv1", "1.25e-07", "the end"):
+        assert part in shown
+
+
+def test_names_are_never_cut_and_are_no_markup() -> None:
+    name = "/features/[0]/" + "block/" * 20 + "Conv"
+    table = Table("", ["node"])
+    table.add(name)
+    assert name.replace("/", "") in rendered(table).replace("/", "").replace("\n", "").replace(
+        " ", ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "-"), (True, "yes"), (False, "no"), (0.123456, "0.1235"), (3, "3"), (("a", 1), "a, 1")],
+)
+def test_cells(value: object, shown: str) -> None:
+    assert text(value) == shown
+
+
+def test_percent_and_size() -> None:
+    assert percent(0.98765) == "98.77 %"
+    assert percent(None) == "-"
+    assert [size(999), size(1500), size(2_500_000), size(3 * 10**9)] == [
+        "999 B", "1.5 kB", "2.5 MB", "3.00 GB"
+    ]

@@ -1,0 +1,149 @@
+"""The algebra: a per-channel affine map y = scale * x + shift, in float64.
+
+A map belongs to a value of known rank. Its two arrays have that rank, and along each axis either
+the value's size or 1 (the same for all entries of that axis). So the channel axis is an explicit
+index map: whatever an operator does to the entries of a value (transpose, reshape, slice, concat)
+is done to the two arrays, and the map stays right where "axis 1" would have become wrong.
+
+Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), Algorithm 2: at inference a BatchNorm is
+``scale = gamma / sqrt(var + eps)``, ``shift = beta - scale * mean``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """y = scale * x + shift.
+
+    Attributes:
+        scale: float64, rank of the value, every dimension 1 or the value's size.
+        shift: the same, broadcastable against ``scale``.
+    """
+
+    scale: np.ndarray
+    shift: np.ndarray
+
+    @staticmethod
+    def identity(rank: int) -> Map:
+        """The map that changes nothing, for a value of that rank."""
+        return Map(np.ones((1,) * rank), np.zeros((1,) * rank))
+
+    @staticmethod
+    def along(axis: int, rank: int, scale: np.ndarray, shift: np.ndarray) -> Map:
+        """A map from two vectors of shape (C,) along one axis of a value."""
+        shape = [1] * rank
+        shape[axis] = -1
+        return Map(
+            np.asarray(scale, np.float64).reshape(shape),
+            np.asarray(shift, np.float64).reshape(shape),
+        )
+
+    @property
+    def rank(self) -> int:
+        """The rank of the value that the map belongs to."""
+        return self.scale.ndim
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Along each axis the value's size where the map varies, else 1."""
+        return np.broadcast_shapes(self.scale.shape, self.shift.shape)
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes along which the map varies."""
+        return tuple(i for i, n in enumerate(self.shape) if n != 1)
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether any entry is multiplied by something else than 1."""
+        return bool((self.scale != 1).any())
+
+    @property
+    def has_shift(self) -> bool:
+        """Whether anything is added to any entry."""
+        return bool((self.shift != 0).any())
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the map changes nothing."""
+        return not (self.has_scale or self.has_shift)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every scale and shift is a finite number."""
+        return bool(np.isfinite(self.scale).all() and np.isfinite(self.shift).all())
+
+    @property
+    def is_monotone(self) -> bool:
+        """Whether no scale is negative, so that the map commutes with max and min."""
+        return bool((self.scale >= 0).all())
+
+    def equals(self, other: Map) -> bool:
+        """Whether both maps do the same to every entry."""
+        return bool(
+            self.rank == other.rank
+            and _broadcast_equal(self.scale, other.scale)
+            and _broadcast_equal(self.shift, other.shift)
+        )
+
+    def after(self, inner: Map) -> Map:
+        """The composition x -> self(inner(x))."""
+        return Map(self.scale * inner.scale, self.scale * inner.shift + self.shift)
+
+    def scale_only(self) -> Map:
+        """The same map without its shift."""
+        return Map(self.scale, np.zeros((1,) * self.rank))
+
+    def shift_only(self) -> Map:
+        """The same map without its scale."""
+        return Map(np.ones((1,) * self.rank), self.shift)
+
+    def with_shift(self, shift: np.ndarray) -> Map:
+        """The same scale with another shift."""
+        return Map(self.scale, shift)
+
+    def each(self, move: Callable[[np.ndarray], np.ndarray]) -> Map:
+        """Do the same to both arrays: how structure operators move a map."""
+        return Map(move(self.scale), move(self.shift))
+
+    def full(self, axes: Iterable[int], shape: tuple[int, ...]) -> Map:
+        """Both arrays expanded to the sizes of ``shape`` along ``axes``."""
+        axes = set(axes)
+
+        def expand(a: np.ndarray) -> np.ndarray:
+            return np.broadcast_to(a, [shape[i] if i in axes else n for i, n in enumerate(a.shape)])
+
+        return self.each(expand)
+
+    def compact(self) -> Map:
+        """The same map, every axis along which it does not vary reduced to size 1."""
+        return self.each(_compact)
+
+    def vectors(self, axis: int, size: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """(scale, shift) of shape (size,) along ``axis``; None if the map varies elsewhere."""
+        if any(a != axis for a in self.axes):
+            return None
+
+        def vector(a: np.ndarray) -> np.ndarray:
+            return np.broadcast_to(a.reshape(-1), (size,))
+
+        return vector(self.scale), vector(self.shift)
+
+
+def _broadcast_equal(a: np.ndarray, b: np.ndarray) -> bool:
+    return a is b or bool((a == b).all())
+
+
+def _compact(a: np.ndarray) -> np.ndarray:
+    for axis, size in enumerate(a.shape):
+        if size > 1:
+            first = a.take([0], axis)
+            if (a == first).all():
+                a = first
+    return a

@@ -1,0 +1,128 @@
+"""What a pass wants changed, said without onnx or torch: the words between passes and frontends.
+
+A pass plans; a frontend applies. All edits of one plan refer to the graph as it was before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from bnpass.affine import Map
+from bnpass.graph import Op
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """The constants of one operator take maps in: the operator computes ``after(op(before(x)))``.
+
+    Attributes:
+        op: the operator.
+        before: a map applied to its data input (a forward fold ends here), or None.
+        after: a map applied to its output (a backward fold ends here), or None.
+        constants: maps applied to single constant inputs, by input index.
+        sources: names of the folded operators whose maps are in here.
+    """
+
+    op: Op
+    before: Map | None = None
+    after: Map | None = None
+    constants: dict[int, Map] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+
+    def add_after(self, m: Map) -> Rewrite:
+        """The same rewrite, followed by one more map on the output."""
+        return replace(self, after=m if self.after is None else m.after(self.after))
+
+    def add_before(self, m: Map) -> Rewrite:
+        """The same rewrite, preceded by one more map on the data input."""
+        return replace(self, before=m if self.before is None else self.before.after(m))
+
+    def add_constant(self, index: int, m: Map) -> Rewrite:
+        """The same rewrite, one more map applied to a constant input."""
+        old = self.constants.get(index)
+        new = m if old is None else m.after(old)
+        return replace(self, constants={**self.constants, index: new})
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A chain of affine operators that could not leave, written as one normalisation.
+
+    Attributes:
+        ops: the chain, in order; the last one's output stays.
+        map: what the chain computes.
+        axis: the channel axis of the value.
+        style: ``bn`` (one BatchNormalization) or ``affine`` (a Mul and an Add).
+    """
+
+    ops: tuple[Op, ...]
+    map: Map
+    axis: int
+    style: str = "bn"
+
+
+@dataclass(frozen=True)
+class FoldEdits:
+    """Everything that a fold changes in one graph.
+
+    Attributes:
+        rewrites: operators whose constants change.
+        removed: operators that go; each passes its data input (index given) on as its output.
+        leftovers: chains that become one operator.
+        changed: values whose numbers differ from the original's although their names stay.
+    """
+
+    rewrites: tuple[Rewrite, ...] = ()
+    removed: tuple[tuple[Op, int], ...] = ()
+    leftovers: tuple[Leftover, ...] = ()
+    changed: frozenset[str] = frozenset()
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.rewrites or self.removed or self.leftovers)
+
+
+@dataclass(frozen=True)
+class BiasDrop:
+    """A bias that a BatchNorm behind it makes redundant (arXiv:1502.03167, section 3.2).
+
+    Attributes:
+        op: the operator that adds it.
+        index: the input that holds it.
+        whole: True: the operator does nothing else (an Add) and goes with it.
+        data: the data input that the operator then passes on, when ``whole``.
+    """
+
+    op: Op
+    index: int
+    whole: bool = False
+    data: int = 0
+
+
+@dataclass(frozen=True)
+class NewNorm:
+    """A BatchNorm to insert: it replaces ``value`` for all its readers.
+
+    Attributes:
+        name: of the new operator, unique.
+        value: the value that it normalises.
+        axis: the channel axis of that value, not negative.
+        rank: the rank of that value.
+        scale, bias, mean, var: float64, shape (C,): gamma, beta and the statistics to start with.
+        drops: the biases that go with it.
+    """
+
+    name: str
+    value: str
+    axis: int
+    rank: int
+    scale: np.ndarray
+    bias: np.ndarray
+    mean: np.ndarray
+    var: np.ndarray
+    epsilon: float = 1e-5
+    momentum: float = 0.1
+    drops: tuple[BiasDrop, ...] = ()

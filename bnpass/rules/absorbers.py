@@ -1,0 +1,210 @@
+"""Operators with constant weights that take a map in: here a fold ends.
+
+The numbers are made in ``bnpass.weights``; a rule only says whether and along which axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bnpass.affine import Map
+from bnpass.graph import Constant, Op
+from bnpass.rules.base import Refused, Rule, Step, View, data_only, only, refuse_backward
+from bnpass.rules.contraction import Contraction, contraction
+from bnpass.rules.elementwise import FLOATS
+
+
+def weight(op: Op, index: int, view: View) -> Constant:
+    """A constant floating-point weight, or Refused."""
+    name = op.input(index)
+    constant = view.constant(name) if name else None
+    if constant is None:
+        raise Refused(f"its weight {name!r} is no constant", op)
+    if constant.dtype not in FLOATS:
+        raise Refused(f"its weight {name!r} is of type {constant.dtype}", op)
+    return constant
+
+
+def bias(op: Op, index: int, view: View) -> Constant | None:
+    """A constant bias or None where it is left out; Refused when it is computed."""
+    return weight(op, index, view) if op.input(index) else None
+
+
+# --- Conv, ConvTranspose -------------------------------------------------------------------------
+
+
+def _channels(op: Op, view: View, side: int) -> int:
+    """Input (0) or output (1) channels: W is (out, in/group, ...), transposed (in, out/group, ...).
+    """
+    shape = weight(op, 1, view).shape
+    group = int(op.attrs.get("group", 1))
+    if op.kind == "Conv":
+        return shape[0] if side else shape[1] * group
+    return shape[1] * group if side else shape[0]
+
+
+def _vectors(op: Op, m: Map, axis: int, n: int) -> Map:
+    if m.vectors(axis, n) is None or m.shape[axis] not in (1, n):
+        raise Refused("the map does not vary along its channels alone", op)
+    return m
+
+
+def conv_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+    """W and the bias take a map in along the output channels."""
+    m = _vectors(op, only(asks), 1, _channels(op, view, 1))
+    bias(op, 2, view)
+    return [Step(after=m)]
+
+
+def conv_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+    """W takes a scale in along the input channels; a shift only where no zero is padded in."""
+    m = _vectors(op, data_only(op, carried), 1, _channels(op, view, 0))
+    bias(op, 2, view)
+    if m.has_shift:
+        if op.kind == "Conv":
+            _check_unpadded(op)
+        else:
+            _check_covered(op, view)
+    return [Step(before=m)]
+
+
+def _check_unpadded(op: Op) -> None:
+    pads = op.attrs.get("pads", ())
+    if pads is None or any(pads):
+        raise Refused("a shift does not pass its zero padding", op)
+
+
+def _check_covered(op: Op, view: View) -> None:
+    """Every output entry of a transposed convolution must see all of the kernel."""
+    kernel = weight(op, 1, view).shape[2:]
+    pads = op.attrs.get("pads", (0,) * 2 * len(kernel))
+    dilations = op.attrs.get("dilations") or (1,) * len(kernel)
+    plain = not any(s != 1 for s in op.attrs.get("strides") or ())
+    plain = plain and not any(op.attrs.get("output_padding") or ())
+    reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+    if not plain or pads is None or any(p < r for p, r in zip(pads, reach * 2, strict=True)):
+        raise Refused("a shift does not pass a transposed convolution with borders", op)
+
+
+# --- Gemm, MatMul, Einsum ------------------------------------------------------------------------
+
+
+def _split_letters(c: Contraction, m: Map, op: Op) -> bool:
+    """True: the constant operand takes the map; False: the other one does; else Refused."""
+    varied = {c.output[a] for a in m.axes}
+    if varied <= set(c.constant):
+        return True
+    if varied <= set(c.dynamic):
+        return False
+    raise Refused("the map varies along axes of both operands", op)
+
+
+def _gemm_bias(op: Op, view: View) -> None:
+    if op.kind == "Gemm" and op.input(2):
+        weight(op, 2, view)
+
+
+def contraction_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+    """A free axis of the constant operand takes the map in; one of the other passes a scale."""
+    m = only(asks)
+    c = contraction(op, view)
+    weight(op, c.index, view)
+    if _split_letters(c, m, op):
+        _gemm_bias(op, view)
+        return [Step(after=m, adds=int(m.has_shift and op.kind != "Gemm"))]
+    if m.has_shift or (op.kind == "Gemm" and op.input(2)):
+        raise Refused("a shift does not pass along the rows of its other operand", op)
+    return [Step(asks={1 - c.index: c.to_dynamic(m)})]
+
+
+def contraction_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+    """The contracted axis takes the map in; a free axis of this operand passes a scale."""
+    c = contraction(op, view)
+    m = data_only(op, carried, 1 - c.index)
+    weight(op, c.index, view)
+    _gemm_bias(op, view)
+    varied = {c.dynamic[a] for a in m.axes}
+    if varied <= set(c.constant):
+        missing = set(c.dynamic) - set(c.constant) - set(c.output)
+        if m.has_shift and missing:
+            raise Refused("it sums an axis that its constant operand does not have", op)
+        return [Step(before=m, adds=int(m.has_shift and op.kind != "Gemm"))]
+    if m.has_shift or not varied <= set(c.output) or (op.kind == "Gemm" and op.input(2)):
+        raise Refused("a shift does not pass along the rows of its other operand", op)
+    return [Step(gives={0: c.to_output(m)})]
+
+
+# --- recurrent layers ------------------------------------------------------------------------------
+
+
+def recurrent_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+    """X (..., input): W (directions, gates*hidden, input) and Wb take the map in."""
+    m = data_only(op, carried)
+    n = weight(op, 1, view).shape[2]
+    bias(op, 3, view)
+    return [Step(before=_vectors(op, m, m.rank - 1, n))]
+
+
+# --- normalisations --------------------------------------------------------------------------------
+
+
+def _affine_inputs(op: Op, m: Map, shape: tuple[int, ...], view: View) -> list[Step]:
+    """scale *= s, bias = s*bias + t, where the map's arrays broadcast to the parameters' shape."""
+    bias(op, 2, view)
+    parts = {1: m.scale_only(), 2: m}
+    if not op.input(2):  # no bias yet: it starts as zeros
+        if not m.has_shift:
+            del parts[2]
+        else:
+            parts[2] = Map(np.zeros(shape), np.broadcast_to(m.shift, shape))
+    return [Step(constants=parts)]
+
+
+def channel_norm_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+    """InstanceNormalization, GroupNormalization, BatchNormalization: along the channels."""
+    m = only(asks)
+    shape = weight(op, 1, view).shape
+    dims = view.shape(op.inputs[0])
+    if len(dims) > 1 and isinstance(dims[1], int) and dims[1] != shape[0]:
+        raise Refused("its scale is one per group, not per channel", op)
+    vectors = _vectors(op, m, 1, shape[0]).vectors(1, shape[0])
+    assert vectors is not None
+    return _affine_inputs(op, Map(*vectors), shape, view)
+
+
+def layer_norm_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+    """LayerNormalization: along the axes that it normalises."""
+    m = only(asks)
+    shape = weight(op, 1, view).shape
+    lead = m.rank - len(shape)
+    if any(axis < lead for axis in m.axes):
+        raise Refused("the map varies along an axis that it does not normalise", op)
+    return _affine_inputs(op, m.each(lambda a: a.reshape(a.shape[lead:])), shape, view)
+
+
+def batch_norm_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+    """A BatchNorm takes a map in; in training mode only a shift, which its mean takes away."""
+    m = data_only(op, carried)
+    n = weight(op, 1, view).shape[0]
+    for index in (2, 3, 4):
+        weight(op, index, view)
+    if op.attrs.get("training"):
+        raise Refused("it normalises with batch statistics (training_mode=1)", op)
+    return [Step(before=_vectors(op, m, 1, n))]
+
+
+CONV = Rule(conv_backward, conv_forward)
+CONTRACTION = Rule(contraction_backward, contraction_forward)
+RECURRENT = Rule(refuse_backward("its state mixes the channels"), recurrent_forward)
+CHANNEL_NORM = Rule(
+    channel_norm_backward,
+    lambda op, carried, view: _no_forward(op),
+)
+LAYER_NORM = Rule(layer_norm_backward, lambda op, carried, view: _no_forward(op))
+BATCH_NORM = Rule(channel_norm_backward, batch_norm_forward)
+
+
+def _no_forward(op: Op) -> list[Step]:
+    raise Refused("it normalises with the statistics of its input", op)

@@ -1,0 +1,116 @@
+"""What a rule is given and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from bnpass.affine import Map
+from bnpass.graph import Constant, Dim, Op
+
+
+class Refused(Exception):
+    """A map may not cross here; the reason names the operator that stopped it."""
+
+    def __init__(self, reason: str, op: Op | None = None) -> None:
+        super().__init__(f"{op.kind} {op.name!r}: {reason}" if op is not None else reason)
+
+    @property
+    def reason(self) -> str:
+        """One line for people."""
+        return str(self.args[0])
+
+
+class View(Protocol):
+    """What a rule may ask of the graph around an operator."""
+
+    def shape(self, value: str) -> tuple[Dim, ...]:
+        """The dimensions of a value; Refused when not even its rank is known."""
+
+    def constant(self, value: str) -> Constant | None:
+        """The constant of that name, or None."""
+
+    def current(self, op: Op, index: int) -> np.ndarray:
+        """A constant input in float64, the maps that it has already taken in applied."""
+
+    def unread(self, value: str) -> bool:
+        """Whether nothing reads a value."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """How a map crosses one operator, or ends in it.
+
+    Attributes:
+        asks: backward: the map that each input must carry instead (an identity says: unchanged).
+            NaN entries say that nobody reads those entries through this operator.
+        gives: forward: the map that each output then carries; outputs not named carry none.
+        before, after: the map that the operator's own weights take in.
+        constants: maps for single constant inputs, by index.
+        adds: operators that this step costs (the Add behind a MatMul).
+    """
+
+    asks: dict[int, Map] = field(default_factory=dict)
+    gives: dict[int, Map] = field(default_factory=dict)
+    before: Map | None = None
+    after: Map | None = None
+    constants: dict[int, Map] = field(default_factory=dict)
+    adds: int = 0
+
+
+Backward = Callable[[Op, Sequence[Map | None], View], list[Step]]
+"""(operator, the map asked of each output, view) -> alternatives, the best first; or Refused."""
+
+Forward = Callable[[Op, dict[int, Map], View], list[Step]]
+"""(operator, the maps that its inputs carry, view) -> alternatives, the best first; or Refused."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row of the table: how a map crosses an operator in either direction."""
+
+    backward: Backward
+    forward: Forward
+
+
+def only(asks: Sequence[Map | None]) -> Map:
+    """The map asked of an operator's first and only output that matters."""
+    found = asks[0]
+    if found is None:  # a second output (a mask, indices) is the one that was asked for
+        raise Refused("only its first output can carry a map")
+    return found
+
+
+def data_only(op: Op, carried: dict[int, Map], index: int = 0) -> Map:
+    """The map carried by the data input; Refused when another input carries one too."""
+    if set(carried) != {index}:
+        raise Refused("the map arrives on an input that is not its data", op)
+    return carried[index]
+
+
+def size(dim: Dim, op: Op, what: str) -> int:
+    """A dimension that has to be known."""
+    if not isinstance(dim, int):
+        raise Refused(f"the size of {what} is not known", op)
+    return dim
+
+
+def refuse_backward(reason: str) -> Backward:
+    """A row's side that takes nothing."""
+
+    def rule(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+        raise Refused(reason, op)
+
+    return rule
+
+
+def refuse_forward(reason: str) -> Forward:
+    """A row's side that takes nothing."""
+
+    def rule(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+        raise Refused(reason, op)
+
+    return rule

@@ -15,8 +15,8 @@ OUT ?= out/demo
 ARGS ?=
 
 # onnxruntime-gpu has wheels for Linux x86_64 and Windows only; it runs on the CPU as well.
-PLATFORM := $(shell uname -sm 2>/dev/null)
-ORT ?= $(if $(filter Linux%x86_64 MINGW% MSYS% CYGWIN%,$(PLATFORM)),gpu,cpu)
+PLATFORM := $(shell uname -s 2>/dev/null)-$(shell uname -m 2>/dev/null)
+ORT ?= $(if $(filter Linux-x86_64 MINGW% MSYS% CYGWIN%,$(PLATFORM)),gpu,cpu)
 
 VENV ?= .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
@@ -44,7 +44,7 @@ $(STAMP): $(INPUTS)
 	  echo "error: $(PYTHON) cannot make a virtual environment"; \
 	  echo "hint: on Debian and Ubuntu: apt-get install python3-venv"; exit 3; }
 	$(PY) -m pip install --quiet --disable-pip-version-check "pip>=25.1"
-	$(PY) -m pip install --quiet --disable-pip-version-check \
+	$(PY) -m pip install --disable-pip-version-check \
 	  $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) --group dev -e ".[torch,$(ORT),plot,images]"
 	@rm -f $(VENV)/.installed-*
 	@touch $@

@@ -101,7 +101,11 @@ def _dispatch(arguments: list[str], ui: Ui) -> int:
     if args.command is None:
         parser.print_help(sys.stderr)
         return 2
-    code = int(args.run(args, ui))
+    from bnpass.report.logs import shown
+
+    with shown(ui):
+        ui.document["command"] = args.command
+        code = int(args.run(args, ui))
     ui.close()
     sys.stdout.flush()
     return code

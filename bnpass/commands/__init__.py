@@ -8,5 +8,6 @@ A command's module has a docstring (the text of ``bnpass COMMAND --help``),
 from __future__ import annotations
 
 COMMANDS: dict[str, str] = {
+    "verify": "compare two models on the same inputs",
     "env": "show packages, versions and the providers that really work",
 }

@@ -1,0 +1,47 @@
+"""Tables of what a pass plans: sites and folds, and every refusal with its reason."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bnpass.report.tables import Table
+
+if TYPE_CHECKING:
+    from bnpass.passes.fold import FoldPlan
+    from bnpass.passes.insert import InsertPlan
+
+
+def site_table(plan: InsertPlan) -> Table:
+    """Every BN to insert: where, how many channels, before what, foldable into what."""
+    table = Table("BatchNorm to insert", ["site", "channels", "before", "folds into",
+                                          "biases dropped"], right=frozenset({1}))
+    for site in plan.sites:
+        table.add(site.name, site.channels, site.nonlinearities, site.absorbers,
+                  site.dropped or None)
+    return table
+
+
+def skipped_table(plan: InsertPlan) -> Table:
+    """Every nonlinearity that gets no BN, with the reason."""
+    table = Table("nonlinearities without a BatchNorm", ["node", "kind", "reason"])
+    for skip in plan.skipped:
+        table.add(skip.node, skip.kind, skip.reason)
+    return table
+
+
+def fold_table(plan: FoldPlan) -> Table:
+    """Every map and where it goes."""
+    table = Table("folds", ["node", "kind", "how", "into"])
+    for entry in plan.entries:
+        if entry.how:
+            table.add(entry.node, entry.kind, entry.how, entry.into)
+    return table
+
+
+def refused_table(plan: FoldPlan) -> Table:
+    """Every map that stays, with the reason."""
+    table = Table("not folded", ["node", "kind", "reason"])
+    for entry in plan.entries:
+        if not entry.how:
+            table.add(entry.node, entry.kind, entry.reason)
+    return table

@@ -106,8 +106,9 @@ def explain(provider: str) -> MissingDependencyError:
             f"{PROVIDERS[provider]} cannot start: no NVIDIA GPU or driver is visible",
             "nvidia-smi must list a GPU; in a container start it with the GPU passed through",
         )
+    said = _load_error(provider) or "onnxruntime says no more"
     return MissingDependencyError(
-        f"{PROVIDERS[provider]} cannot start: {_load_error(provider) or 'onnxruntime says no more'}",
+        f"{PROVIDERS[provider]} cannot start: {said}",
         "compare the CUDA and cuDNN versions: `bnpass env` lists them",
     )
 

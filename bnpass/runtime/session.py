@@ -82,9 +82,7 @@ def _options(optimize: bool, deterministic: bool, threads: int | None) -> Any:
     module = ort.onnxruntime()
     options = module.SessionOptions()
     levels = module.GraphOptimizationLevel
-    options.graph_optimization_level = (
-        levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-    )
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     options.use_deterministic_compute = deterministic
     options.log_severity_level = 4
     options.inter_op_num_threads = 1
@@ -109,7 +107,7 @@ def _create(model: Model, options: Any, settings: list[Any]) -> Any:
 
 
 def _existing(path: str | os.PathLike[str]) -> str:
-    if not os.path.isfile(path):
+    if not Path(path).is_file():
         raise InputError(f"no such model file: {os.fspath(path)}", "check the path")
     return os.fspath(path)
 
@@ -139,14 +137,14 @@ def run(built: Any, outputs: list[str] | None, feeds: dict[str, Any]) -> list[An
     names = outputs if outputs is not None else [o.name for o in built.get_outputs()]
     try:
         with ort.quiet():
-            if _plain(built, feeds):
+            if _plain(built):
                 return list(built.run(names, feeds))
             return _run_values(built, names, feeds)
     except Exception as error:
         raise ort.translate(error, "onnxruntime cannot run the model") from error
 
 
-def _plain(built: Any, feeds: dict[str, Any]) -> bool:
+def _plain(built: Any) -> bool:
     """Say whether numpy knows every type: ``session.run`` takes no bfloat16 and no float8."""
     types = {str(o.type) for o in [*built.get_inputs(), *built.get_outputs()]}
     return not any("bfloat16" in t or "float8" in t for t in types)

@@ -1,0 +1,249 @@
+"""What runs a model in a verification: onnxruntime, its stand-ins, or a torch module itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+
+from bnpass.errors import BnpassError, InputError, MissingDependencyError
+from bnpass.runtime import ort
+from bnpass.runtime.inputs import Feeds
+from bnpass.runtime.session import run, session
+from bnpass.runtime.signature import all_nodes, inputs_of, outputs_of
+
+Array = np.ndarray[Any, Any]
+
+
+class Engine(Protocol):
+    """Runs one model; ``kind`` is what the report says."""
+
+    kind: str
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Return every output by name."""
+
+
+@dataclass
+class Loaded:
+    """An ONNX model and where it came from.
+
+    Attributes:
+        proto: the model; external data is not read into it when it came from a file.
+        path: the file, None for a model in memory.
+    """
+
+    proto: onnx.ModelProto
+    path: Path | None = None
+
+    @classmethod
+    def of(cls, model: str | os.PathLike[str] | onnx.ModelProto) -> Loaded:
+        """Load a path, or wrap a ModelProto."""
+        from bnpass.files import load_model
+
+        if isinstance(model, onnx.ModelProto):
+            return cls(model)
+        return cls(load_model(model, data=False), Path(model))
+
+    def session(self, *, edited: bool = False, **options: Any) -> Any:
+        """Build a session; ``edited`` says that ``proto`` is not what the file holds."""
+        if self.path is None:
+            return session(self.proto, **options)
+        if not edited:
+            return session(self.path, **options)
+        return session(self.proto, folder=self.path.parent.resolve(), **options)
+
+    def whole(self) -> onnx.ModelProto:
+        """Return the model with all its data."""
+        from bnpass.files import load_model
+
+        return self.proto if self.path is None else load_model(self.path)
+
+
+class OrtEngine:
+    """onnxruntime."""
+
+    kind = "onnxruntime"
+
+    def __init__(self, model: Loaded, outputs: Sequence[str] | None = None, **options: Any) -> None:
+        """Build the session; ``outputs`` are fetched instead of the model's own.
+
+        ``options`` are those of :func:`bnpass.runtime.session.session`.
+        """
+        own = {o.name for o in model.proto.graph.output}
+        extra = [name for name in outputs or () if name not in own]
+        self.names = (
+            list(outputs) if outputs is not None else [o.name for o in model.proto.graph.output]
+        )
+        if not extra:
+            self.session = model.session(**options)
+            return
+        # Appended and taken off again: a copy would double the memory of a large model.
+        count = len(model.proto.graph.output)
+        model.proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra)
+        try:
+            self.session = model.session(edited=True, **options)
+        finally:
+            del model.proto.graph.output[count:]
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """See :class:`Engine`."""
+        return self.fetch(feeds, self.names)
+
+    def fetch(self, feeds: Feeds, names: list[str]) -> dict[str, Array]:
+        """Compute some of the outputs only."""
+        return dict(zip(names, run(self.session, names, feeds), strict=True))
+
+
+class OnnxReferenceEngine:
+    """onnx's own ReferenceEvaluator: slow, in numpy, but it has every operator in every type."""
+
+    kind = "onnx reference"
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        """Prepare the evaluator."""
+        from onnx.reference import ReferenceEvaluator
+
+        self.names = [o.name for o in model.graph.output]
+        try:
+            self.evaluator = ReferenceEvaluator(model)
+        except Exception as error:
+            raise InputError(
+                f"onnx's reference evaluator cannot load the model: {error}"
+            ) from error
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """See :class:`Engine`."""
+        try:
+            found = self.evaluator.run(None, dict(feeds))
+        except Exception as error:
+            message = str(error).strip().splitlines()
+            raise InputError(
+                f"onnx's reference evaluator cannot run the model: {(message or ['?'])[0][:300]}"
+            ) from error
+        return {name: np.asarray(value) for name, value in zip(self.names, found, strict=True)}
+
+
+class TorchEngine:
+    """A torch module, in eval mode while it runs; its training flags come back afterwards."""
+
+    def __init__(self, module: Any, ports: Sequence[str], kind: str = "torch") -> None:
+        """Wrap a module whose positional inputs are called ``ports``."""
+        self.module, self.ports, self.kind = module, list(ports), kind
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """See :class:`Engine`; outputs are ``output0``, ``output1`` ... or a dict's own keys."""
+        import torch
+
+        modes = {m: m.training for m in self.module.modules()}
+        like = next(self.module.parameters(), None)
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                given = [_tensor(feeds[name], like) for name in self.ports]
+                return _named(self.module(*given))
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+
+def _tensor(array: Array, like: Any) -> Any:
+    import torch
+
+    if array.dtype.name == "bfloat16":
+        bits = np.ascontiguousarray(array).view(np.int16).copy()
+        tensor = torch.from_numpy(bits).view(torch.bfloat16)
+    else:
+        tensor = torch.from_numpy(np.array(array))
+    if like is None:
+        return tensor
+    return tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
+
+
+def _named(found: Any) -> dict[str, Array]:
+    if isinstance(found, dict):
+        return {str(name): _numpy(value) for name, value in found.items()}
+    values = found if isinstance(found, tuple | list) else [found]
+    return {f"output{i}": _numpy(value) for i, value in enumerate(values)}
+
+
+def _numpy(tensor: Any) -> Array:
+    import torch
+
+    tensor = tensor.detach().cpu()
+    wide = tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor
+    return np.asarray(wide.numpy())
+
+
+def is_module(model: object) -> bool:
+    """Say whether something is a torch module, without importing torch."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def onnx_engine(model: Loaded, **options: Any) -> Engine:
+    """Return onnxruntime for a model, or a stand-in where it has no kernel.
+
+    Args:
+        model: the model.
+        **options: of :func:`bnpass.runtime.session.session`.
+
+    Raises:
+        NoKernelError: no stand-in can run it either.
+    """
+    try:
+        return OrtEngine(model, **options)
+    except ort.NoKernelError as error:
+        if options.get("provider", "cpu") != "cpu":
+            raise
+        return stand_in(model, error)
+
+
+_SLOW = 200  # nodes: from here on numpy's convolutions take long enough to prefer torch
+
+
+def stand_in(model: Loaded, cause: BnpassError) -> Engine:
+    """Return an engine for a model that onnxruntime's CPU provider cannot run."""
+    choices = [_onnx_reference, _torch_float64]
+    if sum(1 for _ in all_nodes(model.proto)) > _SLOW:
+        choices.reverse()
+    for choice in choices:
+        try:
+            return choice(model)
+        except (InputError, MissingDependencyError, ImportError):
+            continue
+    raise cause
+
+
+def _onnx_reference(model: Loaded) -> Engine:
+    return OnnxReferenceEngine(model.whole())
+
+
+def _torch_float64(model: Loaded) -> Engine:
+    return Float64Engine(model)
+
+
+class Float64Engine:
+    """The model imported into torch and computed in float64, under the model's own names."""
+
+    kind = "torch float64"
+
+    def __init__(self, model: Loaded) -> None:
+        """Import the model."""
+        from bnpass.importer import to_torch
+
+        module = to_torch(model.whole()).double()
+        self.inner = TorchEngine(module, [p.name for p in inputs_of(model.proto)])
+        self.names = [p.name for p in outputs_of(model.proto)]
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """See :class:`Engine`."""
+        found = self.inner.run(feeds)
+        return dict(zip(self.names, found.values(), strict=True))

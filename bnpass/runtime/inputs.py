@@ -1,0 +1,243 @@
+"""Seeded random inputs that a model accepts: its types, its fixed sizes, its legal index ranges."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from bnpass.errors import InputError
+from bnpass.runtime.ranges import Range, ranges
+from bnpass.runtime.signature import Dim, Port, dtype_of, inputs_of, is_float
+
+Feeds = dict[str, np.ndarray[Any, Any]]
+"""Arrays by input name."""
+
+SIZES = (16, 32, 64, 224, 8, 128, 299, 7, 1)
+"""Sizes tried for a symbolic dimension that is not the batch, in this order."""
+
+_BATCH = re.compile(r"(?i)^(n|b|bs|batch.*|.*batch(_?size)?)$")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How one set of inputs is drawn.
+
+    Attributes:
+        batch: size of the batch dimension where it is free.
+        seed: of the generator.
+        style: ``"normal"``, ``"uniform"`` in [0, 1), or ``"extreme"`` (large, tiny and zero).
+        size: size of the other symbolic dimensions.
+        dims: sizes by symbol, which win over both.
+    """
+
+    batch: int = 2
+    seed: int = 0
+    style: str = "normal"
+    size: int = SIZES[0]
+    dims: tuple[tuple[str, int], ...] = ()
+
+
+STYLES = ("normal", "uniform", "extreme")
+
+
+def random_inputs(model: onnx.ModelProto, draw: Draw = Draw()) -> Feeds:
+    """Draw inputs for a model.
+
+    Floats follow the draw's style; integers stay inside the ranges that the graph shows (rows of
+    the Gather table they index, the depth of a OneHot, the length of a sequence) and are 0 or 1
+    where it shows none, unsigned bytes 0..255; bools are fair coins.
+
+    Args:
+        model: whose inputs.
+        draw: sizes, seed and style.
+
+    Raises:
+        InputError: an input's rank is unknown, or an input is a shape.
+    """
+    generator = np.random.default_rng([draw.seed, STYLES.index(draw.style), draw.batch])
+    found = ranges(model)
+    ports = inputs_of(model)
+    symbol = batch_symbol(ports)
+    return {
+        p.name: _array(generator, p, _shape(p, symbol, draw), draw.style, found.get(p.name))
+        for p in ports
+    }
+
+
+def batch_symbol(ports: list[Port]) -> str | None:
+    """Return the symbol that is the batch: one that is called so, else the first input's first.
+
+    An unnamed unknown first dimension counts as the batch too and needs no name.
+    """
+    symbols = [d for p in ports for d in p.shape or () if isinstance(d, str)]
+    named = [s for s in symbols if _BATCH.match(s)]
+    if named:
+        return named[0]
+    first = ports[0].shape if ports else None
+    return first[0] if first and isinstance(first[0], str) else None
+
+
+def free_batch_of(ports: list[Port]) -> bool:
+    """Say whether some input's batch dimension is free."""
+    symbol = batch_symbol(ports)
+    return symbol is not None or any(p.shape and p.shape[0] is None for p in ports)
+
+
+def free_sizes(ports: list[Port]) -> list[str]:
+    """Return the free dimensions that are not the batch, by symbol (unnamed: ``input:axis``)."""
+    symbol = batch_symbol(ports)
+    found: dict[str, None] = {}
+    for port in ports:
+        for axis, dim in enumerate(port.shape or ()):
+            if isinstance(dim, str) and dim != symbol:
+                found[dim] = None
+            elif dim is None and axis > 0:
+                found[f"{port.name}:{axis}"] = None
+    return list(found)
+
+
+def _shape(port: Port, symbol: str | None, draw: Draw) -> tuple[int, ...]:
+    if port.shape is None:
+        raise InputError(
+            f"the rank of input {port.name!r} is unknown, so no input can be drawn for it",
+            "give inputs with data=",
+        )
+    return tuple(
+        _size(dim, f"{port.name}:{axis}", symbol, axis, draw) for axis, dim in enumerate(port.shape)
+    )
+
+
+def _size(dim: Dim, label: str, symbol: str | None, axis: int, draw: Draw) -> int:
+    if isinstance(dim, int):
+        return dim
+    given = dict(draw.dims).get(dim or label)
+    if given is not None:
+        return given
+    is_batch = (dim is not None and dim == symbol) or (dim is None and axis == 0)
+    return draw.batch if is_batch else draw.size
+
+
+def _array(
+    generator: np.random.Generator,
+    port: Port,
+    shape: tuple[int, ...],
+    style: str,
+    limit: Range | None,
+) -> np.ndarray[Any, Any]:
+    dtype = dtype_of(port.kind)
+    if limit is not None and limit.shape:
+        raise InputError(
+            f"input {port.name!r} is a shape or a count, so random values make no sense",
+            "give inputs with data=",
+        )
+    if dtype.kind == "b":
+        return np.asarray(generator.random(shape) < 0.5)
+    if limit is not None:
+        return np.asarray(generator.integers(limit.low, limit.high, shape)).astype(dtype)
+    if is_float(dtype):
+        return _floats(generator, shape, style, dtype)
+    if dtype.kind == "c":
+        return (generator.normal(size=shape) + 1j * generator.normal(size=shape)).astype(dtype)
+    if dtype.kind not in "iu":
+        raise InputError(f"no random values for input {port.name!r} of type {dtype}", "give data=")
+    if dtype.itemsize == 1:
+        return np.asarray(generator.integers(*_byte_range(dtype), shape, endpoint=True)).astype(
+            dtype
+        )
+    return np.asarray(generator.integers(0, 2, shape)).astype(dtype)
+
+
+def _byte_range(dtype: np.dtype[Any]) -> tuple[int, int]:
+    if dtype.name in ("uint8", "int8"):
+        limits = np.iinfo(dtype)
+        return int(limits.min), int(limits.max)
+    return 0, 1  # ml_dtypes' 2- and 4-bit integers
+
+
+def _floats(
+    generator: np.random.Generator, shape: tuple[int, ...], style: str, dtype: np.dtype[Any]
+) -> np.ndarray[Any, Any]:
+    if style == "uniform":
+        return np.asarray(generator.random(shape)).astype(dtype)
+    values = np.asarray(generator.normal(size=shape))
+    if style == "extreme":
+        # Saturated, vanishing and exactly zero entries side by side; inside fp16's range.
+        kinds = generator.integers(0, 4, shape)
+        values = np.choose(kinds, [values, 30 * values, 1e-4 * values, np.zeros(shape)])
+    return values.astype(dtype)
+
+
+def feeds_of(batch: Any, ports: list[Port]) -> Feeds:
+    """Turn a batch as callers have it into arrays by input name.
+
+    Args:
+        batch: an array for the only (or first) input; a tuple or list with one array an input,
+            further entries (labels) are left alone; or a mapping by input name.
+        ports: the model's inputs.
+
+    Raises:
+        InputError: a name that is no input, a missing input, a shape that does not fit.
+    """
+    named = _named(batch, ports)
+    names = [p.name for p in ports]
+    if extra := [n for n in named if n not in names]:
+        raise InputError(f"the data names {extra[0]!r}, no input of the model", _are(names))
+    if missing := [n for n in names if n not in named]:
+        raise InputError(f"the data has nothing for input {missing[0]!r}", _are(names))
+    return {p.name: _fitted(named[p.name], p) for p in ports}
+
+
+def _are(names: Iterable[str]) -> str:
+    return "its inputs are " + ", ".join(names)
+
+
+def _named(batch: Any, ports: list[Port]) -> dict[str, Any]:
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    if isinstance(batch, tuple | list):
+        return dict(zip([p.name for p in ports], batch, strict=False))
+    return {ports[0].name: batch} if ports else {}
+
+
+def _fitted(array: Any, port: Port) -> np.ndarray[Any, Any]:
+    found = np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
+    wanted = dtype_of(port.kind)
+    fits = port.shape is None or (
+        len(port.shape) == found.ndim
+        and all(d == n for d, n in zip(port.shape, found.shape, strict=True) if isinstance(d, int))
+    )
+    if not fits:
+        raise InputError(
+            f"input {port.name!r} wants shape {_text(port.shape)}, the data has {found.shape}",
+            "reshape the data, one array a batch",
+        )
+    if is_float(wanted) != is_float(found.dtype):
+        raise InputError(f"input {port.name!r} wants {wanted}, not {found.dtype}", "cast the data")
+    return np.ascontiguousarray(found.astype(wanted, copy=False))
+
+
+def _text(shape: tuple[Dim, ...] | None) -> str:
+    return "(" + ", ".join("?" if d is None else str(d) for d in shape or ()) + ")"
+
+
+def split_batch(batch: Any, ports: list[Port]) -> list[Any]:
+    """Cut a batch into pieces of the size that the model fixes, where it fixes one.
+
+    Args:
+        batch: as in :func:`feeds_of`.
+        ports: the model's inputs.
+    """
+    named = _named(batch, ports)
+    fixed = {p.shape[0] for p in ports if p.shape and isinstance(p.shape[0], int)}
+    counts = {len(v) for v in named.values() if np.ndim(v)}
+    if len(fixed) != 1 or len(counts) != 1:
+        return [batch]
+    size, count = fixed.pop(), counts.pop()
+    if not isinstance(size, int) or count == size or count % size:
+        return [batch]
+    return [{n: v[i : i + size] for n, v in named.items()} for i in range(0, count, size)]

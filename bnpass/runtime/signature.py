@@ -1,0 +1,124 @@
+"""What a model takes and gives: names, element types, shapes; and a walk over all its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto
+
+from bnpass.errors import UnsupportedError
+
+Dim = int | str | None
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of a model.
+
+    Attributes:
+        name: its name.
+        kind: ONNX element type (``TensorProto.FLOAT`` ...).
+        shape: sizes, symbols' names, or None for an unnamed unknown; None when the rank is unknown.
+    """
+
+    name: str
+    kind: int
+    shape: tuple[Dim, ...] | None
+
+
+def inputs_of(model: onnx.ModelProto) -> list[Port]:
+    """Return the inputs that a caller feeds: graph inputs that are no initializers."""
+    constants = {t.name for t in model.graph.initializer}
+    return [_port(v) for v in model.graph.input if v.name not in constants]
+
+
+def outputs_of(model: onnx.ModelProto) -> list[Port]:
+    """Return the graph outputs."""
+    return [_port(v) for v in model.graph.output]
+
+
+def _port(value: onnx.ValueInfoProto) -> Port:
+    if not value.type.HasField("tensor_type"):
+        held = value.type.WhichOneof("value") or "nothing known"
+        raise UnsupportedError(
+            f"{value.name!r} is no tensor but {held.removesuffix('_type')}",
+            "only tensors go in and out of models here",
+        )
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return Port(value.name, tensor.elem_type, None)
+    return Port(value.name, tensor.elem_type, tuple(_dim(d) for d in tensor.shape.dim))
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
+    if dim.HasField("dim_value"):
+        # Some exporters write -1 or 0 for "unknown".
+        return dim.dim_value if dim.dim_value > 0 else None
+    return dim.dim_param or None
+
+
+def dtype_of(kind: int) -> np.dtype[Any]:
+    """Return the numpy type of an ONNX element type (bfloat16 is ml_dtypes')."""
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Say whether a numpy type is a real floating type, ml_dtypes' included."""
+    return dtype.kind == "f" or "float" in dtype.name
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operators that the model imports."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+
+
+def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield every node: of the graph, of bodies inside it, of the model's functions."""
+    yield from _nodes(model.graph.node)
+    for function in model.functions:
+        yield from _nodes(function.node)
+
+
+def _nodes(nodes: Any) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for body in bodies(node):
+            yield from _nodes(body.node)
+
+
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs inside a node (the branches of If, the body of Loop or Scan)."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def captured(node: onnx.NodeProto) -> set[str]:
+    """Return the names that a node's bodies read from outside of themselves."""
+    found: set[str] = set()
+    for body in bodies(node):
+        own = {v.name for v in body.input} | {t.name for t in body.initializer}
+        for inner in body.node:
+            found |= {n for n in (*inner.input, *captured(inner)) if n and n not in own}
+            own |= set(inner.output)
+        found |= {o.name for o in body.output if o.name not in own}
+    return found
+
+
+def node_name(node: onnx.NodeProto) -> str:
+    """Return the node's name, or its first output's where it has none."""
+    return node.name or next((o for o in node.output if o), node.op_type)
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """Return an attribute's value, or the default when it is absent."""
+    for item in node.attribute:
+        if item.name == name:
+            return onnx.helper.get_attribute_value(item)
+    return default

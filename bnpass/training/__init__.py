@@ -1,0 +1,30 @@
+"""Training in PyTorch: the loop, its settings, population statistics, checkpoints."""
+
+from __future__ import annotations
+
+from bnpass.training.checkpoints import Checkpoint, load_checkpoint, restore
+from bnpass.training.config import TrainConfig, paper_recipe
+from bnpass.training.evaluate import Score, evaluate
+from bnpass.training.history import History, Row
+from bnpass.training.loop import Progress, train
+from bnpass.training.norms import freeze
+from bnpass.training.outputs import logits_module, value_module
+from bnpass.training.statistics import calibrate
+
+__all__ = [
+    "Checkpoint",
+    "History",
+    "Progress",
+    "Row",
+    "Score",
+    "TrainConfig",
+    "calibrate",
+    "evaluate",
+    "freeze",
+    "load_checkpoint",
+    "logits_module",
+    "paper_recipe",
+    "restore",
+    "train",
+    "value_module",
+]

@@ -1,0 +1,117 @@
+"""Checkpoints: written in one step, read without executing anything, complete to the last bit."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bnpass.errors import InputError
+from bnpass.files import atomic_write
+from bnpass.training.config import TrainConfig
+from bnpass.training.history import History
+
+VERSION = 1
+_MAY_CHANGE = {"device", "log_every", "watch", "compile", "checkpoint_every"}
+"""Settings that a resumed run may have otherwise: they do not decide the weights."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training run at a step.
+
+    Attributes:
+        step: steps done.
+        model: the network's ``state_dict``.
+        optimizer: the optimizer's.
+        scaler: the loss scaler's (fp16).
+        history: the run so far.
+        waited: validations since the best one.
+    """
+
+    step: int
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    history: History
+    waited: int = 0
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint; whatever happens, ``path`` is whole: the old one or this one."""
+        content = {
+            "version": VERSION,
+            "step": self.step,
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "scaler": self.scaler,
+            "history": json.dumps(self.history.to_dict()),
+            "waited": self.waited,
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        atomic_write(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path, config: TrainConfig | None = None) -> Checkpoint:
+    """Read a checkpoint (tensors and plain values only: nothing in it is executed).
+
+    Args:
+        path: the file.
+        config: settings of the run to go on with; those that decide the weights must be the same.
+
+    Raises:
+        InputError: no such file, no checkpoint, or one of a run with other settings.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint", "train with an output folder first")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        history = History.from_dict(json.loads(content["history"]))
+        found = Checkpoint(content["step"], content["model"], content["optimizer"],
+                           content["scaler"], history, content["waited"])
+    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError,
+            zipfile.BadZipFile, _unpickling_error()) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: cannot be read as a checkpoint: {line}",
+                         "give a last.pt or best.pt that bnpass wrote") from error
+    if config is not None:
+        _check_settings(path, history.config, config.to_dict())
+    return found
+
+
+def restore(module: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
+    """Put a checkpoint's weights and statistics into a network.
+
+    Raises:
+        InputError: they are those of another network.
+    """
+    try:
+        module.load_state_dict(checkpoint.model)
+    except RuntimeError as error:
+        line = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: a checkpoint of another network: {line}",
+                         "resume with the model that the run was started with") from error
+
+
+def _unpickling_error() -> type[Exception]:
+    # torch names this error in its weights_only reader; the module itself stays unused here.
+    from torch import _weights_only_unpickler as reader
+
+    error: type[Exception] = reader.UnpicklingError  # type: ignore[attr-defined]
+    return error
+
+
+def _check_settings(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    changed = [k for k in new if k not in _MAY_CHANGE and old.get(k) != new[k]]
+    if changed:
+        first = changed[0]
+        raise InputError(
+            f"{path}: the run had {first} {old.get(first)!r}, not {new[first]!r}",
+            "resume with the settings of the run, or start a new one in another folder",
+        )

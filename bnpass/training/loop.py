@@ -1,0 +1,234 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import fx
+
+from bnpass.data.dataset import Data
+from bnpass.errors import InputError
+from bnpass.training import distributed
+from bnpass.training.checkpoints import Checkpoint, load_checkpoint, restore
+from bnpass.training.config import TrainConfig
+from bnpass.training.devices import autocast, repeatable, seed_step
+from bnpass.training.evaluate import Score
+from bnpass.training.feed import Pair, augment
+from bnpass.training.history import History, Row, append_row
+from bnpass.training.losses import Tally
+from bnpass.training.schedules import learning_rate
+from bnpass.training.setup import Setup, prepare
+
+log = logging.getLogger("bnpass.training")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress callback gets, at each row of the metrics.
+
+    Attributes:
+        step: steps done.
+        total: steps of the run.
+        row: the metrics' row of this step.
+    """
+
+    step: int
+    total: int
+    row: Row
+
+
+def train(
+    gm: fx.GraphModule,
+    train_data: Data,
+    validation: Data | None,
+    config: TrainConfig,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+) -> History:
+    """Train a network in place.
+
+    Everything random follows from ``config.seed``: two runs on one machine end with equal bits, and
+    so does a run that was killed and resumed. Under torchrun the processes share each batch.
+
+    Args:
+        gm: the network; it is changed, and left in eval mode on the device that it was on.
+        train_data: labelled samples.
+        validation: labelled samples to judge by, or ``None``.
+        config: how to train.
+        progress: called at each row of the metrics, in the first process.
+        out: folder for metrics.csv and checkpoints/last.pt and best.pt; it is created.
+        resume: go on from ``out``/checkpoints/last.pt when that is there.
+
+    Returns:
+        The run's metrics. A loss that is no number ends the run: ``stopped == "diverged"``.
+
+    Raises:
+        InputError: data or checkpoint do not fit the network.
+        UsageError: the settings contradict each other or the machine.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(repeatable())
+        setup = prepare(gm, train_data, validation, config, stack)
+        run = _Run(gm, setup, config, progress, out)
+        start = run.resumed() if resume else 0
+        run.begin()
+        for step, batches in setup.feed.steps(start, setup.total):
+            run.step(step, batches)
+            if run.due(step + 1) and run.report(step + 1):
+                break
+    run.finish()
+    return run.history
+
+
+class _Run:
+    """The state of a run between two steps."""
+
+    def __init__(
+        self, gm: fx.GraphModule, setup: Setup, config: TrainConfig,
+        progress: Callable[[Progress], None] | None, out: Path | None,
+    ) -> None:
+        self.gm, self.setup, self.config, self.progress = gm, setup, config, progress
+        self.folder = out if distributed.rank() == 0 else None
+        self.last = None if out is None else out / "checkpoints" / "last.pt"
+        self.best = None if out is None else out / "checkpoints" / "best.pt"
+        if self.folder is not None:
+            (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        self.history = History(config=config.to_dict())
+        self.best_state: dict[str, torch.Tensor] | None = None
+        self.waited = 0
+        self.started = self.resting = time.perf_counter()
+        self.tally = Tally()
+
+    def begin(self) -> None:
+        """Start metrics.csv with what a resumed run has done already."""
+        if self.folder is not None:
+            self.history.write(self.folder)
+        self.resting = time.perf_counter()
+
+    def step(self, step: int, batches: list[Pair]) -> None:
+        """One optimizer step on this process's part of a batch."""
+        config, setup = self.config, self.setup
+        setup.set_rate(learning_rate(config, step, setup.total))
+        random = seed_step(config.seed, step)
+        setup.optimizer.zero_grad(set_to_none=True)
+        for number, (x, y) in enumerate(batches):
+            x = augment(x, random, crop=config.crop, flip=config.flip)
+            # Mean over the global batch: DDP averages over processes, whose parts may differ.
+            share = len(x) * distributed.world() / setup.feed.batch
+            with setup.syncing(last=number == len(batches) - 1):
+                with autocast(setup.device, config.precision):
+                    outputs = setup.model(x)
+                    loss = setup.goal.loss(outputs, y)
+                setup.scaler.scale(loss * share).backward()
+            self.tally.add(setup.goal, loss.detach(), outputs.detach(), y)
+        if config.clip_norm:
+            setup.scaler.unscale_(setup.optimizer)
+            torch.nn.utils.clip_grad_norm_(setup.parameters, config.clip_norm)
+        setup.scaler.step(setup.optimizer)
+        setup.scaler.update()
+        self.tally.steps += 1
+
+    def due(self, done: int) -> bool:
+        """Whether metrics, a validation or a checkpoint are due behind this step."""
+        return done == self.setup.total or any(
+            done % every == 0
+            for every in (self.setup.log_every, self.setup.eval_every, self.setup.save_every)
+        )
+
+    def report(self, done: int) -> bool:
+        """Measure, note, save; tell whether to stop."""
+        loss, accuracy = self.tally.means()
+        milliseconds = 1000 * (time.perf_counter() - self.resting) / self.tally.steps
+        if not math.isfinite(loss):
+            log.warning("the loss is %s after %d steps: stopped; try a lower learning rate",
+                        loss, done)
+            self.history.stopped = "diverged"
+        final = done == self.setup.total
+        judged = final or done % self.setup.eval_every == 0
+        score = self.setup.validate() if judged and self.history.stopped == "done" else None
+        self._note(done, loss, accuracy, score, milliseconds)
+        if score is not None and self._judge(done, score):
+            self.history.stopped = "patience"
+        if final or done % self.setup.save_every == 0 or self.history.stopped == "patience":
+            self._save(done)
+        self.tally, self.resting = Tally(), time.perf_counter()
+        return self.history.stopped != "done"
+
+    def resumed(self) -> int:
+        """Take up the last checkpoint; the number of steps that it had done."""
+        if self.last is None:
+            raise InputError("nothing to resume without an output folder", "give the run's folder")
+        if not self.last.is_file():
+            return 0
+        found = load_checkpoint(self.last, self.config)
+        restore(self.gm, found, self.last)
+        self.setup.optimizer.load_state_dict(found.optimizer)
+        self.setup.scaler.load_state_dict(found.scaler)
+        self.history, self.waited = found.history, found.waited
+        if self.best is not None and self.best.is_file() and self.config.restore_best:
+            self.best_state = load_checkpoint(self.best).model
+        ended = self.history.stopped != "done"
+        return self.setup.total if ended else found.step
+
+    def finish(self) -> None:
+        """Leave the network in eval mode, with the best weights if that is wanted."""
+        if self.folder is not None:
+            self.history.write(self.folder)
+        if self.config.restore_best and self.best_state is not None:
+            self.gm.load_state_dict(self.best_state)
+        self.gm.eval()
+        distributed.barrier()
+
+    def _note(
+        self, done: int, loss: float, accuracy: float | None, score: Score | None,
+        milliseconds: float,
+    ) -> None:
+        row = Row(
+            step=done,
+            epoch=done / self.setup.feed.per_epoch,
+            lr=learning_rate(self.config, done - 1, self.setup.total),
+            loss=loss,
+            accuracy=accuracy,
+            validation_loss=score.loss if score else None,
+            validation_accuracy=score.accuracy if score else None,
+            ms_per_step=milliseconds,
+            seconds=time.perf_counter() - self.started,
+        )
+        self.history.rows.append(row)
+        if self.setup.watch is not None:
+            self.history.percentiles += [(done, *line) for line in self.setup.watch.take()]
+        if self.folder is not None:
+            append_row(self.folder, row)
+        if self.progress is not None and distributed.rank() == 0:
+            self.progress(Progress(done, self.setup.total, row))
+
+    def _judge(self, done: int, score: Score) -> bool:
+        """Keep the best weights; tell whether patience has run out."""
+        best = self.history.best_score
+        if best is not None and not score.merit > best:
+            self.waited += 1
+            return bool(self.config.patience) and self.waited >= self.config.patience
+        self.history.best_score, self.history.best_step, self.waited = score.merit, done, 0
+        if self.config.restore_best:
+            self.best_state = {k: v.clone() for k, v in self.gm.state_dict().items()}
+        if self.folder is not None and self.best is not None:
+            self._checkpoint(done).save(self.best)
+        return False
+
+    def _save(self, done: int) -> None:
+        if self.folder is not None and self.last is not None:
+            self._checkpoint(done).save(self.last)
+
+    def _checkpoint(self, done: int) -> Checkpoint:
+        setup = self.setup
+        return Checkpoint(done, self.gm.state_dict(), setup.optimizer.state_dict(),
+                          setup.scaler.state_dict(), self.history, self.waited)

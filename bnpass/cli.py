@@ -135,8 +135,17 @@ def build_parser(arguments: Sequence[str] = ()) -> Parser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(child)
+        child.usage = _usage(child)
         child.set_defaults(command=name, run=module.run, parser=child)
     return parser
+
+
+def _usage(parser: Parser) -> str:
+    """``bnpass fold [options] MODEL.onnx``: the list of options stands below anyway."""
+    positionals = [str(a.metavar or a.dest) for a in parser._actions if not a.option_strings]
+    required = [f"{a.option_strings[0]} {a.metavar}" for a in parser._actions
+                if a.option_strings and a.required]
+    return " ".join([parser.prog, *positionals, *required, "[options]"])
 
 
 def _failed(ui: Ui, error: BnpassError, arguments: list[str]) -> int:

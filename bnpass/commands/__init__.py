@@ -8,6 +8,7 @@ A command's module has a docstring (the text of ``bnpass COMMAND --help``),
 from __future__ import annotations
 
 COMMANDS: dict[str, str] = {
+    "calibrate": "population statistics for the BatchNorms, on onnxruntime",
     "verify": "compare two models on the same inputs",
     "env": "show packages, versions and the providers that really work",
 }

@@ -62,9 +62,10 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
 def _data(args: argparse.Namespace, ui: Ui) -> Any:
     if args.data is None:
         return None
-    from bnpass.commands.datasets import open_for
+    from bnpass.pipeline.datasets import open_for
 
-    data = open_for(args.reference, args.data, ui, labels=False, split=args.split)
+    data = open_for(args.reference, args.data, labels=False, split=args.split)
+    ui.document["data"] = data.recipe
     return [x for x, _ in data.batches(max(args.batches))][: 4 * args.draws]
 
 

@@ -1,0 +1,74 @@
+"""Give every BatchNorm of an ONNX file the population statistics of a data set.
+
+It runs on onnxruntime, needs neither torch nor labels, and also adapts a trained file to a new
+domain: calibrate on samples from there, then fold.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from bnpass.commands import options
+from bnpass.commands.datasets import add_data_options, data_options
+from bnpass.errors import UsageError
+from bnpass.report.tables import size
+from bnpass.report.ui import Ui
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    options.add_model(parser)
+    options.add_written(parser)
+    add_data_options(parser)
+    group = parser.add_argument_group("statistics")
+    group.add_argument("--split", default="train", help="split of the data (default train)")
+    group.add_argument("--method", choices=("pooled", "paper", "ema"), default="pooled",
+                       help="pooled over everything (default); the paper's Algorithm 2; or a "
+                       "moving average")
+    group.add_argument("--batch-size", type=options.at_least_one, default=1000,
+                       help="most samples that are normalised together (default 1000)")
+    for name, what in (("--only", "calibrate only"), ("--frozen", "leave as they are")):
+        group.add_argument(name, action="append", default=[], metavar="GLOB",
+                           help=f"{what} the BatchNorms whose name matches")
+    options.add_seed(parser)
+    options.add_provider(parser)
+    parser.add_argument("--require-change", action="store_true",
+                        help="exit with 1 when there is no BatchNorm")
+    options.add_output_options(parser)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> int:
+    """Run the command."""
+    from bnpass.files import check_output, load_model, save_model
+    from bnpass.pipeline.datasets import open_for, record_recipe
+    from bnpass.pipeline.summary import count_norms
+    from bnpass.runtime.statistics import calibrate_onnx
+
+    if not args.output:
+        raise UsageError("no output given", "add -o FILE.onnx")
+    path = check_output(args.output, force=args.force, source=args.model)
+    model = load_model(args.model)
+    norms = count_norms(model)
+    data = open_for(model, args.data, split=args.split, labels=False, **data_options(args))
+    with ui.progress("calibrate", len(data)) as bar:
+        seen = 0
+
+        def advance(samples: int) -> None:
+            nonlocal seen
+            seen += samples
+            bar.update(seen)
+
+        done = calibrate_onnx(
+            model, data, method=args.method, batch_size=args.batch_size, seed=args.seed,
+            provider=args.provider, only=args.only, frozen=args.frozen, progress=advance,
+        )
+    save_model(record_recipe(done, data.recipe), path, force=args.force, source=args.model)
+    ui.document.update(ok=True, output=path, norms=norms, samples=len(data), method=args.method,
+                       data=data.recipe)
+    if not norms:
+        ui.say(f"nothing to do: no BatchNorm in the model; wrote a copy to {path}")
+        return 1 if args.require_change else 0
+    ui.say(f"statistics of {norms} BatchNorms over {len(data)} samples ({args.method})")
+    ui.say(f"wrote {path} ({size(path.stat().st_size)}) | next: bnpass fold {path} -o "
+           f"{path.with_suffix('').name}.folded.onnx")
+    return 0

@@ -1,0 +1,94 @@
+"""Train an ONNX model in PyTorch on labelled data and write its parameters back, by name.
+
+A file that ends in Softmax, LogSoftmax or Sigmoid is trained on the value in front of it. Beside
+the output a folder NAME.run holds metrics.csv, curves.png and the checkpoints.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bnpass.commands import options
+from bnpass.commands.datasets import add_data_options, data_options
+from bnpass.commands.training import add_training_options, train_config
+from bnpass.errors import OutputError, RefusedError, UsageError
+from bnpass.report.tables import percent, size
+from bnpass.report.ui import Ui
+
+if TYPE_CHECKING:
+    from bnpass.training import History
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    options.add_model(parser)
+    options.add_written(parser)
+    parser.add_argument("--run-dir", metavar="DIR", help="where metrics, curves and checkpoints go "
+                        "(default: NAME.run beside the output)")
+    parser.add_argument("--resume", action="store_true",
+                        help="go on from the last checkpoint in the run's folder")
+    add_data_options(parser)
+    add_training_options(parser)
+    options.add_output_options(parser)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> int:
+    """Run the command."""
+    import bnpass
+    from bnpass.files import check_output, load_model, save_model
+    from bnpass.pipeline.arms import note
+    from bnpass.pipeline.datasets import open_for, record_recipe
+    from bnpass.training import distributed, train
+
+    if not args.output:
+        raise UsageError("no output given", "add -o FILE.onnx")
+    path = check_output(args.output, force=args.force, source=args.model)
+    folder = _run_dir(args, path)
+    model = load_model(args.model)
+    config = train_config(args, epochs=5)
+    data = open_for(model, args.data, **data_options(args))
+    gm = bnpass.to_torch(model)
+    part, held_out = data.split(args.validation, args.seed)
+    with ui.progress("train", config.total_steps(len(part))) as bar:
+        history = train(gm, part, held_out, config, out=folder, resume=args.resume,
+                        progress=lambda p: bar.update(p.step, note(p)))
+    if history.stopped == "diverged":
+        raise RefusedError(f"the loss diverged at learning rate {config.lr:g}; nothing was written",
+                           "give a smaller --lr")
+    if distributed.rank() != 0:
+        return 0
+    trained = record_recipe(bnpass.write_back(gm, model), data.recipe)
+    save_model(trained, path, force=args.force, source=args.model)
+    _draw(history, folder, ui)
+    ui.document.update(ok=True, output=path, run_dir=folder, data=data.recipe,
+                       history=history.to_dict())
+    ui.say(f"{history.steps} steps, validation accuracy {percent(history.accuracy)}")
+    ui.say(f"wrote {path} ({size(path.stat().st_size)}), {folder}/metrics.csv | next: bnpass "
+           f"calibrate {path} --data {args.data} -o {path.with_suffix('').name}.ready.onnx")
+    return 0
+
+
+def _run_dir(args: argparse.Namespace, path: Path) -> Path:
+    folder = Path(args.run_dir) if args.run_dir else path.with_suffix(".run")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"the run's folder is a file: {folder}", "name another with --run-dir")
+    used = (folder / "metrics.csv").exists()
+    if used and not (args.force or args.resume):
+        raise OutputError(f"the run's folder holds an earlier run: {folder}",
+                          "pass --force to replace it, --resume to go on, or name another with "
+                          "--run-dir")
+    return folder
+
+
+def _draw(history: History, folder: Path, ui: Ui) -> None:
+    """Draw the curves; a missing matplotlib is no reason to fail after a training."""
+    from bnpass.errors import MissingDependencyError
+    from bnpass.pipeline.summary import curve_of
+    from bnpass.report.curves import draw_curves
+
+    try:
+        draw_curves([curve_of("training", history)], folder / "curves.png")
+    except MissingDependencyError as error:
+        ui.warn(f"no curves.png: {error.message} ({error.hint})")

@@ -1,0 +1,256 @@
+"""The whole job: insert, train, calibrate, fold, verify."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnpass.errors import InputError
+from bnpass.files import atomic_write, load_model, save_model
+from bnpass.pipeline.arms import Arm, train_arm
+from bnpass.pipeline.config import Listener, RunConfig
+from bnpass.pipeline.datasets import open_for, record_recipe
+from bnpass.pipeline.measure import accuracy_of, deployed_outputs
+from bnpass.pipeline.outputs import NAMES, PLAIN, check_folder, make_folder
+from bnpass.pipeline.summary import count_norms, summarise
+
+if TYPE_CHECKING:
+    import onnx
+    from bnpass.passes.insert import InsertPlan
+
+    from bnpass.data import Data
+
+WITH, WITHOUT = "with BN", "without BN"
+
+
+@dataclass
+class Job:
+    """What is known so far; filled from step to step.
+
+    Attributes:
+        config: of the run.
+        model: the input, its batch free.
+        inserted, trained, deploy: the model after each step.
+        plan: where BN went.
+        train, validation, test: the data.
+        test_is: what the test data is, in words.
+        arms: the networks.
+        seconds: what each step took.
+        facts: of the later steps, for the report.
+    """
+
+    config: RunConfig
+    model: onnx.ModelProto
+    train: Data
+    validation: Data
+    test: Data
+    test_is: str
+    plan: InsertPlan
+    inserted: onnx.ModelProto
+    arms: list[Arm] = field(default_factory=list)
+    trained: onnx.ModelProto | None = None
+    deploy: onnx.ModelProto | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Note what a step took."""
+        start = time.perf_counter()
+        yield
+        self.seconds[step] = time.perf_counter() - start
+
+
+def run_pipeline(
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    data: str,
+    out: str | os.PathLike[str],
+    config: RunConfig,
+    *,
+    force: bool = False,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Insert BN into a model, train it, take population statistics, fold, verify.
+
+    Writes ``inserted.onnx``, ``trained.onnx`` (with population statistics), ``deploy.onnx``,
+    ``report.json``, ``curves.png`` and ``metrics.csv`` into ``out``, each in one step, and
+    ``deploy.onnx`` only if it agrees with ``trained.onnx``.
+
+    Args:
+        model: an ONNX model without BN in front of some nonlinearity.
+        data: labelled data, see :func:`bnpass.data.open_data`.
+        out: a folder; made if it is not there.
+        config: how to run.
+        force: replace files of an earlier run.
+        listener: is shown the progress.
+
+    Returns:
+        The report, as written to ``report.json``.
+
+    Raises:
+        InputError: model or data cannot be used, or there is no nonlinearity to normalise.
+        OutputError: the folder cannot be written, or holds an earlier run without ``force``.
+        VerificationError: the folded model does not agree with the trained one.
+        MissingDependencyError: torch or onnxruntime is missing.
+    """
+    from bnpass.report.ui import Ui
+
+    shown: Listener = listener or Ui(quiet=True)
+    folder = Path(out)
+    source = model if isinstance(model, str | os.PathLike) else None
+    names = NAMES + (PLAIN if config.compare_plain else ())
+    check_folder(folder, source, force=force, names=names)
+    job = _open(model, data, config)
+    shown.log(f"insert: {len(job.plan.sites)} BatchNorms in front of "
+              f"{sum(len(s.nonlinearities) for s in job.plan.sites)} nonlinearities")
+    _make_arms(job)
+    make_folder(folder)
+    save_model(job.inserted, folder / "inserted.onnx", force=force, source=source)
+    _train(job, folder, shown)
+    _calibrate(job, shown)
+    _write_trained(job, folder, force, source)
+    _fold(job, shown)
+    assert job.deploy is not None
+    save_model(job.deploy, folder / "deploy.onnx", force=force, source=source)
+    _measure(job, shown)
+    report = summarise(job)
+    _write_report(job, report, folder)
+    return report
+
+
+def _open(model: Any, data: str, config: RunConfig) -> Job:
+    """Read model and data, plan and insert; nothing is written yet."""
+    import bnpass
+    from bnpass.frontends.onnx.batch import free_batch
+
+    start = time.perf_counter()
+    free = free_batch(load_model(model))
+    plan = bnpass.insert(free, plan_only=True, **config.insert)
+    if not plan.sites:
+        raise InputError("the model has no nonlinearity that a BatchNorm can go in front of",
+                         "bnpass insert MODEL --dry-run --explain lists the reasons")
+    inserted = bnpass.insert(free, **config.insert)
+    took = time.perf_counter() - start
+    train, validation, test, test_is = _open_data(free, data, config)
+    return Job(config, free, train, validation, test, test_is, plan, inserted,
+               seconds={"insert": took})
+
+
+def _open_data(model: Any, spec: str, config: RunConfig) -> tuple[Data, Data, Data, str]:
+    from bnpass.data import splits
+
+    seed = config.train.seed
+    whole = open_for(model, spec, split="train", **config.data)
+    if config.test_data is not None:
+        test = open_for(model, config.test_data, split="test", **config.data)
+        test_is = config.test_data
+    elif "test" in splits(spec):
+        test = open_for(model, spec, split="test", **config.data)
+        test_is = f"the test split of {spec}"
+    else:
+        whole, test = whole.split(config.validation, seed + 1)
+        test_is = f"{len(test)} samples held out of {spec}"
+    train, validation = whole.split(config.validation, seed)
+    return train, validation, test, test_is
+
+
+def _make_arms(job: Job) -> None:
+    """Import the networks and check that the labels fit them."""
+    import numpy as np
+    import torch
+
+    import bnpass
+    from bnpass.training.feed import to_tensors
+    from bnpass.training.losses import objective
+
+    models = {WITH: job.inserted}
+    if job.config.compare_plain:
+        models[WITHOUT] = job.model
+    job.arms = [Arm(name, model, bnpass.to_torch(model)) for name, model in models.items()]
+    sample, _ = to_tensors(job.train, np.arange(min(2, len(job.train))), torch.device("cpu"))
+    for part in (job.train, job.validation, job.test):
+        objective(job.arms[0].gm, part.labels, sample, loss=job.config.train.loss)
+
+
+def _train(job: Job, folder: Path, shown: Listener) -> None:
+    with job.timed("train"):
+        for arm in job.arms:
+            out = folder if arm.name == WITH else None
+            history = train_arm(arm, job.train, job.validation, job.config, shown, out)
+            if arm.name == WITHOUT:
+                atomic_write(folder / "metrics_plain.csv", history.to_csv())
+
+
+def _calibrate(job: Job, shown: Listener) -> None:
+    from bnpass.training import calibrate
+    from bnpass.training.devices import pick_device
+
+    train = job.config.train
+    shown.log(f"calibrate: population statistics over {len(job.train)} samples")
+    with job.timed("calibrate"):
+        calibrate(job.arms[0].gm, job.train, batch_size=job.config.statistics_batch,
+                  device=pick_device(train.device), seed=train.seed)
+
+
+def _write_trained(job: Job, folder: Path, force: bool, source: Any) -> None:
+    import bnpass
+
+    for arm in job.arms:
+        written = record_recipe(bnpass.write_back(arm.gm, arm.model), job.train.recipe)
+        name = "trained.onnx" if arm.name == WITH else "plain.onnx"
+        save_model(written, folder / name, force=force, source=source)
+        if arm.name == WITH:
+            job.trained = written
+
+
+def _fold(job: Job, shown: Listener) -> None:
+    import bnpass
+    from bnpass.runtime.verify import verify
+
+    assert job.trained is not None
+    with job.timed("fold"):
+        job.facts["fold"] = bnpass.fold(job.trained, plan_only=True, **job.config.fold).to_dict()
+        job.deploy = bnpass.fold(job.trained, verify=False, **job.config.fold)
+    left = count_norms(job.deploy)
+    shown.log(f"fold: {count_norms(job.trained)} BatchNorms, {left} left")
+    with job.timed("verify"):
+        batches = (x for x, _ in job.test.batches(500))
+        report = verify(job.trained, job.deploy, data=batches, limit=1 << 30,
+                        provider=job.config.provider)
+    if job.config.verify:
+        report.raise_if_failed()
+    job.facts["verify"] = report.to_dict()
+    shown.log(f"verify: {'passed' if report.passed else 'FAILED'} on {job.test_is}")
+
+
+def _measure(job: Job, shown: Listener) -> None:
+    from bnpass.runtime.determinism import determinism
+
+    from bnpass.training import evaluate
+
+    assert job.deploy is not None
+    loss = job.config.train.loss
+    with job.timed("measure"):
+        for arm in job.arms:
+            score = evaluate(arm.gm, job.test, loss=loss, device=job.config.train.device)
+            job.facts.setdefault("accuracy", {})[arm.name] = score.accuracy
+            job.facts.setdefault("loss", {})[arm.name] = score.loss
+        outputs = deployed_outputs(job.deploy, job.test, job.config.provider)
+        job.facts["accuracy"]["deployed"] = accuracy_of(outputs, job.test, job.arms[0].gm, loss)
+        shown.log("determinism: the deployed model again, and in other batch compositions")
+        sample, _ = next(job.test.batches(64))
+        job.facts["determinism"] = determinism(job.deploy, sample).to_dict()
+
+
+def _write_report(job: Job, report: dict[str, Any], folder: Path) -> None:
+    from bnpass.pipeline.summary import curves_of
+    from bnpass.report.curves import draw_curves
+    from bnpass.report.document import to_json
+
+    draw_curves(curves_of(job.arms), folder / "curves.png", title=report["model"]["name"])
+    atomic_write(folder / "report.json", to_json(report) + "\n")

@@ -11,7 +11,7 @@ what networkx is good at: topological order, reachability, dominators and drawin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -52,21 +52,37 @@ class Op:
         return f"{self.kind}({self.name!r})"
 
 
-@dataclass(eq=False)
 class Constant:
     """A value that is the same in every run; its data is read only when asked for.
 
-    Attributes:
+    Args:
         name: the value's name.
-        shape: its static shape.
-        dtype: numpy's name of the element type (``float32``, ``bfloat16``, ``int64``).
-        load: returns the data as an array of that shape and type.
+        load: returns the data.
+        shape: its static shape; left out, it is found by loading.
+        dtype: numpy's name of the element type (``float32``, ``bfloat16``, ``int64``); the same.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    load: Callable[[], np.ndarray]
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], np.ndarray],
+        shape: tuple[int, ...] | None = None,
+        dtype: str | None = None,
+    ) -> None:
+        self.name = name
+        self.load = load
+        self._shape = shape
+        self._dtype = dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The static shape."""
+        return self.small.shape if self._shape is None else self._shape
+
+    @property
+    def dtype(self) -> str:
+        """numpy's name of the element type."""
+        return self.small.dtype.name if self._dtype is None else self._dtype
 
     @cached_property
     def small(self) -> np.ndarray:
@@ -97,6 +113,11 @@ class Graph:
         shape: the shape of a value, or None while its rank is unknown; asked on demand.
         dtype: numpy's name of a value's element type, or None; asked on demand.
         pinned: why a value that looks constant is none (``overridable graph input``), by name.
+
+    Attributes:
+        ops: operators by name.
+        ops_in_order: operators, every one behind those whose outputs it reads.
+        order: each operator's place in ``ops_in_order``, by name.
     """
 
     def __init__(
@@ -119,11 +140,10 @@ class Graph:
         self.ops: dict[str, Op] = {}
         self._producer: dict[str, Op] = {}
         self._uses: dict[str, list[Use]] = {}
-        self.order: dict[str, int] = {}
         for op in ops:
             self._add(op)
-        for position, op in enumerate(self.topological()):
-            self.order[op.name] = position
+        self.ops_in_order = [self.ops[name] for name in nx.topological_sort(self.nx)]
+        self.order = {op.name: position for position, op in enumerate(self.ops_in_order)}
 
     def _add(self, op: Op) -> None:
         if op.name in self.ops:
@@ -148,10 +168,6 @@ class Graph:
             if producer is not None:
                 graph.add_edges_from((producer.name, use.op.name) for use in uses)
         return graph
-
-    def topological(self) -> Iterator[Op]:
-        """Operators, every one behind those whose outputs it reads."""
-        return (self.ops[name] for name in nx.topological_sort(self.nx))
 
     def producer(self, value: str) -> Op | None:
         """The operator that computes a value; None for graph inputs and constants."""

@@ -1,0 +1,198 @@
+"""Applies planned edits to the ModelProto that a graph was read from."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from bnpass.affine import Map
+from bnpass.edits import FoldEdits, Leftover, NewNorm
+from bnpass.frontends.onnx.editor import Editor
+from bnpass.frontends.onnx.read import Reading, Scope
+from bnpass.graph import Op
+from bnpass.passes.planner import Planner
+from bnpass.weights import new_weights
+
+
+def apply_fold(reading: Reading, scope: Scope, edits: FoldEdits) -> int:
+    """Change a scope's graph in place; returns the bytes of weights that were duplicated.
+
+    Raises:
+        OverflowedError: some new weight is not finite; the model is then half edited.
+    """
+    editor = Editor(reading, scope)
+    view = Planner(scope.graph)
+    for rewrite in edits.rewrites:
+        new = new_weights(rewrite, view)
+        for index, array in sorted(new.constants.items()):
+            editor.set_constant(rewrite.op, index, array)
+        node = scope.nodes[rewrite.op.name]
+        for name, value in new.attrs.items():
+            _set_float(node, name, value)
+        if new.add is not None:
+            _add_behind(editor, rewrite.op, new.add)
+    last = {left.ops[-1].name for left in edits.leftovers}
+    order = scope.graph.order
+    for op, data in sorted(edits.removed, key=lambda pair: order[pair[0].name]):
+        if op.name not in last:
+            editor.remove(op, data)
+    for left in edits.leftovers:
+        _write_leftover(editor, left, dict((op.name, data) for op, data in edits.removed))
+    editor.finish()
+    return editor.grown
+
+
+def _set_float(node: onnx.NodeProto, name: str, value: float) -> None:
+    kept = [a for a in node.attribute if a.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+
+
+def _add_behind(editor: Editor, op: Op, shift: np.ndarray) -> None:
+    """Put an Add behind an operator; the operator's value keeps its name behind the Add."""
+    node = editor.scope.nodes[op.name]
+    axes = [i for i, n in enumerate(shift.shape) if n != 1]
+    shape = shift.shape[axes[0] :] if axes else (1,)
+    constant = editor.scope.graph.constant(op.inputs[0]) or editor.scope.graph.constant(
+        op.inputs[1]
+    )
+    assert constant is not None
+    array = shift.reshape(shape).astype(_dtype(constant.dtype))
+    name = editor.add_initializer(f"{op.name}.bias", array)
+    result = node.output[0]
+    inner = editor.unique(f"{result}_product")
+    node.output[0] = inner
+    add = onnx.helper.make_node("Add", [inner, name], [result], name=editor.unique(f"{op.name}.add"))
+    editor.insert_behind(node, add)
+
+
+def _dtype(name: str) -> np.dtype:
+    from bnpass.frontends.onnx.editor import _np_dtype
+
+    return _np_dtype(name)
+
+
+def _write_leftover(editor: Editor, left: Leftover, data: dict[str, int]) -> None:
+    last, first = left.ops[-1], left.ops[0]
+    node = editor.scope.nodes[last.name]
+    source = editor.resolve(first.inputs[data[first.name]])
+    dtype = _dtype(editor.scope.graph.dtype(last.outputs[0]) or "float32")
+    for name in node.input:
+        if name and name != last.inputs[data[last.name]]:
+            editor.reading.readers[name] -= 1
+    if left.style == "bn":
+        _as_batch_norm(editor, node, left.map, source, dtype)
+    else:
+        _as_affine(editor, node, left.map, source, dtype)
+
+
+def _as_batch_norm(
+    editor: Editor, node: onnx.NodeProto, m: Map, source: str, dtype: np.dtype
+) -> None:
+    n = max(m.shape)
+    vectors = m.vectors(1, n)
+    assert vectors is not None
+    base = node.name or node.output[0]
+    arrays = {"scale": vectors[0], "bias": vectors[1], "mean": np.zeros(n), "var": np.ones(n)}
+    names = [editor.add_initializer(f"{base}.{k}", a.astype(dtype)) for k, a in arrays.items()]
+    result = node.output[0]
+    node.op_type, node.domain = "BatchNormalization", ""
+    del node.attribute[:]
+    del node.input[:]
+    del node.output[:]
+    node.input.extend([source, *names])
+    node.output.append(result)
+    node.attribute.append(onnx.helper.make_attribute("epsilon", 0.0))
+
+
+def _as_affine(
+    editor: Editor, node: onnx.NodeProto, m: Map, source: str, dtype: np.dtype
+) -> None:
+    base, result = node.name or node.output[0], node.output[0]
+    scale = editor.add_initializer(f"{base}.scale", m.scale.astype(dtype))
+    node.op_type, node.domain = "Mul", ""
+    del node.attribute[:]
+    del node.input[:]
+    del node.output[:]
+    node.input.extend([source, scale])
+    if not m.has_shift:
+        node.output.append(result)
+        return
+    shift = editor.add_initializer(f"{base}.shift", m.shift.astype(dtype))
+    inner = editor.unique(f"{result}_scaled")
+    node.output.append(inner)
+    add = onnx.helper.make_node("Add", [inner, shift], [result], name=editor.unique(f"{base}.add"))
+    editor.insert_behind(node, add)
+
+
+# --- insertion ---------------------------------------------------------------------------------------
+
+
+def apply_insert(reading: Reading, scope: Scope, norms: list[NewNorm]) -> None:
+    """Insert BatchNorms and drop the biases that they make redundant, in place."""
+    editor = Editor(reading, scope)
+    seen: set[tuple[str, int]] = set()
+    for norm in norms:
+        for drop in norm.drops:
+            if (drop.op.name, drop.index) in seen:
+                continue
+            seen.add((drop.op.name, drop.index))
+            if drop.whole:
+                editor.remove(drop.op, drop.data)
+            else:
+                _drop_bias(editor, drop.op, drop.index)
+    for norm in norms:
+        _insert_norm(editor, norm)
+    editor.finish()
+
+
+def _drop_bias(editor: Editor, op: Op, index: int) -> None:
+    node = editor.scope.nodes[op.name]
+    if op.kind == "Gemm" and editor.reading.opset < 11:  # C is required there
+        constant = editor.scope.graph.constant(op.inputs[index])
+        assert constant is not None
+        zero = np.zeros((1,), _dtype(constant.dtype))
+        editor.set_input(node, index, editor.add_initializer(f"{op.name}.zero", zero))
+    else:
+        editor.drop_input(node, index)
+
+
+def _insert_norm(editor: Editor, norm: NewNorm) -> None:
+    producer = editor.scope.graph.producer(norm.value)
+    assert producer is not None
+    dtype = _dtype(editor.scope.graph.dtype(norm.value) or "float32")
+    arrays = {
+        "weight": norm.scale,
+        "bias": norm.bias,
+        "running_mean": norm.mean,
+        "running_var": norm.var,
+    }
+    name = editor.unique(norm.name)
+    names = [editor.add_initializer(f"{name}.{k}", a.astype(dtype)) for k, a in arrays.items()]
+    value = editor.resolve(norm.value)
+    result = editor.unique(f"{name}.output")
+    source, behind = value, []
+    if norm.axis != 1:
+        perm = list(range(norm.rank))
+        perm[1], perm[norm.axis] = perm[norm.axis], perm[1]
+        source = editor.unique(f"{name}.channels_first")
+        behind.append(
+            onnx.helper.make_node("Transpose", [value], [source], f"{name}.in", perm=perm)
+        )
+    inner = result if norm.axis == 1 else editor.unique(f"{name}.normalized")
+    behind.append(
+        onnx.helper.make_node(
+            "BatchNormalization",
+            [source, *names],
+            [inner],
+            name,
+            epsilon=norm.epsilon,
+            momentum=1.0 - norm.momentum,
+        )
+    )
+    if norm.axis != 1:
+        behind.append(
+            onnx.helper.make_node("Transpose", [inner], [result], f"{name}.out", perm=perm)
+        )
+    editor.insert_behind(editor.scope.nodes[producer.name], *behind)
+    editor.redirect(norm.value, result)

@@ -1,0 +1,142 @@
+"""Constants of a graph: initializers, Constant nodes, and whatever is computed from them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from bnpass import external
+from bnpass.graph import Constant
+
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
+     "Bernoulli", "Dropout"}
+)
+_MAX_EVALUATED = 1 << 28  # bytes: a constant larger than this is not worth its evaluation
+
+
+def dtype_name(elem_type: int) -> str | None:
+    """numpy's name of an ONNX element type; None where numpy has none."""
+    try:
+        return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type)).name)
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def load_tensor(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
+    """A tensor's data; external data is read from the model's folder."""
+    if not external.is_external(tensor):
+        return numpy_helper.to_array(tensor)
+    if folder is None:
+        raise ValueError(f"external data of {tensor.name!r}: the model's folder is not known")
+    where = external.place(tensor, folder)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    data = np.fromfile(where.path, dtype=np.uint8, count=where.length, offset=where.offset)
+    return data.view(dtype).reshape(list(tensor.dims))
+
+
+def tensor_constant(name: str, tensor: onnx.TensorProto, folder: Path | None) -> Constant:
+    """The constant that a TensorProto holds."""
+    return Constant(
+        name,
+        lambda: load_tensor(tensor, folder),
+        tuple(tensor.dims),
+        dtype_name(tensor.data_type),
+    )
+
+
+def array_constant(name: str, array: np.ndarray) -> Constant:
+    """A constant that the frontend made up (an attribute that became an input)."""
+    return Constant(name, lambda: array, array.shape, array.dtype.name)
+
+
+def graph_constants(
+    graph: onnx.GraphProto, overridable: set[str], folder: Path | None
+) -> Iterator[Constant]:
+    """Initializers that nobody can override, sparse ones not among them."""
+    for tensor in graph.initializer:
+        if tensor.name not in overridable:
+            yield tensor_constant(tensor.name, tensor, folder)
+
+
+def node_constants(
+    node: onnx.NodeProto, known: Callable[[str], Constant | None], opset: int, folder: Path | None
+) -> list[Constant]:
+    """The outputs of a node that are constants because all that it reads is."""
+    if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM:
+        return []
+    if any(a.HasField("g") or a.graphs for a in node.attribute):
+        return []
+    if node.op_type == "Constant":
+        value = {a.name: a for a in node.attribute}.get("value")
+        if value is not None:
+            return [tensor_constant(node.output[0], value.t, folder)]
+    inputs = [known(name) for name in node.input if name]
+    if any(c is None for c in inputs):
+        return []
+    return [
+        Constant(name, _evaluator(node, index, known, opset))
+        for index, name in enumerate(node.output)
+        if name
+    ]
+
+
+def _evaluator(
+    node: onnx.NodeProto, index: int, known: Callable[[str], Constant | None], opset: int
+) -> Callable[[], np.ndarray]:
+    def run() -> np.ndarray:
+        feeds = {}
+        for name in node.input:
+            constant = known(name) if name else None
+            if constant is not None:
+                feeds[name] = np.asarray(constant.load())
+        simple = _SIMPLE.get(node.op_type)
+        if simple is not None:
+            return simple(node, [feeds[name] for name in node.input if name])
+        return _reference(node, feeds, opset)[index]
+
+    return run
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    for attribute in node.attribute:
+        if attribute.name == name:
+            return onnx.helper.get_attribute_value(attribute)
+    return default
+
+
+def _cast(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
+    return inputs[0].astype(onnx.helper.tensor_dtype_to_np_dtype(_attribute(node, "to")))
+
+
+def _transpose(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
+    return inputs[0].transpose(_attribute(node, "perm"))
+
+
+# What exporters put behind weights; onnx's reference evaluator does the rest.
+_SIMPLE: dict[str, Callable[[onnx.NodeProto, list[np.ndarray]], np.ndarray]] = {
+    "Identity": lambda node, inputs: inputs[0],
+    "Cast": _cast,
+    "Transpose": _transpose,
+}
+
+
+def _reference(node: onnx.NodeProto, feeds: dict[str, np.ndarray], opset: int) -> list[np.ndarray]:
+    from onnx.reference import ReferenceEvaluator
+
+    inputs = [
+        onnx.helper.make_tensor_value_info(
+            name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+        )
+        for name, array in feeds.items()
+    ]
+    outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+    graph = onnx.helper.make_graph([node], "constant", inputs, outputs)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    results = iter(ReferenceEvaluator(model).run(None, feeds))
+    return [np.asarray(next(results)) if name else np.empty(0) for name in node.output]

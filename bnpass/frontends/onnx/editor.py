@@ -1,0 +1,314 @@
+"""Surgical edits of one GraphProto: constants, removed and added nodes, names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from bnpass.frontends.onnx.read import Reading, Scope, bodies
+from bnpass.graph import Op
+
+
+class OverflowedError(Exception):
+    """New weights that the weight's own type cannot hold; ``op`` names the operator."""
+
+    def __init__(self, op: str) -> None:
+        super().__init__(op)
+        self.op = op
+
+
+class Editor:
+    """Collects the edits of one scope; :meth:`finish` rebuilds its list of nodes.
+
+    Attributes:
+        grown: bytes of weights that had to be stored a second time.
+    """
+
+    def __init__(self, reading: Reading, scope: Scope) -> None:
+        self.reading, self.scope = reading, scope
+        self.graph = scope.proto
+        self.grown = 0
+        self._names = _all_names(reading)
+        self._initializers = {t.name: t for t in self.graph.initializer}
+        self._behind: dict[int, list[onnx.NodeProto]] = {}
+        self._gone: set[int] = set()
+        self._alias: dict[str, str] = {}
+        self._rename: dict[str, str] = {}
+        self._released: list[str] = []
+
+    # --- names -----------------------------------------------------------------------------------
+
+    def unique(self, base: str) -> str:
+        """A name that nothing in the model has yet, ``base`` if it is free."""
+        name, n = base, 1
+        while name in self._names:
+            n += 1
+            name = f"{base}_{n}"
+        self._names.add(name)
+        return name
+
+    # --- constants ---------------------------------------------------------------------------------
+
+    def set_constant(self, op: Op, index: int, array: np.ndarray) -> None:
+        """Give an operator a new float constant, rounded once to the type of the old one.
+
+        A tensor that nothing else reads is overwritten; any other stays for its readers.
+
+        Raises:
+            OverflowedError: the rounded values are not finite.
+        """
+        old = self.scope.graph.constant(op.input(index)) if op.input(index) else None
+        rounded = self._rounded(op, array, old.dtype if old is not None else self._dtype(op))
+        node = self.scope.nodes[op.name]
+        if old is not None and op.inputs[index] not in node.input:
+            self._set_attribute(node, index, float(rounded.reshape(-1)[0]))
+            return
+        tensor = self._own_tensor(op.input(index))
+        if tensor is not None:
+            if list(tensor.dims) != list(rounded.shape):
+                self._retype(tensor.name, rounded)
+            overwrite(tensor, rounded)
+            return
+        suffix = ("weight", "weight", "bias")[min(index, 2)]
+        base = f"{op.inputs[index]}_folded" if op.input(index) else f"{op.name}.{suffix}"
+        if old is not None:
+            self.grown += rounded.nbytes
+        self.set_input(node, index, self.add_initializer(base, rounded))
+
+    def _rounded(self, op: Op, array: np.ndarray, dtype: str) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            rounded = np.ascontiguousarray(array.astype(_np_dtype(dtype))).reshape(array.shape)
+        if not np.isfinite(rounded).all():
+            raise OverflowedError(op.name)
+        return rounded
+
+    def _dtype(self, op: Op) -> str:
+        for name in (*op.inputs[1:2], *op.inputs[:1], *op.outputs[:1]):
+            dtype = self.scope.graph.dtype(name)
+            if dtype is not None:
+                return dtype
+        return "float32"
+
+    @staticmethod
+    def _set_attribute(node: onnx.NodeProto, index: int, value: float) -> None:
+        """An input that the node's opset holds as an attribute: Pad's value before opset 11."""
+        assert (node.op_type, index) == ("Pad", 2)
+        kept = [a for a in node.attribute if a.name != "value"]
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute("value", value)])
+
+    def _own_tensor(self, name: str) -> onnx.TensorProto | None:
+        """The tensor of that name if a single input reads it, so that it may be overwritten."""
+        if self.reading.readers.get(name) != 1:
+            return None
+        return self._initializers.get(name)
+
+    def _retype(self, name: str, array: np.ndarray) -> None:
+        """Initializers that are listed as inputs (IR 3) or in value_info: their shape changes."""
+        elem = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        for info in (*self.graph.input, *self.graph.value_info):
+            if info.name == name:
+                info.CopyFrom(onnx.helper.make_tensor_value_info(name, elem, array.shape))
+
+    def add_initializer(self, base: str, array: np.ndarray) -> str:
+        """Store a new constant; returns its name."""
+        name = self.unique(base)
+        tensor = self.graph.initializer.add(name=name)
+        overwrite(tensor, array)
+        self._initializers[name] = tensor
+        if self.reading.model.ir_version < 4 and self.scope.outer is None:
+            self.graph.input.append(
+                onnx.helper.make_tensor_value_info(name, tensor.data_type, array.shape)
+            )
+        return name
+
+    def set_input(self, node: onnx.NodeProto, index: int, name: str) -> None:
+        """Let a node read ``name`` as input ``index``, optional ones before it left out."""
+        while len(node.input) <= index:
+            node.input.append("")
+        self._release(node.input[index])
+        node.input[index] = name
+        self.reading.readers[name] = self.reading.readers.get(name, 0) + 1
+
+    def drop_input(self, node: onnx.NodeProto, index: int) -> None:
+        """Leave an optional input out; trailing empty ones go."""
+        self._release(node.input[index])
+        node.input[index] = ""
+        while node.input and not node.input[-1]:
+            node.input.pop()
+
+    def _release(self, name: str) -> None:
+        if name:
+            self.reading.readers[name] -= 1
+            self._released.append(name)
+
+    # --- nodes -------------------------------------------------------------------------------------
+
+    def insert_behind(self, node: onnx.NodeProto, *new: onnx.NodeProto) -> None:
+        """Put new nodes right behind another one."""
+        self._behind.setdefault(id(node), []).extend(new)
+        for one in new:
+            for name in one.input:
+                if name:
+                    self.reading.readers[name] = self.reading.readers.get(name, 0) + 1
+
+    def remove(self, op: Op, data: int) -> None:
+        """Take an operator out: what read its output reads its data input from now on.
+
+        Call it in topological order. A graph's output keeps its name.
+        """
+        node = self.scope.nodes[op.name]
+        source, result = self.resolve(op.inputs[data]), op.outputs[0]
+        for index, name in enumerate(node.input):
+            if index != data:
+                self._release(name)
+        if not self.scope.graph.is_output(result):
+            self._alias[result] = source
+        elif self._may_rename(source):
+            self._rename[source] = result
+        else:
+            node.op_type, node.domain = "Identity", ""
+            del node.attribute[:]
+            del node.input[:]
+            node.input.append(op.inputs[data])
+            return
+        self._gone.add(id(node))
+
+    def _may_rename(self, value: str) -> bool:
+        graph = self.scope.graph
+        produced = graph.producer(value) is not None
+        return produced and not graph.is_output(value) and value not in self._rename
+
+    def resolve(self, name: str) -> str:
+        """What a value is read as once the removed nodes are gone, before renaming."""
+        return self._alias.get(name, name)
+
+    def redirect(self, name: str, new: str) -> None:
+        """Let everything that reads ``name`` read ``new`` instead."""
+        self._alias[name] = new
+
+    def finish(self) -> None:
+        """Apply removals, insertions and names; drop what nothing reads any more."""
+        keep = set(self._sweep())
+        if self._behind or self._gone or keep:
+            nodes = []
+            for node in self.graph.node:
+                if id(node) not in self._gone and id(node) not in keep:
+                    nodes.append(node)
+                nodes.extend(self._behind.get(id(node), ()))
+            self._reroute(nodes)
+            copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+            del self.graph.node[:]
+            self.graph.node.extend(copies)
+        if self._alias or self._rename:
+            self._forget_infos()
+
+    def _reroute(self, nodes: Iterable[onnx.NodeProto]) -> None:
+        if not (self._alias or self._rename):
+            return
+        final = {old: self._rename.get(new, new) for old, new in self._alias.items()}
+        final.update(self._rename)
+        fresh = {id(n) for group in self._behind.values() for n in group}
+        for node in nodes:
+            skip = id(node) in fresh and node.op_type in ("BatchNormalization", "Transpose")
+            _rename_reads(node, {} if skip else final)
+            for index, name in enumerate(node.output):
+                if name in self._rename:
+                    node.output[index] = self._rename[name]
+
+    def _forget_infos(self) -> None:
+        """value_info of values that are gone."""
+        gone = {name for name in self._alias if self._alias[name] != name} | set(self._rename)
+        written = {name for node in self.graph.node for name in node.output}
+        stale = [i for i in self.graph.value_info if i.name in gone and i.name not in written]
+        if stale:
+            names = {i.name for i in stale}
+            kept = [i for i in self.graph.value_info if i.name not in names]
+            del self.graph.value_info[:]
+            self.graph.value_info.extend(kept)
+
+    def _sweep(self) -> list[int]:
+        """Initializers and constant nodes that lost their last reader go; ids of such nodes."""
+        scopes = [self.scope]
+        while scopes[-1].outer is not None:
+            scopes.append(scopes[-1].outer)
+        dead: set[str] = set()
+        nodes: list[int] = []
+        makers = {}
+        if self._released:
+            makers = {o: n for n in self.graph.node for o in n.output}
+        stack = [n for n in self._released if self.reading.readers.get(n) == 0]
+        while stack:
+            name = stack.pop()
+            maker = makers.get(name)
+            if maker is not None and self.scope.graph.constant(name) is not None:
+                if id(maker) not in nodes and not any(self.reading.readers.get(o) for o in maker.output):
+                    nodes.append(id(maker))
+                    for read in maker.input:
+                        if read:
+                            self.reading.readers[read] -= 1
+                            if self.reading.readers[read] == 0:
+                                stack.append(read)
+            dead.add(name)
+        for scope in scopes:
+            _drop_initializers(scope.proto, dead)
+        return nodes
+
+
+def _drop_initializers(graph: onnx.GraphProto, dead: set[str]) -> None:
+    gone = {t.name for t in graph.initializer if t.name in dead}
+    if not gone:
+        return
+    kept = [t for t in graph.initializer if t.name not in gone]
+    if len(kept) * 2 > len(graph.initializer):
+        for place in reversed([i for i, t in enumerate(graph.initializer) if t.name in gone]):
+            del graph.initializer[place]
+    else:
+        copies = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
+        del graph.initializer[:]
+        graph.initializer.extend(copies)
+    for place in reversed([i for i, v in enumerate(graph.input) if v.name in gone]):
+        del graph.input[place]
+
+
+def _rename_reads(node: onnx.NodeProto, final: dict[str, str]) -> None:
+    for index, name in enumerate(node.input):
+        if name in final:
+            node.input[index] = final[name]
+    for body in bodies(node):
+        for inner in body.node:
+            _rename_reads(inner, final)
+        for output in body.output:
+            if output.name in final and not any(output.name in n.output for n in body.node):
+                identity = body.node.add(op_type="Identity", output=[output.name])
+                identity.input.append(final[output.name])
+
+
+def _np_dtype(name: str) -> np.dtype:
+    if name == "bfloat16":
+        return onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
+    return np.dtype(name)
+
+
+def overwrite(tensor: onnx.TensorProto, array: np.ndarray) -> None:
+    """Put an array into a tensor; its name and doc string stay."""
+    new = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), tensor.name)
+    doc = tensor.doc_string
+    tensor.CopyFrom(new)
+    if doc:
+        tensor.doc_string = doc
+
+
+def _all_names(reading: Reading) -> set[str]:
+    names: set[str] = set()
+    for scope in reading.scopes:
+        graph = scope.proto
+        names.update(t.name for t in graph.initializer)
+        names.update(i.name for i in graph.input)
+        for node in graph.node:
+            names.update(node.output)
+            names.add(node.name)
+    return names

@@ -1,0 +1,179 @@
+"""ONNX nodes of any opset from 7 on, said in the newest operators' words.
+
+Attributes that later became inputs become constant inputs, ``auto_pad`` becomes ``pads``, and
+the flags that changed their place (training, mode) become attributes of the neutral view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from bnpass.graph import Constant, Dim
+
+OLDEST_OPSET = 7
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a node is normalised with.
+
+    Attributes:
+        opset: the version of ONNX's own operators.
+        constant: a constant by value name, or None.
+        shape: a value's dimensions, or None.
+        dtype: numpy's name of a value's element type, or None.
+        made: adds a constant input that the frontend makes up; returns its name.
+    """
+
+    opset: int
+    constant: Callable[[str], Constant | None]
+    shape: Callable[[str], tuple[Dim, ...] | None]
+    dtype: Callable[[str], str | None]
+    made: Callable[[str, np.ndarray], str]
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """A node's plain attributes as Python values; tensors and graphs are left out."""
+    found: dict[str, Any] = {}
+    for attribute in node.attribute:
+        if attribute.type in _PLAIN:
+            value = onnx.helper.get_attribute_value(attribute)
+            found[attribute.name] = value.decode() if isinstance(value, bytes) else value
+    return found
+
+
+_PLAIN = frozenset(
+    getattr(onnx.AttributeProto, name) for name in ("INT", "INTS", "FLOAT", "FLOATS", "STRING")
+)
+
+
+def normalize(node: onnx.NodeProto, context: Context) -> tuple[str, list[str], dict[str, Any]]:
+    """(kind, inputs, attributes) of a node in the neutral vocabulary."""
+    attrs = attributes(node)
+    inputs = list(node.input)
+    if node.domain not in ("", "ai.onnx"):
+        return f"{node.domain}::{node.op_type}", inputs, attrs
+    rewrite = _NORMALIZERS.get(node.op_type)
+    if rewrite is not None:
+        rewrite(node, inputs, attrs, context)
+    return node.op_type, inputs, attrs
+
+
+_Normalizer = Callable[[onnx.NodeProto, list[str], dict[str, Any], Context], None]
+
+
+def _pads(node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context) -> None:
+    auto = attrs.pop("auto_pad", "NOTSET")
+    if auto == "VALID":
+        attrs["pads"] = []
+    elif auto in ("SAME_UPPER", "SAME_LOWER"):
+        attrs["pads"] = [] if _needs_none(node, inputs, attrs, context) else None
+    if node.op_type == "ConvTranspose" and "output_shape" in attrs:
+        attrs["pads"] = None
+
+
+def _needs_none(
+    node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context
+) -> bool:
+    """SAME pads nothing when the kernel is 1 in every direction (whatever the stride)."""
+    kernel = attrs.get("kernel_shape")
+    if kernel is None:
+        weight = context.constant(inputs[1]) if len(inputs) > 1 else None
+        kernel = weight.shape[2:] if weight is not None else None
+    return kernel is not None and all(k == 1 for k in kernel)
+
+
+def _axes(node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context) -> None:
+    if "axes" in attrs:
+        _extend(inputs, 1, context.made(f"{node.output[0]}#axes", np.array(attrs.pop("axes"))))
+
+
+def _extend(inputs: list[str], index: int, name: str) -> None:
+    inputs.extend([""] * (index + 1 - len(inputs)))
+    inputs[index] = name
+
+
+def _pad(node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context) -> None:
+    if context.opset >= 11:
+        return
+    _extend(inputs, 1, context.made(f"{node.output[0]}#pads", np.array(attrs.pop("pads"))))
+    value = float(attrs.pop("value", 0.0))
+    dtype = context.dtype(inputs[0]) or "float32"
+    _extend(inputs, 2, context.made(f"{node.output[0]}#value", np.array(value, dtype)))
+
+
+def _slice(
+    node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context
+) -> None:
+    if context.opset >= 10:
+        return
+    for index, name in ((1, "starts"), (2, "ends"), (3, "axes")):
+        if name in attrs:
+            made = context.made(f"{node.output[0]}#{name}", np.array(attrs.pop(name)))
+            _extend(inputs, index, made)
+
+
+def _clip(node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context) -> None:
+    if context.opset >= 11:
+        return
+    for index, name in ((1, "min"), (2, "max")):
+        if name in attrs:
+            value = np.array(attrs.pop(name), np.float32)
+            _extend(inputs, index, context.made(f"{node.output[0]}#{name}", value))
+
+
+def _dropout(
+    node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context
+) -> None:
+    """Inference unless its training_mode input (opset 12) may be true with a ratio above 0."""
+    training = inputs[2] if len(inputs) > 2 else ""
+    constant = context.constant(training) if training else None
+    attrs["training"] = bool(training) and (constant is None or bool(constant.small))
+
+
+def _batch_norm(
+    node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context
+) -> None:
+    """training_mode since opset 14; before, more than one output meant training."""
+    if context.opset >= 14:
+        attrs["training"] = bool(attrs.pop("training_mode", 0))
+    else:
+        attrs["training"] = sum(bool(name) for name in node.output) > 1
+    attrs["epsilon"] = float(np.float32(attrs.get("epsilon", 1e-5)))
+
+
+def _cast(node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context) -> None:
+    from bnpass.frontends.onnx.constants import dtype_name
+
+    attrs["to"] = dtype_name(int(attrs["to"]))
+    attrs["from"] = context.dtype(inputs[0])
+
+
+def _group_norm(
+    node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context
+) -> None:
+    attrs["per_group"] = context.opset < 21
+
+
+_NORMALIZERS: dict[str, _Normalizer] = {
+    "Conv": _pads,
+    "ConvTranspose": _pads,
+    "AveragePool": _pads,
+    "MaxPool": _pads,
+    "ReduceMean": _axes,
+    "ReduceSum": _axes,
+    "ReduceMax": _axes,
+    "ReduceMin": _axes,
+    "Pad": _pad,
+    "Slice": _slice,
+    "Clip": _clip,
+    "Dropout": _dropout,
+    "BatchNormalization": _batch_norm,
+    "Cast": _cast,
+    "GroupNormalization": _group_norm,
+}

@@ -1,0 +1,221 @@
+"""ModelProto -> the neutral view: one Graph for the main graph and one for every nested body."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from bnpass.errors import InputError
+from bnpass.frontends.onnx import shapes
+from bnpass.frontends.onnx.constants import (
+    array_constant,
+    dtype_name,
+    graph_constants,
+    node_constants,
+)
+from bnpass.frontends.onnx.normalize import OLDEST_OPSET, Context, normalize
+from bnpass.graph import Constant, Dim, Graph, Op
+
+OVERRIDABLE = "an initializer that callers may override (a graph input with a default)"
+
+
+@dataclass(eq=False)
+class Scope:
+    """One GraphProto with its view.
+
+    Attributes:
+        proto: the GraphProto inside the model.
+        graph: its neutral view.
+        nodes: the NodeProto of every operator, by operator name.
+        outer: the scope around a nested body.
+        path: names of the operators whose bodies lead here, for reports.
+    """
+
+    proto: onnx.GraphProto
+    graph: Graph
+    nodes: dict[str, onnx.NodeProto]
+    outer: Scope | None = None
+    path: str = ""
+
+
+@dataclass(eq=False)
+class Reading:
+    """A model with the views of all of its graphs, the main one first.
+
+    Attributes:
+        model: the model; edits are applied to it in place.
+        folder: where its external data lies, if it was read from a file.
+        scopes: the main graph and every nested body.
+        readers: how often each value name is read, over all scopes.
+    """
+
+    model: onnx.ModelProto
+    folder: Path | None
+    opset: int
+    scopes: list[Scope] = field(default_factory=list)
+    readers: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def main(self) -> Scope:
+        """The scope of the main graph."""
+        return self.scopes[0]
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model uses.
+
+    Raises:
+        InputError: none is stated, or it is older than 7.
+    """
+    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    if not versions:
+        return OLDEST_OPSET if any(o.domain for o in model.opset_import) else 1
+    if versions[0] < OLDEST_OPSET:
+        raise InputError(
+            f"the model uses opset {versions[0]}; bnpass reads opset {OLDEST_OPSET} and newer",
+            "convert it first: onnx.version_converter.convert_version(model, 13)",
+        )
+    return int(versions[0])
+
+
+def read(
+    model: onnx.ModelProto, *, folder: Path | None = None, freeze_inputs: bool = False
+) -> Reading:
+    """Build the views of a model.
+
+    Args:
+        model: the model; it is referred to, not copied.
+        folder: where its external data lies.
+        freeze_inputs: take defaults that callers may override for constants.
+    """
+    reading = Reading(model, folder, opset_of(model))
+    types = shapes.infer(model)
+    _read_scope(reading, model.graph, types, (), None, "", freeze_inputs)
+    for scope in reading.scopes:
+        for node in scope.proto.node:
+            for name in node.input:
+                reading.readers[name] = reading.readers.get(name, 0) + 1
+        for output in scope.proto.output:
+            reading.readers[output.name] = reading.readers.get(output.name, 0) + 1
+    return reading
+
+
+def _read_scope(
+    reading: Reading,
+    proto: onnx.GraphProto,
+    types: dict[shapes.Place, shapes.ValueTypes],
+    place: shapes.Place,
+    outer: Scope | None,
+    path: str,
+    freeze_inputs: bool,
+) -> Scope:
+    builder = _Builder(reading, proto, types.get(place, {}), outer, freeze_inputs)
+    for node in proto.node:
+        builder.add(node)
+    scope = builder.finish(path)
+    reading.scopes.append(scope)
+    for name, node in scope.nodes.items():
+        for at, body in shapes.bodies(node, place):
+            _read_scope(reading, body, types, at, scope, f"{path}{name}/", freeze_inputs)
+    return scope
+
+
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs nested in a node's attributes."""
+    return (body for _, body in shapes.bodies(node))
+
+
+def captured(graph: onnx.GraphProto) -> set[str]:
+    """Names that a body reads from outside of itself."""
+    own = {i.name for i in graph.input} | {t.name for t in graph.initializer}
+    own |= {name for node in graph.node for name in node.output}
+    read = {name for node in graph.node for name in node.input if name}
+    read |= {o.name for o in graph.output}
+    for node in graph.node:
+        for body in bodies(node):
+            read |= captured(body)
+    return read - own
+
+
+class _Builder:
+    """Collects what a Graph needs while it walks the nodes of one GraphProto."""
+
+    def __init__(
+        self,
+        reading: Reading,
+        proto: onnx.GraphProto,
+        types: shapes.ValueTypes,
+        outer: Scope | None,
+        freeze_inputs: bool,
+    ) -> None:
+        self.reading, self.proto, self.types, self.outer = reading, proto, types, outer
+        names = {t.name for t in proto.initializer}
+        listed = {i.name for i in proto.input} & names
+        fixed = freeze_inputs or reading.model.ir_version < 4
+        self.overridable: set[str] = set() if fixed or outer is not None else listed
+        self.constants: dict[str, Constant] = {
+            c.name: c for c in graph_constants(proto, self.overridable, reading.folder)
+        }
+        if outer is not None:
+            hidden = {name for node in proto.node for name in node.output}
+            hidden |= {i.name for i in proto.input}
+            for name, constant in outer.graph.constants.items():
+                if name not in hidden:
+                    self.constants.setdefault(name, constant)
+        self.ops: list[Op] = []
+        self.nodes: dict[str, onnx.NodeProto] = {}
+        self.context = Context(
+            reading.opset, self.constants.get, self.shape, self.dtype, self.made
+        )
+
+    def shape(self, name: str) -> tuple[Dim, ...] | None:
+        constant = self.constants.get(name)
+        if constant is not None:
+            return constant.shape
+        if name not in self.types and self.outer is not None:
+            return self.outer.graph.shape(name)
+        return shapes.dims(self.types.get(name))
+
+    def dtype(self, name: str) -> str | None:
+        constant = self.constants.get(name)
+        if constant is not None:
+            return constant.dtype
+        if name not in self.types:
+            return self.outer.graph.dtype(name) if self.outer is not None else None
+        return dtype_name(self.types[name].elem_type)
+
+    def made(self, name: str, array: np.ndarray) -> str:
+        self.constants[name] = array_constant(name, array)
+        return name
+
+    def add(self, node: onnx.NodeProto) -> None:
+        found = node_constants(node, self.constants.get, self.reading.opset, self.reading.folder)
+        if found:
+            self.constants.update((c.name, c) for c in found)
+            return
+        kind, inputs, attrs = normalize(node, self.context)
+        inner = sorted(set().union(*(captured(body) for body in bodies(node))))
+        op = Op(self._name(node), kind, inputs, list(node.output), attrs, tuple(inner))
+        self.ops.append(op)
+        self.nodes[op.name] = node
+
+    def _name(self, node: onnx.NodeProto) -> str:
+        base = node.name or next((o for o in node.output if o), node.op_type)
+        name, n = base, 1
+        while name in self.nodes:
+            n += 1
+            name = f"{base}#{n}"
+        return name
+
+    def finish(self, path: str) -> Scope:
+        inputs = [i.name for i in self.proto.input if i.name not in self.constants]
+        outputs = [o.name for o in self.proto.output]
+        pinned = dict.fromkeys(self.overridable, OVERRIDABLE)
+        graph = Graph(
+            self.ops, inputs, outputs, self.constants, self.shape, self.dtype, pinned
+        )
+        return Scope(self.proto, graph, self.nodes, self.outer, path)

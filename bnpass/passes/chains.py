@@ -1,0 +1,131 @@
+"""Chains of affine operators: BatchNorms and per-channel arithmetic, one behind the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bnpass.affine import Map
+from bnpass.graph import Op
+from bnpass.maps import map_of
+from bnpass.passes.planner import Planner
+from bnpass.rules import Refused
+
+
+@dataclass(frozen=True)
+class Link:
+    """One operator of a chain: its data input and what it computes."""
+
+    op: Op
+    data: int
+    map: Map
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Affine operators, each the only reader of the one before it."""
+
+    links: tuple[Link, ...]
+
+    @property
+    def map(self) -> Map:
+        """What all of them compute together."""
+        total = self.links[0].map
+        for link in self.links[1:]:
+            total = link.map.after(total)
+        return total
+
+    @property
+    def source(self) -> str:
+        """The value that the chain reads."""
+        return self.links[0].op.inputs[self.links[0].data]
+
+    @property
+    def result(self) -> str:
+        """The value that the chain makes."""
+        return self.links[-1].op.outputs[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The operators' names, in order."""
+        return tuple(link.op.name for link in self.links)
+
+    @property
+    def norms(self) -> list[Link]:
+        """The BatchNormalizations among them."""
+        return [link for link in self.links if link.op.kind == "BatchNormalization"]
+
+    @property
+    def head(self) -> Op:
+        """The operator that names the chain: its first BatchNorm, or its first operator."""
+        return (self.norms or list(self.links))[0].op
+
+
+@dataclass(frozen=True)
+class Found:
+    """Chains in topological order, and the BatchNorms that are no maps with their reasons."""
+
+    chains: list[Chain]
+    refused: list[tuple[Op, str]]
+
+
+def find_chains(planner: Planner, selected: Callable[[Op], bool]) -> Found:
+    """All maximal chains of selected operators that are still there.
+
+    A chain ends where another operator reads its value too, and where the product of its maps
+    would vary along more than one axis.
+    """
+    found = Found([], [])
+    taken: set[str] = set()
+    for op in planner.graph.ops_in_order:
+        if op.name in taken or op.name in planner.removed or not selected(op):
+            continue
+        link = _link(op, planner, found)
+        if link is None:
+            continue
+        links = [link]
+        total = link.map
+        while (follower := _next(links[-1], planner, selected)) is not None:
+            after = follower.map.after(total)
+            if len(after.axes) > 1 or not after.is_finite:
+                break
+            total = after
+            links.append(follower)
+        taken.update(link.op.name for link in links)
+        found.chains.append(Chain(tuple(links)))
+    return found
+
+
+def _link(op: Op, planner: Planner, found: Found | None = None) -> Link | None:
+    try:
+        pair = map_of(op, planner)
+    except Refused as refusal:
+        if found is not None and op.kind == "BatchNormalization":
+            found.refused.append((op, refusal.reason))
+        return None
+    if pair is None:
+        return None
+    data, m = pair
+    rewrite = planner.rewrites.get(op.name)
+    if rewrite is not None and rewrite.before is not None:
+        m = m.after(rewrite.before)
+    return Link(op, data, m)
+
+
+def _next(link: Link, planner: Planner, selected: Callable[[Op], bool]) -> Link | None:
+    value = link.op.outputs[0]
+    uses = planner.graph.uses(value)
+    if len(uses) != 1 or planner.graph.is_output(value) or uses[0].index < 0:
+        return None
+    op = uses[0].op
+    while op.name in planner.removed and len(planner.graph.uses(op.outputs[0])) == 1:
+        if planner.graph.is_output(op.outputs[0]):
+            return None
+        uses = planner.graph.uses(op.outputs[0])
+        op = uses[0].op
+    if op.name in planner.removed or not selected(op):
+        return None
+    follower = _link(op, planner)
+    if follower is None or follower.data != uses[0].index:
+        return None
+    return follower

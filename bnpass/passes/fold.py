@@ -1,0 +1,283 @@
+"""Fold: every per-channel affine map goes into the weights around it, where that is exact.
+
+1. backward: into the operators whose outputs it is applied to;
+2. forward: into all operators that read its result;
+3. split: the scale forward and the shift backward, or the other way round;
+4. else a chain of several operators becomes one, with the reason why it stays.
+
+Source: arXiv:1502.03167, Algorithm 2 (the inference transform) and section 3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bnpass.affine import Map
+from bnpass.edits import FoldEdits, Leftover, Rewrite
+from bnpass.graph import Graph, Op, Use
+from bnpass.passes.chains import Chain, find_chains
+from bnpass.passes.planner import Planner, Trial
+from bnpass.passes.select import selector
+from bnpass.rules import Refused
+
+_ROUNDS = 4  # a fold can clear the way for another; more rounds were never needed
+_SPELT_OUT = 3  # arithmetic operators from which on one BatchNormalization is the shorter text
+
+
+@dataclass(frozen=True)
+class FoldEntry:
+    """What became of one chain of affine operators.
+
+    Attributes:
+        node: the operator that names the chain.
+        kind: its operator type.
+        nodes: all operators of the chain.
+        how: ``backward``, ``forward``, ``split``, ``merged`` (several became one); empty: it stays.
+        into: the operators that took it in.
+        reason: why it stays, or why it was only merged.
+    """
+
+    node: str
+    kind: str
+    nodes: tuple[str, ...]
+    how: str
+    into: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """What a fold will do to one graph, and why not more."""
+
+    entries: list[FoldEntry] = field(default_factory=list)
+    edits: FoldEdits = field(default_factory=FoldEdits)
+
+    @property
+    def folded(self) -> list[FoldEntry]:
+        """Entries that leave the graph."""
+        return [e for e in self.entries if e.how in ("backward", "forward", "split")]
+
+    @property
+    def refused(self) -> list[FoldEntry]:
+        """Entries that stay, as they are or merged."""
+        return [e for e in self.entries if e.how in ("", "merged")]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"folds": [asdict(e) for e in self.entries]}
+
+
+def plan_fold(
+    graph: Graph,
+    *,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    leftover: str = "bn",
+    avoid: frozenset[str] = frozenset(),
+) -> FoldPlan:
+    """Plan the fold of every affine chain of a graph.
+
+    Args:
+        graph: the view.
+        only, skip: glob patterns on operator names.
+        leftover: what a chain becomes that has to stay: ``bn`` or ``affine`` (a Mul and an Add).
+        avoid: operators that must not take anything in (their results would overflow).
+    """
+    planner = Planner(graph)
+    selected = selector(only, skip)
+    entries: list[FoldEntry] = []
+    reasons: dict[str, str] = {}
+    chains: list[Chain] = []
+    for _ in range(_ROUNDS):
+        found = find_chains(planner, selected)
+        chains, reasons = [], {op.name: reason for op, reason in found.refused}
+        refused = found.refused
+        for chain in found.chains:
+            entry = _fold(chain, planner, avoid)
+            if entry.how:
+                entries.append(entry)
+            else:
+                chains.append(chain)
+                reasons[chain.head.name] = entry.reason
+        if not chains or len(chains) == len(found.chains):
+            break
+    entries += [FoldEntry(op.name, op.kind, (op.name,), "", (), r) for op, r in refused]
+    leftovers = [_leave(c, reasons[c.head.name], planner, leftover) for c in chains]
+    entries += [entry for entry, _ in leftovers if entry is not None]
+    order = graph.order
+    entries.sort(key=lambda e: order[e.node])
+    edits = FoldEdits(
+        rewrites=tuple(planner.rewrites.values()),
+        removed=tuple((graph.ops[name], data) for name, data in planner.removed.items()),
+        leftovers=tuple(left for _, left in leftovers if left is not None),
+        changed=frozenset(planner.changed),
+    )
+    return FoldPlan(entries, _keep_adds(edits, graph))
+
+
+# --- one chain -------------------------------------------------------------------------------------
+
+
+def _fold(chain: Chain, planner: Planner, avoid: frozenset[str]) -> FoldEntry:
+    """Try the ways of this file's head in turn."""
+    names, head = chain.names, chain.head
+    if chain.map.is_identity:
+        _commit(chain, [], planner)
+        return FoldEntry(head.name, head.kind, names, "backward")
+    ways: list[tuple[str, Callable[[], list[Trial]]]] = [
+        ("backward", lambda: [_back(chain, chain.map, planner)]),
+        ("forward", lambda: [planner.forward(chain.result, chain.map)]),
+        ("split", lambda: _scale_on_shift_back(chain, planner)),
+        ("split", lambda: _scale_back_shift_on(chain, planner)),
+    ]
+    reasons = []
+    for how, way in ways:
+        try:
+            trials = way()
+            into = tuple(dict.fromkeys(name for t in trials for name in t.into))
+            _check_worth(chain, trials, into, avoid)
+        except Refused as refusal:
+            reasons.append(f"{how}: {refusal.reason}")
+        else:
+            _commit(chain, trials, planner)
+            return FoldEntry(head.name, head.kind, names, how, into)
+    return FoldEntry(head.name, head.kind, names, "", (), "; ".join(reasons[:2]))
+
+
+def _back(chain: Chain, m: Map, planner: Planner) -> Trial:
+    first = chain.links[0]
+    return planner.backward(chain.source, m, Use(first.op, first.data))
+
+
+def _scale_on_shift_back(chain: Chain, planner: Planner) -> list[Trial]:
+    """s*x + t = f*(a*x + b), f > 0 forward; a is 1, or 0 for a channel that is constant."""
+    m = chain.map
+    if not m.has_shift or not m.has_scale:
+        raise Refused("there is nothing to split")
+    if not m.is_monotone:
+        raise Refused("a negative scale cannot be split off")
+    zero = m.scale == 0
+    factor = np.where(zero, 1.0, m.scale)
+    rest = Map(np.where(zero, 0.0, 1.0), m.shift / factor)
+    return [
+        _back(chain, rest, planner),
+        planner.forward(chain.result, Map(factor, np.zeros_like(factor))),
+    ]
+
+
+def _scale_back_shift_on(chain: Chain, planner: Planner) -> list[Trial]:
+    m = chain.map
+    if not m.has_shift or not m.has_scale:
+        raise Refused("there is nothing to split")
+    return [
+        _back(chain, m.scale_only(), planner),
+        planner.forward(chain.result, m.shift_only()),
+    ]
+
+
+def _check_worth(
+    chain: Chain, trials: list[Trial], into: tuple[str, ...], avoid: frozenset[str]
+) -> None:
+    if not chain.norms and sum(t.adds for t in trials) >= len(chain.links):
+        raise Refused("it would only move")
+    stopped = avoid.intersection(into)
+    if stopped:
+        raise Refused(f"the new weights of {min(stopped)!r} would not be finite numbers")
+
+
+def _commit(chain: Chain, trials: list[Trial], planner: Planner) -> None:
+    for trial in trials:
+        planner.commit(trial, chain.names)
+    _remove(chain, planner)
+
+
+def _remove(chain: Chain, planner: Planner, but: Op | None = None) -> None:
+    for link in chain.links:
+        if link.op is not but:
+            planner.removed[link.op.name] = link.data
+            planner.rewrites.pop(link.op.name, None)
+
+
+# --- what stays ------------------------------------------------------------------------------------
+
+
+def _leave(
+    chain: Chain, reason: str, planner: Planner, style: str
+) -> tuple[FoldEntry | None, Leftover | None]:
+    """A chain that stays becomes one operator where that is shorter."""
+    head, names = chain.head, chain.names
+    if chain.norms and style == "bn":
+        if len(chain.links) == 1:
+            return FoldEntry(head.name, head.kind, names, "", (), reason), None
+        _merge_into_norm(chain, planner)
+        return FoldEntry(head.name, head.kind, names, "merged", (head.name,), reason), None
+    m = chain.map
+    written = chain.norms or (len(names) >= _SPELT_OUT and m.axes == (1,))
+    if not written:
+        return None, None
+    _remove(chain, planner)
+    planner.changed.update(link.op.outputs[0] for link in chain.links[:-1])
+    left = Leftover(tuple(link.op for link in chain.links), m, 1, style)
+    return FoldEntry(head.name, head.kind, names, "merged", (head.name,), reason), left
+
+
+def _merge_into_norm(chain: Chain, planner: Planner) -> None:
+    """The chain's first BatchNorm takes its neighbours in: it keeps its own statistics."""
+    norm = chain.norms[0]
+    place = chain.links.index(norm)
+    trial = Trial()
+    if place:
+        trial.before.append((norm.op, Chain(chain.links[:place]).map))
+    if place + 1 < len(chain.links):
+        after = Chain(chain.links[place + 1 :]).map
+        n = planner.current(norm.op, 1).size
+        vectors = after.vectors(1, n)
+        assert vectors is not None
+        trial.constants += [
+            (norm.op, 1, Map(vectors[0], np.zeros(n))),
+            (norm.op, 2, Map(*vectors)),
+        ]
+    trial.changed.update(link.op.outputs[0] for link in chain.links[:-1])
+    planner.commit(trial, tuple(n for n in chain.names if n != norm.op.name))
+    _remove(chain, planner, but=norm.op)
+
+
+# --- the Add behind a MatMul -------------------------------------------------------------------------
+
+
+def _keep_adds(edits: FoldEdits, graph: Graph) -> FoldEdits:
+    """A shift behind a MatMul enters the Add that stood there, instead of a new one."""
+    removed = {op.name: data for op, data in edits.removed}
+    rewrites = {r.op.name: r for r in edits.rewrites}
+    for rewrite in edits.rewrites:
+        if rewrite.op.kind not in ("MatMul", "Einsum"):
+            continue
+        if rewrite.after is None or not rewrite.after.has_shift or rewrite.before is not None:
+            continue
+        add = _removed_add(rewrite.op, removed, graph)
+        if add is not None:
+            slot = 1 - removed.pop(add.name)
+            rewrites[rewrite.op.name] = Rewrite(
+                rewrite.op, None, rewrite.after.scale_only(), sources=rewrite.sources
+            )
+            new = Map(np.zeros_like(rewrite.after.shift), rewrite.after.shift)
+            rewrites[add.name] = Rewrite(add, constants={slot: new}, sources=rewrite.sources)
+    kept = tuple((op, data) for op, data in edits.removed if op.name in removed)
+    return FoldEdits(tuple(rewrites.values()), kept, edits.leftovers, edits.changed)
+
+
+def _removed_add(op: Op, removed: dict[str, int], graph: Graph) -> Op | None:
+    """The first removed Add of a constant that follows, only removed operators between."""
+    value = op.outputs[0]
+    while True:
+        uses = graph.uses(value)
+        if len(uses) != 1 or uses[0].op.name not in removed or graph.is_output(value):
+            return None
+        follower = uses[0].op
+        if follower.kind == "Add":
+            return follower
+        value = follower.outputs[0]

@@ -1,0 +1,343 @@
+"""Sends maps through a graph by the table of rules: all or nothing for one map.
+
+Backward, the operators between a map and its absorbers are visited from the last to the first, so
+that whatever reads a value has asked before the value's producer is asked; forward, from the first
+to the last. Where a rule has alternatives, the first that leads to absorbers everywhere is taken.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bnpass.affine import Map
+from bnpass.edits import Rewrite
+from bnpass.graph import Constant, Dim, Graph, Op, Use
+from bnpass.rules import RULES, Refused, Step
+from bnpass.rules.absorbers import weight
+
+_RETRIES = 64  # alternatives tried for one map before it is given up: keeps the work linear
+
+
+@dataclass
+class Trial:
+    """What one map would change; nothing is changed until it is committed.
+
+    Attributes:
+        before, after: maps that operators' weights take in.
+        constants: maps that single constant inputs take in.
+        changed: values whose numbers would differ.
+        adds: operators that the trial costs.
+    """
+
+    before: list[tuple[Op, Map]] = field(default_factory=list)
+    after: list[tuple[Op, Map]] = field(default_factory=list)
+    constants: list[tuple[Op, int, Map]] = field(default_factory=list)
+    changed: set[str] = field(default_factory=set)
+    adds: int = 0
+
+    @property
+    def into(self) -> tuple[str, ...]:
+        """Names of the operators that take something in."""
+        ops = [*self.before, *self.after, *((op, m) for op, _, m in self.constants)]
+        return tuple(dict.fromkeys(op.name for op, _ in ops))
+
+    def copy(self) -> Trial:
+        """An independent copy."""
+        return Trial(
+            self.before[:], self.after[:], self.constants[:], set(self.changed), self.adds
+        )
+
+    def take(self, op: Op, step: Step) -> None:
+        """Note what a step changes of its operator."""
+        if step.before is not None and not step.before.is_identity:
+            self.before.append((op, step.before))
+        if step.after is not None and not step.after.is_identity:
+            self.after.append((op, step.after))
+        self.constants += [
+            (op, i, m) for i, m in step.constants.items() if not m.is_identity
+        ]
+        self.adds += step.adds
+
+
+@dataclass
+class _Pending:
+    """The front of a walk: what readers ask of values, what values carry, operators to visit."""
+
+    asks: dict[str, dict[Use, Map]] = field(default_factory=dict)
+    carried: dict[str, Map] = field(default_factory=dict)
+    heap: list[tuple[int, str]] = field(default_factory=list)
+    queued: set[str] = field(default_factory=set)
+
+    def copy(self) -> _Pending:
+        asks = {value: dict(readers) for value, readers in self.asks.items()}
+        return _Pending(asks, dict(self.carried), self.heap[:], set(self.queued))
+
+    def push(self, op: Op, priority: int) -> None:
+        if op.name not in self.queued:
+            self.queued.add(op.name)
+            heapq.heappush(self.heap, (priority, op.name))
+
+    def pop(self) -> str:
+        return heapq.heappop(self.heap)[1]
+
+
+class Planner:
+    """A graph together with the maps that its constants have taken in so far."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.rewrites: dict[str, Rewrite] = {}
+        self.removed: dict[str, int] = {}
+        self.changed: set[str] = set()
+        self._retries = 0
+
+    # --- what rules may ask (the View) ----------------------------------------------------------
+
+    def shape(self, value: str) -> tuple[Dim, ...]:
+        """The dimensions of a value; Refused when not even its rank is known."""
+        shape = self.graph.shape(value)
+        if shape is None:
+            raise Refused(f"the shape of {value!r} is not known")
+        return shape
+
+    def constant(self, value: str) -> Constant | None:
+        """The constant of that name, or None."""
+        return self.graph.constant(value)
+
+    def unread(self, value: str) -> bool:
+        """Whether nothing reads a value."""
+        return not self.graph.uses(value) and not self.graph.is_output(value)
+
+    def current(self, op: Op, index: int) -> np.ndarray:
+        """A constant input in float64, the maps that it has already taken in applied."""
+        constant = self.graph.constant(op.inputs[index])
+        if constant is None:
+            raise Refused(f"its input {op.inputs[index]!r} is no constant", op)
+        array = constant.small.astype(np.float64)
+        rewrite = self.rewrites.get(op.name)
+        m = rewrite.constants.get(index) if rewrite else None
+        return array if m is None else m.scale * array + m.shift
+
+    # --- backward ------------------------------------------------------------------------------
+
+    def backward(self, value: str, m: Map, reader: Use) -> Trial:
+        """Ask that ``value`` carry ``m``, on behalf of one of its readers.
+
+        Raises:
+            Refused: some part of the map finds no absorber.
+        """
+        if not m.is_finite:
+            raise Refused("the map is not finite")
+        pending = _Pending()
+        self._retries = 0
+        self._ask(value, reader, m, pending)
+        return self._walk_back(pending, Trial())
+
+    def _walk_back(self, pending: _Pending, trial: Trial) -> Trial:
+        while pending.heap:
+            op = self.graph.ops[pending.pop()]
+            steps = self._step_back(op, [self._settled(o, pending) for o in op.outputs])
+            for step in steps[:-1]:
+                try:
+                    branch, tried = pending.copy(), trial.copy()
+                    self._take_back(op, step, branch, tried)
+                    return self._walk_back(branch, tried)
+                except Refused:
+                    self._retry(op)
+            self._take_back(op, steps[-1], pending, trial)
+        return trial
+
+    def _retry(self, op: Op) -> None:
+        self._retries += 1
+        if self._retries > _RETRIES:
+            raise Refused("too many ways to share the map out", op)
+
+    def _step_back(self, op: Op, asks: Sequence[Map | None]) -> list[Step]:
+        if all(m is None for m in asks):
+            return [Step()]
+        if op.name in self.removed:
+            return [Step(asks={self.removed[op.name]: m}) for m in asks[:1] if m is not None]
+        rule = RULES.get(op.kind)
+        if rule is None:
+            raise Refused("a map does not pass it", op)
+        return rule.backward(op, asks, self)
+
+    def _take_back(self, op: Op, step: Step, pending: _Pending, trial: Trial) -> None:
+        trial.take(op, step)
+        trial.changed.update(o for o in op.outputs if o in pending.asks)
+        for index, m in step.asks.items():
+            value = op.inputs[index]
+            if self.graph.constant(value) is None:
+                self._ask(value, Use(op, index), m, pending)
+                continue
+            m = _filled(m)
+            if not m.is_identity:
+                weight(op, index, self)
+                trial.constants.append((op, index, m))
+
+    def _ask(self, value: str, reader: Use, m: Map, pending: _Pending) -> None:
+        pending.asks.setdefault(value, {})[reader] = m
+        if m.is_identity:
+            return
+        producer = self.graph.producer(value)
+        if producer is None:
+            why = self.graph.pinned.get(value, "an input of the graph")
+            raise Refused(f"{value!r} is {why}: nothing in front of it can take the map in")
+        pending.push(producer, -self.graph.order[producer.name])
+
+    def _settled(self, value: str, pending: _Pending) -> Map | None:
+        """What all readers of a value together ask of it; None when it stays as it is."""
+        asks = pending.asks.get(value) if value else None
+        if asks is None or all(m.is_identity for m in asks.values()):
+            return None
+        if self.graph.is_output(value):
+            raise Refused(f"{value!r} is an output of the graph")
+        merged = _merged(list(asks.values()), value)
+        others = [use for use in self.graph.uses(value) if use not in asks]
+        if not others:
+            return _settle_unread(merged)
+        merged = _filled(merged)
+        for use in others:
+            self._check_blind(use, merged, value)
+        return merged
+
+    def _check_blind(self, use: Use, m: Map, value: str) -> None:
+        """A reader that did not ask must not see the change (a Slice of other channels)."""
+        reason = f"{value!r} is also read by {use.op.kind} {use.op.name!r}"
+        if use.index < 0 or use.op.kind not in ("Slice", "Split", "Gather", "Shape"):
+            raise Refused(reason)
+        if use.op.kind == "Shape":
+            return
+        (step,) = RULES[use.op.kind].forward(use.op, {use.index: m}, self)
+        if any(not given.compact().is_identity for given in step.gives.values()):
+            raise Refused(reason)
+
+    # --- forward -------------------------------------------------------------------------------
+
+    def forward(self, value: str, m: Map) -> Trial:
+        """Let every reader of ``value`` take in that it carries ``m`` no longer.
+
+        Raises:
+            Refused: some part of the map finds no absorber.
+        """
+        if not m.is_finite:
+            raise Refused("the map is not finite")
+        pending = _Pending()
+        self._retries = 0
+        self._give(value, m, pending)
+        return self._walk_on(pending, Trial())
+
+    def _walk_on(self, pending: _Pending, trial: Trial) -> Trial:
+        while pending.heap:
+            op = self.graph.ops[pending.pop()]
+            maps = {i: pending.carried[v] for i, v in enumerate(op.inputs) if v in pending.carried}
+            steps = self._step_on(op, maps)
+            for step in steps[:-1]:
+                try:
+                    branch, tried = pending.copy(), trial.copy()
+                    self._take_on(op, step, branch, tried)
+                    return self._walk_on(branch, tried)
+                except Refused:
+                    self._retry(op)
+            self._take_on(op, steps[-1], pending, trial)
+        return trial
+
+    def _step_on(self, op: Op, carried: dict[int, Map]) -> list[Step]:
+        if op.name in self.removed:
+            return [Step(gives={0: carried[self.removed[op.name]]})]
+        if op.kind == "Shape":
+            return [Step()]
+        rule = RULES.get(op.kind)
+        if rule is None:
+            raise Refused("a map does not pass it", op)
+        return rule.forward(op, carried, self)
+
+    def _take_on(self, op: Op, step: Step, pending: _Pending, trial: Trial) -> None:
+        trial.take(op, step)
+        trial.changed.update(name for name in op.inputs if name in pending.carried)
+        for index, m in step.constants.items():
+            if not m.is_identity:
+                _check_weight(op, index, self)
+        for index, m in step.gives.items():
+            if index < len(op.outputs) and op.outputs[index] and not m.is_identity:
+                self._give(op.outputs[index], m, pending)
+
+    def _give(self, value: str, m: Map, pending: _Pending) -> None:
+        if self.graph.is_output(value):
+            raise Refused(f"{value!r} is an output of the graph")
+        for use in self.graph.uses(value):
+            if use.index < 0:
+                raise Refused(f"{value!r} is read inside the body of {use.op!r}")
+            pending.push(use.op, self.graph.order[use.op.name])
+        pending.carried[value] = m
+
+    # --- commit --------------------------------------------------------------------------------
+
+    def commit(self, trial: Trial, sources: tuple[str, ...] = ()) -> None:
+        """Take a trial's changes over, on behalf of the operators named."""
+        for op, m in trial.before:
+            self._update(op, self._rewrite(op).add_before(m), sources)
+        for op, m in trial.after:
+            self._update(op, self._rewrite(op).add_after(m), sources)
+        for op, index, m in trial.constants:
+            self._update(op, self._rewrite(op).add_constant(index, m), sources)
+        self.changed |= trial.changed
+
+    def _rewrite(self, op: Op) -> Rewrite:
+        return self.rewrites.get(op.name) or Rewrite(op)
+
+    def _update(self, op: Op, rewrite: Rewrite, sources: tuple[str, ...]) -> None:
+        known = tuple(dict.fromkeys((*rewrite.sources, *sources)))
+        self.rewrites[op.name] = Rewrite(
+            op, rewrite.before, rewrite.after, rewrite.constants, known
+        )
+
+
+def _merged(maps: list[Map], value: str) -> Map:
+    """One map that does what every reader asks; NaN entries ask nothing."""
+    merged = maps[0]
+    for m in maps[1:]:
+        if m.equals(merged):
+            continue
+        pair = np.broadcast_arrays(merged.scale, merged.shift, m.scale, m.shift)
+        known = ~np.isnan(pair[0]) & ~np.isnan(pair[2])
+        if (known & ((pair[0] != pair[2]) | (pair[1] != pair[3]))).any():
+            raise Refused(f"the readers of {value!r} ask for different maps")
+        empty = np.isnan(pair[0])
+        merged = Map(np.where(empty, pair[2], pair[0]), np.where(empty, pair[3], pair[1]))
+    return merged
+
+
+def _filled(m: Map) -> Map:
+    """NaN entries become the identity."""
+    if not np.isnan(m.scale).any():
+        return m
+    return Map(np.where(np.isnan(m.scale), 1.0, m.scale), np.where(np.isnan(m.shift), 0.0, m.shift))
+
+
+def _settle_unread(m: Map) -> Map:
+    """NaN entries become what the others along an axis agree on, else the identity."""
+    if not np.isnan(m.scale).any():
+        return m
+    scale, shift = np.broadcast_arrays(m.scale, m.shift)
+    for axis in range(m.rank):
+        ends = [_agreed(a, axis) for a in (scale, shift)]
+        if ends[0] is not None and ends[1] is not None:
+            scale, shift = ends[0], ends[1]
+    return _filled(Map(scale, shift))
+
+
+def _agreed(a: np.ndarray, axis: int) -> np.ndarray | None:
+    """One entry along an axis where all that are not NaN are equal; None where they are not."""
+    low = np.fmin.reduce(a, axis, keepdims=True)
+    high = np.fmax.reduce(a, axis, keepdims=True)
+    return low if np.array_equal(low, high, equal_nan=True) else None
+
+
+def _check_weight(op: Op, index: int, planner: Planner) -> None:
+    if op.input(index):
+        weight(op, index, planner)

@@ -1,0 +1,201 @@
+"""The numbers of a fold: an operator's new constants, in float64, from the maps that it takes in.
+
+``after(op(before(x)))`` becomes ``op'(x)``. Pure functions of arrays; a frontend rounds the
+results once, to the type of each weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bnpass.affine import Map
+from bnpass.edits import Rewrite
+from bnpass.graph import Op
+from bnpass.rules.base import View
+from bnpass.rules.contraction import aligned, contraction
+
+
+@dataclass
+class NewWeights:
+    """What becomes of one operator.
+
+    Attributes:
+        constants: new float64 arrays by input index; an index beyond the inputs is a new input.
+        attrs: attributes that change.
+        add: what an Add behind the operator has to add, for MatMul and Einsum; None: nothing.
+    """
+
+    constants: dict[int, np.ndarray] = field(default_factory=dict)
+    attrs: dict[str, float] = field(default_factory=dict)
+    add: np.ndarray | None = None
+
+
+def new_weights(rewrite: Rewrite, view: View) -> NewWeights:
+    """All that a rewrite changes of its operator."""
+    new = _REWRITERS.get(rewrite.op.kind, _nothing)(rewrite, view)
+    for index, m in rewrite.constants.items():
+        new.constants[index] = _mapped(rewrite.op, index, m, view)
+    return new
+
+
+def _nothing(rewrite: Rewrite, view: View) -> NewWeights:
+    return NewWeights()
+
+
+def _load(op: Op, index: int, view: View) -> np.ndarray | None:
+    constant = view.constant(op.input(index)) if op.input(index) else None
+    return None if constant is None else constant.float64()
+
+
+def _must(op: Op, index: int, view: View) -> np.ndarray:
+    array = _load(op, index, view)
+    assert array is not None
+    return array
+
+
+def _mapped(op: Op, index: int, m: Map, view: View) -> np.ndarray:
+    """scale*c + shift; a constant keeps its shape where the result allows."""
+    old = _load(op, index, view)
+    if old is None:
+        return np.asarray(m.scale * 0.0 + m.shift)
+    return keep_shape(m.scale * old + m.shift, old.shape)
+
+
+def keep_shape(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Drop leading axes of size 1 that broadcasting has put in front of ``shape``."""
+    extra = array.ndim - len(shape)
+    if extra > 0 and array.shape[:extra] == (1,) * extra and array.shape[extra:] == shape:
+        return array.reshape(shape)
+    return array
+
+
+def _vector(m: Map | None, axis: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    if m is None:
+        return np.ones(n), np.zeros(n)
+    found = m.vectors(axis, n)
+    assert found is not None
+    return found
+
+
+# --- Conv, ConvTranspose -------------------------------------------------------------------------
+
+
+def _conv(rewrite: Rewrite, view: View) -> NewWeights:
+    op = rewrite.op
+    if rewrite.before is None and rewrite.after is None:
+        return NewWeights()
+    weight = _must(op, 1, view)
+    group = int(op.attrs.get("group", 1))
+    transposed = op.kind == "ConvTranspose"
+    rows, columns = weight.shape[0] // group, weight.shape[1]
+    inner, outer = (rows, columns) if transposed else (columns, rows)
+    s_in, t_in = (v.reshape(group, inner) for v in _vector(rewrite.before, 1, group * inner))
+    s_out, t_out = _vector(rewrite.after, 1, group * outer)
+    kernel = weight.reshape(group, rows, columns, -1)
+    axis = 1 if transposed else 2
+    shift = (kernel.sum(-1) * np.expand_dims(t_in, 3 - axis)).sum(axis).reshape(-1)
+    factor = np.expand_dims(s_in, 3 - axis) * np.expand_dims(s_out.reshape(group, outer), axis)
+    new = NewWeights()
+    if (factor != 1).any():
+        new.constants[1] = (kernel * factor[..., None]).reshape(weight.shape)
+    old = _load(op, 2, view)
+    bias = s_out * (shift + (0.0 if old is None else old)) + t_out
+    if old is not None or bias.any():
+        new.constants[2] = bias
+    return new
+
+
+# --- Gemm, MatMul, Einsum ------------------------------------------------------------------------
+
+
+def _contraction(rewrite: Rewrite, view: View) -> NewWeights:
+    op = rewrite.op
+    if rewrite.before is None and rewrite.after is None:
+        return NewWeights()
+    c = contraction(op, view)
+    weight = _must(op, c.index, view)
+    rank = len(c.output)
+    shift = np.zeros((1,) * rank)
+    scaled = weight
+    if rewrite.before is not None:
+        t = aligned(rewrite.before.shift, c.dynamic, c.constant)
+        gone = tuple(i for i, letter in enumerate(c.constant) if letter not in c.output)
+        kept = "".join(letter for letter in c.constant if letter in c.output)
+        shift = aligned((weight * t).sum(gone), kept, c.output)
+        scaled = scaled * aligned(rewrite.before.scale, c.dynamic, c.constant)
+    after = rewrite.after or Map.identity(rank)
+    new = NewWeights()
+    if rewrite.before is not None or after.has_scale:
+        new.constants[c.index] = scaled * aligned(after.scale, c.output, c.constant)
+    if op.kind == "Gemm":
+        _gemm_bias(op, shift, after, new, view)
+    else:
+        total = after.scale * shift + after.shift
+        new.add = total if total.any() else None
+    return new
+
+
+def _gemm_bias(op: Op, shift: np.ndarray, after: Map, new: NewWeights, view: View) -> None:
+    """Y = alpha*A*B + beta*C: what is added enters C, divided by beta (a beta of 0 becomes 1)."""
+    alpha, beta = float(op.attrs.get("alpha", 1.0)), float(op.attrs.get("beta", 1.0))
+    old = _load(op, 2, view)
+    added = alpha * shift + (0.0 if old is None else beta * old)
+    total = after.scale * added + after.shift
+    if old is None and not total.any():
+        return
+    if beta == 0.0:
+        new.attrs["beta"] = beta = 1.0
+    elif old is None:
+        new.attrs["beta"] = beta = 1.0
+    shape = old.shape if old is not None else total.shape[-1:]
+    new.constants[2] = keep_shape(total / beta, shape if len(shape) > 0 else total.shape[-1:])
+
+
+# --- recurrent layers, BatchNormalization ----------------------------------------------------------
+
+
+def _recurrent(rewrite: Rewrite, view: View) -> NewWeights:
+    """W (directions, gates*hidden, input); B (directions, 2*gates*hidden), its first half Wb."""
+    op = rewrite.op
+    if rewrite.before is None:
+        return NewWeights()
+    weight = _must(op, 1, view)
+    scale, shift = _vector(rewrite.before, rewrite.before.rank - 1, weight.shape[2])
+    new = NewWeights(constants={1: weight * scale})
+    added = weight @ shift
+    if added.any():
+        old = _load(op, 3, view)
+        bias = np.zeros((weight.shape[0], 2 * weight.shape[1])) if old is None else old.copy()
+        bias[:, : weight.shape[1]] += added
+        new.constants[3] = bias
+    return new
+
+
+def _batch_norm(rewrite: Rewrite, view: View) -> NewWeights:
+    """gamma*(s*x + t - mean)/std + beta; a shift alone is taken off the mean."""
+    if rewrite.before is None:
+        return NewWeights()
+    op = rewrite.op
+    gamma, beta, mean, var = (_must(op, i, view) for i in (1, 2, 3, 4))
+    scale, shift = _vector(rewrite.before, 1, gamma.shape[0])
+    if not rewrite.before.has_scale:
+        return NewWeights(constants={3: mean - shift})
+    std = np.sqrt(var + float(op.attrs.get("epsilon", 1e-5)))
+    return NewWeights(
+        constants={1: gamma * scale, 2: beta + gamma / std * (mean * (scale - 1) + shift)}
+    )
+
+
+_REWRITERS = {
+    "Conv": _conv,
+    "ConvTranspose": _conv,
+    "Gemm": _contraction,
+    "MatMul": _contraction,
+    "Einsum": _contraction,
+    "RNN": _recurrent,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "BatchNormalization": _batch_norm,
+}

@@ -122,3 +122,35 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
         if item.name == name:
             return onnx.helper.get_attribute_value(item)
     return default
+
+
+_SMALL = 1024  # elements: shape inference reads constants only where they are shapes
+
+
+def inferred(model: onnx.ModelProto) -> dict[str, Port]:
+    """Return type and shape of every value that ONNX's shape inference can tell.
+
+    Weights are left out of what it is given, so that memory stays small at any model size.
+    """
+    shell = onnx.ModelProto(ir_version=max(model.ir_version, 4))
+    shell.opset_import.extend(model.opset_import)
+    shell.functions.extend(model.functions)
+    graph = shell.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.value_info.extend(model.graph.value_info)
+    graph.output.extend(model.graph.output)
+    constants = {t.name for t in model.graph.initializer}
+    graph.input.extend(v for v in model.graph.input if v.name not in constants)
+    for tensor in model.graph.initializer:
+        if int(np.prod(tensor.dims, dtype=np.int64)) <= _SMALL and not tensor.external_data:
+            graph.initializer.append(tensor)
+        else:
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            graph.input.append(value)
+    graph = onnx.shape_inference.infer_shapes(shell, data_prop=True).graph
+    values = [*graph.input, *graph.output, *graph.value_info]
+    found = {v.name: _port(v) for v in values if v.type.HasField("tensor_type")}
+    for tensor in graph.initializer:
+        found[tensor.name] = Port(tensor.name, tensor.data_type, tuple(tensor.dims))
+    return found

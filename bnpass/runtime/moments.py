@@ -1,0 +1,172 @@
+"""Means and variances of values: as nodes added to a model, and pooled over batches in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from bnpass.errors import InputError
+from bnpass.runtime.signature import captured, opset_of
+
+Array = np.ndarray[Any, Any]
+
+
+class Builder:
+    """Appends nodes and constants with fresh names to a list, in a model's own opset."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.opset = opset_of(model)
+        self.nodes: list[onnx.NodeProto] = []
+        self._count = 0
+        self._taken = {name for n in model.graph.node for name in (*n.input, *n.output)}
+
+    def fresh(self) -> str:
+        """Return a value name that the model does not use."""
+        while True:
+            self._count += 1
+            name = f"bnpass_moments_{self._count}"
+            if name not in self._taken:
+                return name
+
+    def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """Append a node with one output and return the output's name."""
+        output = output or self.fresh()
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
+        return output
+
+    def constant(self, values: Any, dtype: Any = np.int64) -> str:
+        """Append a Constant node."""
+        tensor = numpy_helper.from_array(np.asarray(values, dtype=dtype))
+        return self.add("Constant", value=tensor)
+
+    def mean(self, value: str, axis: int) -> str:
+        """Append a ReduceMean that keeps its axis."""
+        if self.opset < 18:  # the axes became an input
+            return self.add("ReduceMean", value, axes=[axis], keepdims=1)
+        return self.add("ReduceMean", value, self.constant([axis]), keepdims=1)
+
+    def cast(self, value: str, kind: int) -> str:
+        """Append a Cast."""
+        return self.add("Cast", value, to=kind)
+
+
+@dataclass(frozen=True)
+class BatchMoments:
+    """Names of what :func:`add_moments` adds.
+
+    Attributes:
+        mean: float64 (1, C, 1), the batch mean.
+        var: float64 (1, C, 1), the biased batch variance.
+        size: int64 (3,), the shape (P, C, S) of the grouped value: P * S elements a channel.
+        centred: (P, C, S), the value less its mean, in ``kind``.
+        kind: float32, or float64 for a float64 value.
+    """
+
+    mean: str
+    var: str
+    size: str
+    centred: str
+    kind: int
+
+    @property
+    def outputs(self) -> tuple[str, str, str]:
+        """What a run must return."""
+        return self.mean, self.var, self.size
+
+
+def add_moments(build: Builder, value: str, axis: int, kind: int) -> BatchMoments:
+    """Add nodes that compute a value's mean and biased variance along every axis but one.
+
+    Two passes (first the mean, then the squares of what is left), inner axes in the value's width
+    and the outer one in float64: a plain float32 sum of a million elements would lose three digits.
+
+    Args:
+        build: where the nodes go.
+        value: its name; any rank of at least 1.
+        axis: the channel axis.
+        kind: the value's ONNX element type.
+    """
+    wide = TensorProto.DOUBLE if kind == TensorProto.DOUBLE else TensorProto.FLOAT
+    source = value if kind == wide else build.cast(value, wide)
+    grouped = _grouped(build, source, axis)
+    mean = _mean(build, grouped)
+    centred = build.add("Sub", grouped, build.cast(mean, wide))
+    var = _mean(build, build.add("Mul", centred, centred))
+    return BatchMoments(mean, var, build.add("Shape", grouped), centred, wide)
+
+
+def _mean(build: Builder, grouped: str) -> str:
+    return build.mean(build.cast(build.mean(grouped, 2), TensorProto.DOUBLE), 0)
+
+
+def _grouped(build: Builder, value: str, axis: int) -> str:
+    """Reshape to (P, C, S): everything before the channel axis, the axis, everything behind."""
+    if axis == 1:
+        return build.add("Reshape", value, build.constant([0, 0, -1]))
+    channels = build.add("Gather", build.add("Shape", value), build.constant([axis]), axis=0)
+    shape = build.add("Concat", build.constant([0]), channels, build.constant([-1]), axis=0)
+    return build.add("Reshape", build.add("Flatten", value, axis=axis), shape)
+
+
+@dataclass
+class Batch:
+    """One batch's moments of one value: per-channel arrays (C,) and elements a channel."""
+
+    mean: Array
+    var: Array
+    count: int
+
+    @classmethod
+    def of(cls, mean: Array, var: Array, size: Array) -> Batch:
+        """Build from what the nodes of :func:`add_moments` return."""
+        return cls(mean.reshape(-1), var.reshape(-1), int(size[0] * size[2]))
+
+
+class Pooled:
+    """Exact mean and biased variance over all batches: the law of total variance, in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean: Array | None = None
+        self._squares: Array | None = None
+
+    def add(self, batch: Batch) -> None:
+        """Merge a batch (Chan, Golub and LeVeque's update, which does not cancel)."""
+        if self._mean is None or self._squares is None:
+            self.count = batch.count
+            self._mean, self._squares = batch.mean.copy(), batch.var * batch.count
+            return
+        total = self.count + batch.count
+        gap = batch.mean - self._mean
+        self._mean = self._mean + gap * (batch.count / total)
+        between = gap**2 * (self.count * batch.count / total)
+        self._squares = self._squares + batch.var * batch.count + between
+        self.count = total
+
+    def result(self) -> tuple[Array, Array]:
+        """Return mean and biased variance, (C,) float64 each.
+
+        Raises:
+            InputError: there was no data.
+        """
+        if self._mean is None or self._squares is None or not self.count:
+            raise InputError("the data holds no batch", "give at least one")
+        return self._mean, self._squares / self.count
+
+
+def prune(model: onnx.ModelProto) -> None:
+    """Take out, in place, the nodes of the main graph that no output needs."""
+    needed = {o.name for o in model.graph.output}
+    kept = []
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            needed |= {n for n in (*node.input, *captured(node)) if n}
+            kept.append(node)
+    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in reversed(kept)]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)

@@ -1,0 +1,251 @@
+"""A fixed batch size made symbolic, where it provably is the batch.
+
+Axis 0 of every input is followed through the graph (:mod:`~bnpass.frontends.onnx.batch_rules`).
+Every operator on the way must treat the entries along it alike; a constant that spells out the size
+(a Reshape to ``[1, 256]``) is replaced by one that does not. Where that cannot be shown, the node
+is named and nothing is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import onnx
+
+from bnpass.errors import InputError
+from bnpass.frontends.onnx.batch_rules import Batch, Refusal, State, View, follow
+from bnpass.frontends.onnx.batch_shapes import Dims, dims_of, infer_shapes
+
+Use = tuple[str, int]
+"""One input of one node: (first output of the node, index of the input)."""
+
+
+@dataclass
+class BatchPlan:
+    """What has to change so that every batch size works.
+
+    Attributes:
+        symbol: the name of the free dimension; empty if there is nothing to do.
+        values: value name -> the axis that is the batch.
+        constants: use -> the constant to read there instead.
+        dropped: uses of an optional input that goes (an initial state of zeros).
+    """
+
+    symbol: str = ""
+    values: dict[str, int] = field(default_factory=dict)
+    constants: dict[Use, onnx.TensorProto] = field(default_factory=dict)
+    dropped: set[Use] = field(default_factory=set)
+
+    @property
+    def overrides(self) -> dict[Use, onnx.TensorProto | None]:
+        """Use -> the constant to read there; None where the input goes."""
+        return {**self.constants, **dict.fromkeys(self.dropped)}
+
+
+def free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model whose fixed batch (axis 0 of its inputs) is symbolic.
+
+    Args:
+        model: with its data loaded or not; not changed.
+
+    Returns:
+        The copy: inputs and outputs say ``N`` (or the symbol that another input has already),
+        Reshape and similar constants are freed, stale value infos are updated or dropped. A model
+        that is symbolic already comes back as an equal copy.
+
+    Raises:
+        InputError: axis 0 is not provably the batch; names the node that stands in the way.
+    """
+    plan = plan_batch(model)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    if plan.symbol:
+        _apply(result, plan)
+    return result
+
+
+def plan_batch(model: onnx.ModelProto) -> BatchPlan:
+    """What :func:`free_batch` would change; reads shapes and small constants only.
+
+    Raises:
+        InputError: as :func:`free_batch`.
+    """
+    constants = {t.name for t in model.graph.initializer}
+    inputs = [i for i in model.graph.input if i.name not in constants]
+    batched = {i.name: dims for i in inputs if (dims := dims_of(i))}
+    fixed = {d[0] for d in batched.values() if isinstance(d[0], int)}
+    if not fixed:
+        return BatchPlan()
+    if len(fixed) > 1:
+        listed = ", ".join(f"{n!r} {list(d)}" for n, d in batched.items())
+        raise InputError(f"inputs differ on axis 0: {listed}", "there is no common batch axis")
+    (size,) = fixed
+    symbols = [d[0] for d in batched.values() if isinstance(d[0], str)]
+    plan = BatchPlan(symbol=symbols[0] if symbols else _fresh_symbol(model))
+    shapes = infer_shapes(_with_size(model, batched, int(size)) if symbols else model)
+    states: dict[str, State] = dict.fromkeys(batched, Batch(0))
+    _follow_all(model, plan, int(size), shapes, states)
+    return plan
+
+
+def _follow_all(
+    model: onnx.ModelProto,
+    plan: BatchPlan,
+    size: int,
+    shapes: Mapping[str, Dims],
+    states: dict[str, State],
+) -> None:
+    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    small = _small_constants(model.graph)
+    for node in model.graph.node:
+        view = View(node, opset, size, states, shapes, small)
+        try:
+            made = follow(view)
+        except Refusal as reason:
+            name = node.name or next(iter(node.output), "")
+            raise InputError(
+                f"the batch size is fixed to {size} by {node.op_type} {name!r}: {reason}",
+                "export the model again with a dynamic batch axis",
+            ) from None
+        states.update(zip(node.output, made, strict=False))
+        _collect(view, plan)
+    for output in model.graph.output:
+        state = states.get(output.name)
+        if isinstance(state, Batch) and state.factor != 1:
+            raise InputError(
+                f"output {output.name!r} merges the batch of {size} with another axis",
+                "export the model again with a dynamic batch axis",
+            )
+    plan.values = {
+        n: s.axis if s.factor == 1 else -1 - s.axis
+        for n, s in states.items()
+        if isinstance(s, Batch)
+    }
+
+
+def _collect(view: View, plan: BatchPlan) -> None:
+    first = view.node.output[0] if view.node.output else ""
+    for index, values in view.replaced.items():
+        plan.constants[first, index] = onnx.helper.make_tensor(
+            "", onnx.TensorProto.INT64, [len(values)], values
+        )
+    plan.dropped.update((first, index) for index in view.dropped)
+
+
+def _fresh_symbol(model: onnx.ModelProto) -> str:
+    graph = model.graph
+    taken = {
+        d.dim_param
+        for v in (*graph.input, *graph.output, *graph.value_info)
+        for d in v.type.tensor_type.shape.dim
+    }
+    return next(n for n in ("N", "batch", "batch_size", "bnpass_N") if n not in taken)
+
+
+def _with_size(
+    model: onnx.ModelProto, batched: Mapping[str, Dims], size: int
+) -> onnx.ModelProto:
+    """The model with ``size`` where an input is symbolic already, for shape inference only."""
+    from bnpass.frontends.onnx.batch_shapes import skeleton
+
+    result = skeleton(model)
+    for value in result.graph.input:
+        if value.name in batched:
+            value.type.tensor_type.shape.dim[0].dim_value = size
+    return result
+
+
+def _small_constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    found = {t.name: t for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and not node.domain and node.attribute:
+            attribute = node.attribute[0]
+            if attribute.name == "value":
+                found[node.output[0]] = attribute.t
+            elif attribute.name in ("value_int", "value_ints"):
+                value = onnx.helper.get_attribute_value(attribute)
+                dims = [] if attribute.name == "value_int" else [len(value)]
+                flat = [value] if attribute.name == "value_int" else list(value)
+                found[node.output[0]] = onnx.helper.make_tensor(
+                    "", onnx.TensorProto.INT64, dims, flat
+                )
+    return found
+
+
+# -- applying --------------------------------------------------------------------------------------
+
+
+def _apply(model: onnx.ModelProto, plan: BatchPlan) -> None:
+    graph = model.graph
+    taken = {o for n in graph.node for o in n.output} | {t.name for t in graph.initializer}
+    taken |= {i.name for i in graph.input}
+    added: dict[bytes, str] = {}
+    replaced: set[str] = set()
+    for node in graph.node:
+        first = node.output[0] if node.output else ""
+        for index, name in enumerate(node.input):
+            if (first, index) in plan.dropped:
+                replaced.add(name)
+                node.input[index] = ""
+            tensor = plan.constants.get((first, index))
+            if tensor is not None:
+                replaced.add(name)
+                node.input[index] = _add(model, tensor, name, added, taken)
+    for value in (*graph.input, *graph.output):
+        _free(value, plan)
+    kept = [v for v in graph.value_info if _free(v, plan)]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    _drop_unread(graph, replaced)
+
+
+def _add(
+    model: onnx.ModelProto,
+    tensor: onnx.TensorProto,
+    old: str,
+    added: dict[bytes, str],
+    taken: set[str],
+) -> str:
+    """The name of an initializer with these values; one for all uses of the same old constant."""
+    key = old.encode() + b"\0" + tensor.SerializeToString()
+    if key not in added:
+        name = f"{old}_any_batch"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        made = model.graph.initializer.add()
+        made.CopyFrom(tensor)
+        made.name = added[key] = name
+        if model.ir_version < 4:  # that format lists every initializer among the inputs
+            info = onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
+            model.graph.input.append(info)
+    return added[key]
+
+
+def _free(value: onnx.ValueInfoProto, plan: BatchPlan) -> bool:
+    """Write the symbol into a value info; False if its shape cannot be said any more."""
+    axis = plan.values.get(value.name)
+    dims = value.type.tensor_type.shape.dim
+    if axis is None or len(dims) <= max(axis, 0):
+        return axis is None
+    if axis < 0:
+        return False
+    dims[axis].dim_param = plan.symbol
+    return True
+
+
+def _drop_unread(graph: onnx.GraphProto, replaced: set[str]) -> None:
+    """Remove the constants whose every use was replaced."""
+    read = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+    if any(a.type == onnx.AttributeProto.GRAPH for n in graph.node for a in n.attribute):
+        return
+    unread = replaced - read
+    for holder in (graph.initializer, graph.input):
+        for position in reversed(range(len(holder))):
+            if holder[position].name in unread:
+                del holder[position]
+    for position in reversed(range(len(graph.node))):
+        node = graph.node[position]
+        if node.op_type == "Constant" and node.output[0] in unread:
+            del graph.node[position]

@@ -1,0 +1,109 @@
+"""Which branch an If takes, where that is the same in every run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from bnpass.importer.op import NotExactError
+from bnpass.importer.values import Const
+
+if TYPE_CHECKING:
+    from bnpass.importer.convert import Importer
+
+Dims = list[int | None]
+Known = np.ndarray
+"""An object array of ints and bools in which None stands for what differs between runs."""
+
+
+def condition(importer: Importer, node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
+    """The value of the condition of an If node.
+
+    Raises:
+        NotExactError: it depends on the data or on a free dimension.
+    """
+    name = node.input[0]
+    value = importer.value(name)
+    if isinstance(value, Const):
+        return bool(value.tensor.reshape(()).item())
+    known = _Static(importer, model).value(name)
+    if known is None or known.size != 1 or known.reshape(-1)[0] is None:
+        raise NotExactError(f"the condition {name!r} is not the same in every run")
+    return bool(known.reshape(-1)[0])
+
+
+class _Static:
+    """Evaluates shape arithmetic on the dimensions that the model itself states."""
+
+    def __init__(self, importer: Importer, model: onnx.ModelProto) -> None:
+        self._importer = importer
+        self._makers = {o: n for n in model.graph.node for o in n.output if o}
+        self._shapes = importer.static_shapes(model)
+
+    def value(self, name: str) -> Known | None:
+        """The value with None for unknown entries; None if nothing is known."""
+        const = self._importer.value(name)
+        if isinstance(const, Const):
+            return np.array(const.tensor.tolist(), dtype=object)
+        node = self._makers.get(name)
+        if node is None:
+            return None
+        if node.op_type in ("Shape", "Size"):
+            return self._of_shape(node)
+        rule = _RULES.get(node.op_type)
+        if rule is None:
+            return None
+        inputs = [self.value(i) if i else None for i in node.input]
+        if any(v is None for i, v in zip(node.input, inputs, strict=True) if i):
+            return None
+        attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        result: Known = np.array(rule(inputs, attrs), dtype=object)
+        return result
+
+    def _of_shape(self, node: onnx.NodeProto) -> Known | None:
+        dims = self._shapes.get(node.input[0])
+        if dims is None:
+            return None
+        if node.op_type == "Size":
+            return np.array(None if None in dims else int(np.prod([d or 0 for d in dims])), object)
+        attrs = {a.name: a.i for a in node.attribute}
+        return np.array(dims[attrs.get("start", 0) : attrs.get("end")], dtype=object)
+
+
+def _slice(inputs: list[Any], _: dict[str, Any]) -> Known:
+    starts, ends, axes, steps = (*inputs[1:], None, None, None)[:4]
+    assert axes is None or list(axes) == [0]
+    step = 1 if steps is None else steps[0]
+    part: Known = inputs[0][starts[0] : ends[0] : step]
+    return part
+
+
+def _lift(function: Any) -> Any:
+    def apply(*values: Any) -> Any:
+        return None if any(v is None for v in values) else function(*values)
+
+    return np.frompyfunc(apply, function.__code__.co_argcount, 1)
+
+
+_RULES: dict[str, Any] = {
+    "Gather": lambda v, a: np.take(v[0], np.asarray(v[1], np.int64), axis=a.get("axis", 0)),
+    "Slice": _slice,
+    "Concat": lambda v, a: np.concatenate([np.atleast_1d(x) for x in v], axis=a["axis"]),
+    "Squeeze": lambda v, a: v[0].reshape(()) if v[0].size == 1 else v[0],
+    "Unsqueeze": lambda v, a: v[0].reshape(1) if v[0].ndim == 0 else v[0],
+    "Identity": lambda v, a: v[0],
+    "Cast": lambda v, a: v[0],
+    "Equal": lambda v, a: _lift(lambda x, y: x == y)(*v),
+    "Greater": lambda v, a: _lift(lambda x, y: x > y)(*v),
+    "Less": lambda v, a: _lift(lambda x, y: x < y)(*v),
+    "GreaterOrEqual": lambda v, a: _lift(lambda x, y: x >= y)(*v),
+    "LessOrEqual": lambda v, a: _lift(lambda x, y: x <= y)(*v),
+    "Add": lambda v, a: _lift(lambda x, y: x + y)(*v),
+    "Sub": lambda v, a: _lift(lambda x, y: x - y)(*v),
+    "Mul": lambda v, a: _lift(lambda x, y: x * y)(*v),
+    "Not": lambda v, a: _lift(lambda x: not x)(*v),
+    "And": lambda v, a: _lift(lambda x, y: x and y)(*v),
+    "Or": lambda v, a: _lift(lambda x, y: x or y)(*v),
+}

@@ -1,0 +1,232 @@
+"""The walk over an ONNX graph that builds the torch.fx graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import onnx
+import torch
+
+from bnpass.errors import UnsupportedError
+from bnpass.importer import registry
+from bnpass.importer.naming import identifier
+from bnpass.importer.op import NotExactError, Op
+from bnpass.importer.schema import output_dtypes
+from bnpass.importer.store import Store
+from bnpass.importer.values import Const, Traced, Value, torch_dtype, type_name
+
+STRUCTURE = frozenset({"Constant", "If"})
+"""Operators that the walk itself takes apart: they are not in the table."""
+
+# Not computed ahead even on constants: they behave differently in training.
+_LIVE = frozenset({"Dropout", "BatchNormalization"})
+
+Override = Mapping[tuple[str, int], onnx.TensorProto | None]
+"""(first output of a node, input index) -> the constant to take instead; None: leave it out."""
+
+
+class Importer:
+    """Builds a torch.fx graph from an ONNX graph, node by node.
+
+    Args:
+        opsets: domain -> opset of the model.
+        overrides: constants that the freed batch has changed.
+        release: the model may lose the bytes of a tensor once it is converted.
+    """
+
+    def __init__(
+        self, opsets: Mapping[str, int], overrides: Override | None = None, release: bool = False
+    ) -> None:
+        self.graph = torch.fx.Graph()
+        self.store = Store(self.graph)
+        self._opsets = opsets
+        self._overrides = overrides or {}
+        self._release = release
+        self._values: dict[str, Value] = {}
+        self._problems: list[str] = []
+        self._lost: set[str] = set()
+        self._source: onnx.ModelProto | None = None
+        self._shapes: Mapping[str, list[int | None]] | None = None
+
+    def run(self, model: onnx.ModelProto) -> tuple[list[str], list[str]]:
+        """Import the model's graph; return the names of its inputs and outputs.
+
+        Raises:
+            UnsupportedError: naming every node that cannot be imported exactly.
+        """
+        self._source = model
+        graph = model.graph
+        check_ops(graph.node, self._opsets)
+        inputs = self._add_inputs(graph)
+        self.add_constants(graph)
+        self.add_nodes(graph.node)
+        if self._problems:
+            raise UnsupportedError(
+                f"cannot import exactly: {'; '.join(self._problems)}",
+                "register a translation of your own with bnpass.importer.register_op",
+            )
+        results = [self._result(o.name) for o in graph.output]
+        self.graph.output(results[0] if len(results) == 1 else tuple(results))
+        return inputs, [o.name for o in graph.output]
+
+    # -- values ------------------------------------------------------------------------------------
+
+    def _add_inputs(self, graph: onnx.GraphProto) -> list[str]:
+        constants = {i.name for i in graph.initializer}
+        names = []
+        for value in graph.input:
+            if value.name in constants:  # the format of IR version 3 lists constants here too
+                continue
+            if not value.type.HasField("tensor_type"):
+                self._problems.append(f"input {value.name!r} is no tensor")
+            elem = value.type.tensor_type.elem_type
+            if torch_dtype(elem) is None:
+                self._problems.append(f"input {value.name!r} has the type {type_name(elem)}")
+            node = self.graph.placeholder(identifier(value.name))
+            node.meta["onnx"] = (value.name, "", (value.name,))
+            self._values[value.name] = Traced(node, torch_dtype(elem))
+            names.append(value.name)
+        return names
+
+    def add_constants(self, graph: onnx.GraphProto) -> None:
+        """Make the initializers of a graph known."""
+        if graph.sparse_initializer:
+            self._problems.append("sparse initializers")
+        for proto in graph.initializer:
+            self._values[proto.name] = Const(proto.name, proto, release=self._release)
+
+    def value(self, name: str) -> Value | None:
+        """A value that is known so far."""
+        return self._values.get(name)
+
+    def static_shapes(self, model: onnx.ModelProto) -> Mapping[str, list[int | None]]:
+        """Dimensions by value name, from shape inference (done once, without the weights)."""
+        if self._shapes is None:
+            from bnpass.frontends.onnx.batch_shapes import infer_shapes
+
+            self._shapes = {
+                name: [d if isinstance(d, int) else None for d in dims]
+                for name, dims in infer_shapes(model).items()
+            }
+        return self._shapes
+
+    def _result(self, name: str) -> torch.fx.Node:
+        value = self._values[name]
+        if isinstance(value, Traced):
+            return value.node
+        return self.store.read(value, identifier(name), trainable=value.is_weight)
+
+    # -- nodes -------------------------------------------------------------------------------------
+
+    def add_nodes(self, nodes: Iterable[onnx.NodeProto]) -> None:
+        """Translate nodes in the order of the file, which is topological."""
+        for node in nodes:
+            if self._lost.intersection(node.input):
+                self._lost.update(node.output)
+                continue
+            try:
+                self._add_node(node)
+            except (NotExactError, UnsupportedError) as error:
+                opset = self._opsets.get(node.domain, 0)
+                self._problems.append(f"{_title(node)} (opset {opset}): {error}")
+                self._lost.update(node.output)
+
+    def _add_node(self, node: onnx.NodeProto) -> None:
+        if node.op_type == "Constant" and not node.domain:
+            self._values[node.output[0]] = _constant(node, self._release)
+            return
+        if node.op_type == "If" and not node.domain:
+            self._add_branch(node)
+            return
+        op = self._op(node)
+        handler = registry.find(node.domain, node.op_type, op.opset)
+        assert handler is not None, "check_ops has seen every node"
+        self._bind(op, handler(op))
+
+    def _op(self, node: onnx.NodeProto) -> Op:
+        opset = self._opsets.get(node.domain, 1)
+        inputs = [self._input(node, i) for i in range(len(node.input))]
+        while inputs and inputs[-1] is None:
+            inputs.pop()
+        op = Op(node, opset, inputs, self.graph, self.store)
+        op.fold = op.fold and node.op_type not in _LIVE
+        return op
+
+    def _input(self, node: onnx.NodeProto, index: int) -> Value | None:
+        if not node.input[index]:
+            return None
+        if (node.output[0], index) in self._overrides:
+            override = self._overrides[node.output[0], index]
+            return None if override is None else Const(proto=override)
+        return self._values[node.input[index]]
+
+    def _bind(self, op: Op, result: Any) -> None:
+        results = result if isinstance(result, tuple | list) else (result,)
+        known = [None if v is None else v.dtype for v in op.inputs]
+        dtypes = output_dtypes(op.node, op.opset, known)
+        for name, made, dtype in zip(op.node.output, results, dtypes, strict=False):
+            if isinstance(made, Const | Traced):
+                self._values[name] = made
+            elif isinstance(made, torch.Tensor):
+                self._values[name] = Const(tensor=made)
+            elif name:
+                host = op.host or op.node.op_type in ("Shape", "Size")
+                self._values[name] = Traced(made, dtype, host)
+
+    def _add_branch(self, node: onnx.NodeProto) -> None:
+        from bnpass.importer.branches import condition
+
+        assert self._source is not None
+        taken = condition(self, node, self._source)
+        wanted = "then_branch" if taken else "else_branch"
+        body = next(a.g for a in node.attribute if a.name == wanted)
+        check_ops(body.node, self._opsets)
+        self.add_constants(body)
+        self.add_nodes(body.node)
+        for outer, inner in zip(node.output, body.output, strict=True):
+            if inner.name in self._lost:
+                self._lost.add(outer)
+            else:
+                self._values[outer] = self._values[inner.name]
+
+
+def check_ops(nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int]) -> None:
+    """Look every node up in the table before any work is done.
+
+    Raises:
+        UnsupportedError: listing all operators that are missing, with the names of their nodes.
+    """
+    missing: dict[str, list[str]] = {}
+    for node in nodes:
+        if node.op_type in STRUCTURE and node.domain in ("", "ai.onnx"):
+            continue
+        opset = opsets.get(node.domain, opsets.get("", 1) if node.domain == "ai.onnx" else 0)
+        if registry.find(node.domain, node.op_type, opset) is None:
+            kind = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+            missing.setdefault(f"{kind} (opset {opset})", []).append(
+                repr(node.name or next(iter(node.output), ""))
+            )
+    if missing:
+        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in missing.items())
+        raise UnsupportedError(
+            f"operators that cannot be imported: {listed}",
+            "register a translation of your own with bnpass.importer.register_op",
+        )
+
+
+def _title(node: onnx.NodeProto) -> str:
+    return f"{node.op_type} {node.name or next(iter(node.output), '')!r}"
+
+
+def _constant(node: onnx.NodeProto, release: bool) -> Const:
+    attribute = node.attribute[0]
+    name = node.output[0]
+    if attribute.name == "value":
+        return Const(name, attribute.t, release=release)
+    value = onnx.helper.get_attribute_value(attribute)
+    if attribute.name in ("value_float", "value_floats"):
+        return Const(name, tensor=torch.tensor(value, dtype=torch.float32))
+    if attribute.name in ("value_int", "value_ints"):
+        return Const(name, tensor=torch.tensor(value, dtype=torch.int64))
+    raise NotExactError(f"a Constant given as {attribute.name}")

@@ -1,0 +1,123 @@
+"""``to_torch``: the public entry."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+import onnx
+import torch
+
+from bnpass.errors import InputError, UnsupportedError, UsageError
+from bnpass.files import load_model
+from bnpass.frontends.onnx.batch import BatchPlan, plan_batch
+from bnpass.importer.convert import Importer
+from bnpass.importer.functions.common import fixed_batch
+
+OLDEST, META = 7, "bnpass"
+
+Batch = Literal["auto", "free", "keep"]
+
+
+def to_torch(
+    model: str | os.PathLike[str] | onnx.ModelProto, *, batch: Batch = "auto"
+) -> torch.fx.GraphModule:
+    """Import an ONNX model (opset 7 and newer) as a trainable torch.fx.GraphModule.
+
+    In eval mode it computes what onnxruntime computes; in train mode BatchNormalization and Dropout
+    behave as torch's own. Every float weight is an ``nn.Parameter`` at a path derived from its ONNX
+    name (a weight that several nodes read is one parameter), running statistics are buffers of the
+    :class:`~bnpass.importer.modules.BatchNorm` modules. ``gm.meta["bnpass"]`` holds ``"origins"``
+    (path -> :class:`~bnpass.importer.store.Origin`, what :func:`write_back` reads), ``"inputs"``
+    and ``"outputs"`` (ONNX names) and ``"batch"`` (why the batch size is fixed, or empty).
+
+    Args:
+        model: path, or a ModelProto (not changed).
+        batch: ``"auto"`` frees a fixed batch size where it provably is one, and else lets the
+            module refuse other sizes; ``"free"`` raises instead; ``"keep"`` leaves it alone.
+
+    Returns:
+        The module, in train mode like every new torch module. Several outputs come as a tuple.
+
+    Raises:
+        UnsupportedError: an operator is unknown, or cannot be imported exactly; lists all of them.
+        InputError: no ONNX model; or, with ``batch="free"``, no provable batch (names the node).
+    """
+    if batch not in ("auto", "free", "keep"):
+        raise UsageError(f"batch={batch!r} is unknown", "take 'auto', 'free' or 'keep'")
+    owned = not isinstance(model, onnx.ModelProto)
+    proto = inline_functions(load_model(model))
+    opsets = opset_versions(proto)
+    plan, refusal = _plan(proto, batch)
+    importer = Importer(opsets, plan.overrides if plan else None, release=owned)
+    inputs, outputs = importer.run(proto)
+    if refusal is not None:
+        _guard(importer.graph, proto, refusal)
+    root = torch.nn.Module()
+    origins = importer.store.install(root)
+    gm = torch.fx.GraphModule(root, importer.graph, "ImportedModel")
+    reason = "" if refusal is None else refusal.message
+    gm.meta[META] = {"origins": origins, "inputs": inputs, "outputs": outputs, "batch": reason}
+    return gm
+
+
+def opset_versions(proto: onnx.ModelProto) -> Mapping[str, int]:
+    """Domain -> opset, with the limits of the importer checked.
+
+    Raises:
+        UnsupportedError: ONNX's own opset is older than 7 or newer than the installed onnx.
+    """
+    opsets = {o.domain: o.version for o in proto.opset_import}
+    opset = opsets.setdefault("", opsets.get("ai.onnx", OLDEST))
+    opsets["ai.onnx"] = opset
+    if opset < OLDEST:
+        raise UnsupportedError(
+            f"the model has opset {opset}, the importer reads {OLDEST} and newer",
+            "convert it with onnx.version_converter.convert_version",
+        )
+    newest = onnx.defs.onnx_opset_version()
+    if opset > newest:
+        raise UnsupportedError(
+            f"the model has opset {opset}, the installed onnx knows {newest}",
+            "pip install --upgrade onnx",
+        )
+    return opsets
+
+
+def inline_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its own functions expanded (itself if it has none)."""
+    if not proto.functions:
+        return proto
+    import onnx.inliner
+
+    inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(proto)
+    return inlined
+
+
+def _plan(proto: onnx.ModelProto, batch: Batch) -> tuple[BatchPlan | None, InputError | None]:
+    if batch == "keep":
+        return None, None
+    try:
+        return plan_batch(proto), None
+    except InputError as error:
+        if batch == "free":
+            raise
+        return None, error
+
+
+def _guard(graph: torch.fx.Graph, proto: onnx.ModelProto, refusal: InputError) -> None:
+    """Let every input with a fixed axis 0 refuse other sizes instead of computing nonsense."""
+    sizes = {i.name: i.type.tensor_type.shape.dim for i in proto.graph.input}
+    for node in [n for n in graph.nodes if n.op == "placeholder"]:
+        name = node.meta["onnx"][0]
+        dims = sizes[name]
+        if not dims or not dims[0].HasField("dim_value"):
+            continue
+        with graph.inserting_after(node):
+            users = list(node.users)
+            check = graph.call_function(
+                fixed_batch, (node, dims[0].dim_value, name, refusal.message)
+            )
+            for user in users:
+                user.replace_input_with(node, check)

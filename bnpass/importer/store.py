@@ -1,0 +1,124 @@
+"""The tensors of the module under construction: parameters, constants, statistics, their origin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from bnpass.importer.naming import Paths
+from bnpass.importer.values import Const
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a tensor of the imported module stands in the ONNX model.
+
+    Attributes:
+        name: the initializer, or the output of the Constant or Identity node, that holds it.
+        output: first output of the one node that reads it, if other nodes read ``name`` as well
+            and must not see its new value (shared BN statistics); else empty.
+        index: the input of that node.
+    """
+
+    name: str
+    output: str = ""
+    index: int = -1
+
+
+@dataclass
+class Slot:
+    """A tensor and the attribute paths under which the module holds it."""
+
+    tensor: torch.Tensor
+    trainable: bool
+    origin: Origin | None
+    paths: list[str] = field(default_factory=list)
+
+
+class Store:
+    """Collects tensors by ONNX name while the graph is built; :meth:`install` makes attributes.
+
+    ``shared`` is the handlers' own memory of what they have built (layers that are called twice).
+    """
+
+    def __init__(self, graph: torch.fx.Graph) -> None:
+        self._graph = graph
+        self._paths = Paths()
+        self._slots: dict[object, Slot] = {}
+        self._nodes: dict[object, torch.fx.Node] = {}
+        self._modules: dict[str, nn.Module] = {}
+        self.shared: dict[object, Any] = {}
+
+    def read(self, const: Const, hint: str, *, trainable: bool) -> torch.fx.Node:
+        """A get_attr node for a constant: one tensor and one node an ONNX name."""
+        slot = self._slot(const, trainable)
+        if not slot.paths:
+            slot.paths.append(self._paths.claim(const.name or f"constants.{hint}"))
+        key = const.name or id(const)
+        if key not in self._nodes:
+            node = self._graph.create_node("get_attr", slot.paths[0])
+            node.meta["constant"] = const  # keeps a computed constant, and so its id, alive
+            self._nodes[key] = node
+        return self._nodes[key]
+
+    def module(self, name: str, module: nn.Module) -> str:
+        """Place a module at a path derived from ``name`` and return the path."""
+        path = self._paths.claim(name)
+        self._modules[path] = module
+        return path
+
+    def tie(self, const: Const, path: str) -> None:
+        """Let the parameter ``path`` of a module be the one of this ONNX name."""
+        self._slot(const, trainable=True).paths.append(path)
+
+    def own(self, const: Const, path: str, origin: Origin) -> None:
+        """Give the buffer ``path`` of a module a tensor of its own."""
+        self._slots[path] = Slot(const.tensor.clone(), False, origin, [path])
+
+    def install(self, root: nn.Module) -> dict[str, Origin]:
+        """Make every tensor an attribute of ``root``; return path -> origin of what can change."""
+        for path, module in self._modules.items():
+            parent, name = _parent(root, path)
+            parent.add_module(name, module)
+        origins: dict[str, Origin] = {}
+        for slot in self._slots.values():
+            value = nn.Parameter(slot.tensor) if slot.trainable else slot.tensor
+            for path in slot.paths:
+                _set(root, path, value)
+                if slot.origin is not None and (slot.trainable or slot.origin.output):
+                    origins[path] = slot.origin
+        for node in self._nodes.values():
+            node.meta.pop("constant", None)
+        return origins
+
+    def _slot(self, const: Const, trainable: bool) -> Slot:
+        key: object = const.name or id(const)
+        slot = self._slots.get(key)
+        if slot is None:
+            origin = Origin(const.name) if const.name else None
+            slot = self._slots[key] = Slot(const.tensor, False, origin)
+        slot.trainable |= trainable and bool(const.name) and const.dtype.is_floating_point
+        return slot
+
+
+def _parent(root: nn.Module, path: str) -> tuple[nn.Module, str]:
+    *folders, name = path.split(".")
+    for folder in folders:
+        child = root._modules.get(folder)
+        if child is None:
+            child = nn.Module()
+            root.add_module(folder, child)
+        root = child
+    return root, name
+
+
+def _set(root: nn.Module, path: str, value: torch.Tensor) -> None:
+    parent, name = _parent(root, path)
+    if isinstance(value, nn.Parameter):
+        parent.register_parameter(name, value)
+    else:
+        parent._buffers.pop(name, None)
+        parent.register_buffer(name, value)

@@ -1,0 +1,153 @@
+"""What flows along the edges while a model is imported: constants and traced values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, numpy_helper
+
+from bnpass.errors import UnsupportedError
+
+DTYPES: Mapping[int, torch.dtype] = {
+    TensorProto.FLOAT: torch.float32,
+    TensorProto.DOUBLE: torch.float64,
+    TensorProto.FLOAT16: torch.float16,
+    TensorProto.BFLOAT16: torch.bfloat16,
+    TensorProto.FLOAT8E4M3FN: torch.float8_e4m3fn,
+    TensorProto.FLOAT8E4M3FNUZ: torch.float8_e4m3fnuz,
+    TensorProto.FLOAT8E5M2: torch.float8_e5m2,
+    TensorProto.FLOAT8E5M2FNUZ: torch.float8_e5m2fnuz,
+    TensorProto.INT8: torch.int8,
+    TensorProto.INT16: torch.int16,
+    TensorProto.INT32: torch.int32,
+    TensorProto.INT64: torch.int64,
+    TensorProto.UINT8: torch.uint8,
+    TensorProto.UINT16: torch.uint16,
+    TensorProto.UINT32: torch.uint32,
+    TensorProto.UINT64: torch.uint64,
+    TensorProto.BOOL: torch.bool,
+    TensorProto.COMPLEX64: torch.complex64,
+    TensorProto.COMPLEX128: torch.complex128,
+}
+"""ONNX element types that torch has too."""
+
+WEIGHT_TYPES = frozenset(
+    {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+)
+
+# torch.from_numpy does not know the types of ml_dtypes: their bits travel as integers.
+_BITS = {1: np.uint8, 2: np.int16}
+
+
+def torch_dtype(elem_type: int) -> torch.dtype | None:
+    """The torch dtype of an ONNX element type, or None where torch has none."""
+    return DTYPES.get(elem_type)
+
+
+def type_name(elem_type: int) -> str:
+    """The ONNX name of an element type, for messages."""
+    return str(TensorProto.DataType.Name(elem_type)).lower()
+
+
+def to_tensor(proto: TensorProto) -> torch.Tensor:
+    """A writable tensor with the values of ``proto`` (one copy)."""
+    dtype = DTYPES.get(proto.data_type)
+    if dtype is None:
+        raise UnsupportedError(
+            f"constant {proto.name!r} has the type {type_name(proto.data_type)}",
+            "bnpass imports float, integer and boolean tensors",
+        )
+    return from_array(numpy_helper.to_array(proto), dtype)
+
+
+def from_array(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor that owns a copy of ``array``, whose element type is ``dtype``'s twin."""
+    array = np.array(array, order="C")
+    if array.dtype.isbuiltin != 1:
+        return torch.from_numpy(array.view(_BITS[array.dtype.itemsize])).view(dtype)
+    return torch.from_numpy(array)
+
+
+def to_array(tensor: torch.Tensor) -> np.ndarray:
+    """The values of a tensor on any device as an array (bfloat16 as ml_dtypes' type)."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        kind = onnx.helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)
+        bits: np.ndarray = tensor.view(torch.int16).numpy()
+        return bits.view(kind)
+    array: np.ndarray = tensor.numpy()
+    return array
+
+
+class Const:
+    """A value that is the same in every run.
+
+    Attributes:
+        name: its ONNX name if it is an initializer or a Constant node's output; empty if computed.
+        shape: its dimensions.
+        dtype: its torch element type.
+    """
+
+    def __init__(
+        self,
+        name: str = "",
+        proto: TensorProto | None = None,
+        tensor: torch.Tensor | None = None,
+        release: bool = False,
+    ) -> None:
+        self.name = name
+        self._proto = proto
+        self._tensor = tensor
+        self._release = release
+        if tensor is not None:
+            self.shape, self.dtype = tuple(tensor.shape), tensor.dtype
+        elif proto is not None:
+            self.shape = tuple(proto.dims)
+            self.dtype = DTYPES.get(proto.data_type, torch.uint8)
+            self._bad_type = proto.data_type not in DTYPES
+
+    @property
+    def numel(self) -> int:
+        """The number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether this is a float constant of the file with more than one element."""
+        return bool(self.name) and self.dtype.is_floating_point and self.numel > 1
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The values; converted on first use, and then held once."""
+        if self._tensor is None:
+            assert self._proto is not None
+            self._tensor = to_tensor(self._proto)
+            if self._release:
+                self._proto.ClearField("raw_data")
+            self._proto = None
+        return self._tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A value that is computed when the module runs.
+
+    Attributes:
+        node: the torch.fx node that computes it.
+        dtype: its element type where the import knows it.
+        host: it holds sizes or indices and stays on the CPU whatever the module's device.
+    """
+
+    node: torch.fx.Node
+    dtype: torch.dtype | None = None
+    host: bool = False
+
+
+Value = Const | Traced
+Arg = Any
+"""An argument of a call: an fx node (a tensor while constants are folded) or a plain literal."""

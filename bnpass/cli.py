@@ -153,9 +153,10 @@ def _failed(ui: Ui, error: BnpassError, arguments: list[str]) -> int:
         import traceback
 
         ui.raw("".join(traceback.format_exception(error)))
-    ui.error(_one_line(error.message), _one_line(error.hint))
+    hint = error.hint or "run it again with --debug to see where this comes from"
+    ui.error(_one_line(error.message), _one_line(hint))
     ui.document.update(
-        ok=False, error={"message": error.message, "hint": error.hint},
+        ok=False, error={"message": error.message, "hint": hint},
         exit_code=error.exit_code,
     )
     with contextlib.suppress(BrokenPipeError):

@@ -10,5 +10,6 @@ from __future__ import annotations
 COMMANDS: dict[str, str] = {
     "calibrate": "population statistics for the BatchNorms, on onnxruntime",
     "verify": "compare two models on the same inputs",
+    "bench": "time models side by side on onnxruntime",
     "env": "show packages, versions and the providers that really work",
 }

@@ -21,10 +21,21 @@ def result_table(report: dict[str, Any]) -> Table:
     worst = max(report["verify"]["outputs"].values(), key=lambda c: float(c["max_abs"]))
     table.add("largest error, trained against deployed",
               f"{float(worst['max_abs']):.2g} ({float(worst['max_rel']):.2g} relative)")
-    for label, key in (("two runs agree", "runs"), ("two batch compositions agree", "batches")):
-        table.add(label, report["determinism"][key])
+    checks = report["determinism"]["checks"]
+    table.add("two runs agree", agreement(checks, ("the same input", "a fresh process")))
+    table.add("batch compositions agree", agreement(checks, ("another batch", "batches of")))
     table.note = f"test data: {report['data']['test_is']} ({report['data']['test']} samples)"
     return table
+
+
+def agreement(checks: list[dict[str, Any]], kinds: tuple[str, ...]) -> str:
+    """Whether all checks of some kinds found equal bits, or by how much they differ."""
+    made = [c for c in checks if c["name"].startswith(kinds) and c["equal"] is not None]
+    if not made:
+        return "not checked"
+    worst = max(made, key=lambda c: float(c["max_abs"]))
+    return "yes, bit for bit" if all(c["equal"] for c in made) else \
+        f"no, up to {float(worst['max_abs']):.2g} ({worst['name']})"
 
 
 def search_table(report: dict[str, Any]) -> Table | None:

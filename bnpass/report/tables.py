@@ -80,4 +80,7 @@ def render(table: Table, file: TextIO) -> None:
     for row in table.rows:
         rich_table.add_row(*(escape(cell) for cell in row))
     width = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns if not file.isatty() else None
-    Console(file=file, width=width, highlight=False).print(rich_table)
+    console = Console(file=file, width=width, highlight=False)
+    with console.capture() as captured:  # rich itself would leave the process on a closed pipe
+        console.print(rich_table)
+    file.write(captured.get())

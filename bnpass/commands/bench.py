@@ -1,0 +1,84 @@
+"""Time models side by side on onnxruntime: latency percentiles, throughput, ratios.
+
+Runs are interleaved, so that what else happens on the machine hits all models alike. The first
+model is the baseline.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from bnpass.commands import options
+from bnpass.report.tables import Table
+from bnpass.report.ui import Ui
+
+if TYPE_CHECKING:
+    from bnpass.runtime.bench import BenchReport
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("models", metavar="MODEL.onnx", nargs="+", help="the first is the baseline")
+    parser.add_argument("--batches", type=_sizes, default=(1, 8, 64), metavar="N,N",
+                        help="batch sizes (default 1,8,64)")
+    parser.add_argument("--threads", type=_threads, default=(0,), metavar="N,N",
+                        help="threads of the session; 0 leaves it to onnxruntime (default)")
+    parser.add_argument("--runs", type=options.at_least_one, default=50, metavar="N",
+                        help="timed rounds in a setting (default 50)")
+    parser.add_argument("--warmup", type=options.count, default=5, metavar="N",
+                        help="untimed rounds (default 5)")
+    parser.add_argument("--seconds", type=options.positive, default=10.0, metavar="S",
+                        help="time limit of a setting (default 10)")
+    options.add_seed(parser)
+    options.add_provider(parser)
+    options.add_output_options(parser)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(options.at_least_one(part)) for part in text.split(","))
+
+
+def _threads(text: str) -> tuple[int, ...]:
+    return tuple(int(options.count(part)) for part in text.split(","))
+
+
+def run(args: argparse.Namespace, ui: Ui) -> int:
+    """Run the command."""
+    from bnpass.files import check_input
+    from bnpass.runtime.bench import bench
+
+    for path in args.models:
+        check_input(path)
+    report = bench(
+        args.models, batches=args.batches, threads=args.threads, provider=args.provider,
+        runs=args.runs, warmup=args.warmup, seconds=args.seconds, seed=args.seed, progress=ui.log,
+    )
+    ui.document.update(ok=True, **report.to_dict())
+    ui.table(row_table(report))
+    if report.ratios:
+        ui.table(ratio_table(report))
+    for note in report.notes:
+        ui.warn(note)
+    ui.say(f"timed in {report.seconds:.1f} s on {args.provider}")
+    return 0
+
+
+def row_table(report: BenchReport) -> Table:
+    """Latency in milliseconds a run, and samples a second."""
+    columns = ["model", "batch", "threads", "p50 ms", "p90 ms", "p99 ms", "samples/s"]
+    table = Table("latency", columns, right=frozenset(range(1, 7)))
+    for row in report.rows:
+        table.add(row.model, row.batch, row.threads or "default", row.p50, row.p90, row.p99,
+                  f"{row.throughput:.0f}")
+    return table
+
+
+def ratio_table(report: BenchReport) -> Table:
+    """Median latency over the baseline's, with its 95% interval."""
+    table = Table("median latency against the baseline; below 1 is faster",
+                  ["model", "baseline", "batch", "ratio", "95% interval"], right=frozenset({2, 3}))
+    for ratio in report.ratios:
+        table.add(ratio.model, ratio.baseline, ratio.batch, f"{ratio.ratio:.3f}",
+                  f"{ratio.low:.3f} to {ratio.high:.3f}")
+    return table

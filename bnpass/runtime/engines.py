@@ -15,7 +15,7 @@ from bnpass.errors import BnpassError, InputError, MissingDependencyError
 from bnpass.runtime import ort
 from bnpass.runtime.inputs import Feeds
 from bnpass.runtime.session import run, session
-from bnpass.runtime.signature import all_nodes, inputs_of, outputs_of
+from bnpass.runtime.signature import all_nodes, inputs_of, is_float, outputs_of
 
 Array = np.ndarray[Any, Any]
 
@@ -245,5 +245,6 @@ class Float64Engine:
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """See :class:`Engine`."""
-        found = self.inner.run(feeds)
+        wide = {n: a.astype(np.float64) if is_float(a.dtype) else a for n, a in feeds.items()}
+        found = self.inner.run(wide)
         return dict(zip(self.names, found.values(), strict=True))

@@ -76,8 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     ui = Ui.from_arguments(arguments)
     try:
         return _dispatch(arguments, ui)
-    except SystemExit as leaving:  # argparse, after --help and --version
-        return int(leaving.code or 0)
     except KeyboardInterrupt:
         ui.error("interrupted", "")
         return 130
@@ -97,7 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str], ui: Ui) -> int:
     parser = build_parser(arguments)
-    args = parser.parse_args(arguments)
+    try:
+        args = parser.parse_args(arguments)
+    except SystemExit:  # argparse, after --help and --version
+        sys.stdout.flush()
+        return 0
     if args.command is None:
         parser.print_help(sys.stderr)
         return 2

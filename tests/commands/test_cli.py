@@ -22,6 +22,7 @@ HEAVY = ("numpy", "onnx", "torch", "onnxruntime", "networkx", "rich", "matplotli
 
 def python(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONUNBUFFERED", None)  # output is buffered where people run it
     return subprocess.run(  # type: ignore[call-overload]
         [sys.executable, *arguments], capture_output=True, text=True, env=environment,
         check=False, timeout=120, **options,

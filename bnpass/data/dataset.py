@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class Data:
     rows: Array
     class_names: tuple[str, ...] = ()
     where: str = "data"
+    _kept: list[Data] = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -83,7 +84,7 @@ class Data:
 
     def subset(self, index: Array) -> Data:
         """The samples at these positions, as a set of their own that shares the storage."""
-        return replace(self, rows=self.rows[np.asarray(index)])
+        return replace(self, rows=self.rows[np.asarray(index)], _kept=[])
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Data, Data]:
         """Two disjoint random parts, ``(1 - fraction, fraction)``; the same for the same seed.
@@ -118,14 +119,31 @@ class Data:
                 yield self.take(index)
 
     def cached(self, limit: int = 1 << 30) -> Data:
-        """This set converted once and held in memory, when that takes at most ``limit`` bytes."""
+        """This set converted once and held in memory, when that takes at most ``limit`` bytes.
+
+        Asked again, the same converted set is given.
+        """
+        if self.held:
+            return self
+        if self._kept:
+            return self._kept[0]
         size = np.dtype("float32" if self.converter.dtype == "bfloat16" else self.converter.dtype)
         if len(self) * math.prod(self.converter.shape) * size.itemsize > limit:
             return self
         parts = [x for x, _ in self.batches(4096)]
-        kept = Recipe(self.converter.shape, str(size), self.converter.dtype, self.converter.shape)
-        return replace(self, x=np.concatenate(parts), y=None if self.y is None else self.labels,
-                       converter=kept, rows=np.arange(len(self)))
+        kept = Recipe(self.converter.shape, str(size), self.converter.dtype, self.converter.shape,
+                      source={"format": "memory"})
+        self._kept.append(replace(
+            self, x=np.concatenate(parts), y=None if self.y is None else self.labels,
+            converter=kept, rows=np.arange(len(self)), _kept=[]))
+        return self._kept[0]
+
+    @property
+    def held(self) -> bool:
+        """Whether this set lies in memory as the model takes it, in its order."""
+        converted = self.converter.stored_shape == self.converter.shape
+        plain = self.converter.source.get("format") == "memory"
+        return converted and plain and len(self.rows) == len(self.x)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Array:

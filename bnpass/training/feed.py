@@ -36,7 +36,7 @@ class Feed:
         self.data = data.cached(limit)
         self._epoch, self._order = -1, np.empty(0, np.int64)
         self._held: Pair | None = None
-        if self.data is not data:
+        if self.data.held:
             self._held = self._tensors(np.arange(len(data)))
 
     def index(self, step: int) -> npt.NDArray[np.int64]:

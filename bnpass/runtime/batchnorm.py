@@ -13,7 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from bnpass.errors import InputError, UnsupportedError, UsageError, close_matches
-from bnpass.runtime.signature import all_nodes, attribute, node_name, opset_of
+from bnpass.runtime.signature import all_nodes, attribute, captured, node_name, opset_of
 
 Array = np.ndarray[Any, Any]
 MEAN, VAR = 3, 4  # input slots of BatchNormalization, every version
@@ -110,6 +110,7 @@ class Writer:
             n.output[0]: n for n in model.graph.node if n.op_type == "Constant" and n.output
         }
         self._inputs = {v.name for v in model.graph.input}
+        self._computed = {o: n for n in model.graph.node for o in n.output}
         self._readers = Counter(i for n in all_nodes(model) for i in n.input)
         self._readers.update(o.name for o in model.graph.output)
 
@@ -123,14 +124,16 @@ class Writer:
             self._put(node, slot, values, what)
 
     def read(self, node: onnx.NodeProto, slot: int) -> Array:
-        """Return the constant at an input of a BN.
+        """Return the constant at an input of a BN, computed if other constants are behind it.
 
         Raises:
             InputError: it is no constant.
         """
-        return numpy_helper.to_array(self._tensor(node, slot))
+        tensor = self._tensor(node, slot)
+        return self._evaluate(node.input[slot]) if tensor is None else numpy_helper.to_array(tensor)
 
-    def _tensor(self, node: onnx.NodeProto, slot: int) -> onnx.TensorProto:
+    def _tensor(self, node: onnx.NodeProto, slot: int) -> onnx.TensorProto | None:
+        """Return the tensor, or None for one that is computed from constants."""
         name = node.input[slot]
         tensor = self._initializers.get(name)
         if tensor is not None:
@@ -140,14 +143,47 @@ class Writer:
             if isinstance(value, onnx.TensorProto):
                 found: onnx.TensorProto = value
                 return found
+        if name in self._computed and self._is_constant(name):
+            return None
         raise InputError(
-            f"the statistics of {node_name(node)!r} are computed or fed ({name!r}), not constants",
-            "fold its constants first, e.g. with onnxruntime's basic optimization level",
+            f"the statistics of {node_name(node)!r} are fed or computed from inputs ({name!r})",
+            "make them initializers, or freeze this BN",
         )
+
+    def _is_constant(self, name: str) -> bool:
+        queue, seen = [name], {name}
+        while queue:
+            current = queue.pop()
+            node = self._computed.get(current)
+            if node is None and current not in self._initializers:
+                return False
+            if node is not None and (node.op_type.startswith("Random") or captured(node)):
+                return False
+            new = [i for i in (node.input if node is not None else ()) if i and i not in seen]
+            seen.update(new)
+            queue += new
+        return True
+
+    def _evaluate(self, name: str) -> Array:
+        """Compute a constant with onnxruntime, in a model of just the nodes that it takes."""
+        from bnpass.runtime.moments import prune
+        from bnpass.runtime.session import run, session
+
+        shell = onnx.ModelProto(ir_version=max(self.model.ir_version, 4))
+        shell.opset_import.extend(self.model.opset_import)
+        shell.graph.name = "constant"
+        shell.graph.node.extend(self.model.graph.node)
+        shell.graph.output.add(name=name)
+        prune(shell)
+        read = {i for n in shell.graph.node for i in n.input}
+        shell.graph.initializer.extend(t for n, t in self._initializers.items() if n in read)
+        found: Array = run(session(shell), None, {})[0]
+        return found
 
     def _put(self, node: onnx.NodeProto, slot: int, values: Array, what: str) -> None:
         old = self._tensor(node, slot)
-        dtype = helper.tensor_dtype_to_np_dtype(old.data_type)
+        kind = old and helper.tensor_dtype_to_np_dtype(old.data_type)
+        dtype = kind if kind is not None else self.read(node, slot).dtype
         with np.errstate(over="ignore"):
             cast = values.astype(dtype)
         if not np.isfinite(cast.astype(np.float64)).all():
@@ -156,7 +192,7 @@ class Writer:
                 "look for Inf in the network in front of it",
             )
         name = node.input[slot]
-        if self._readers[name] > 1:
+        if old is None or self._readers[name] > 1:
             self._readers[name] -= 1
             name = node.input[slot] = self._fresh(f"{node_name(node)}.running_{what}")
             self._readers[name] = 1

@@ -273,16 +273,40 @@ def test_one_element_a_channel():
         calibrate_onnx(model, [np.ones((1, 1), np.float32)])
 
 
-def test_computed_statistics_and_old_versions(images, convnet):
+@pytest.mark.parametrize("method", ["pooled", "ema"])
+def test_statistics_computed_from_constants(rng, method):
+    """As in files whose weights come from ConstantOfShape."""
     model = text(
-        """ g (float[N, 1] x) => (float[N, 1] y) {
-            m = Neg(o)
+        """ g (float[N, 2] x) => (float[N, 2] y) {
+            shape = Constant<value = int64[1] {2}>()
+            v = ConstantOfShape<value = float[1] {4}>(shape)
+            m = Neg(v)
+            [n] y = BatchNormalization(x, v, v, m, v)
+        }"""
+    )
+    x = rng.normal(3, 5, size=(500, 2)).astype(np.float32)
+    found = calibrate_onnx(model, [x], method=method)
+    onnx.checker.check_model(found, full_check=True)
+    mean, var = (array(found, name) for name in found.graph.node[3].input[3:])
+    if method == "pooled":
+        np.testing.assert_allclose(mean, x.mean(axis=0), rtol=1e-5)
+        np.testing.assert_allclose(var, x.var(axis=0), rtol=1e-5)
+    else:
+        np.testing.assert_allclose(mean, 0.9 * -4 + 0.1 * x.mean(axis=0), rtol=1e-5)
+        np.testing.assert_allclose(var, 3.6 + 0.1 * x.var(axis=0, ddof=1), rtol=1e-5)
+
+
+def test_fed_statistics_and_old_versions(images, convnet):
+    model = text(
+        """ g (float[N, 1] x, float[1] w) => (float[N, 1] y) {
+            m = Neg(w)
             y = BatchNormalization(x, o, o, m, o)
         }""",
         o=np.ones(1, np.float32),
     )
-    with pytest.raises(InputError, match="computed or fed"):
-        calibrate_onnx(model, [np.eye(4, 1, dtype=np.float32)])
+    batch = {"x": np.eye(4, 1, dtype=np.float32), "w": np.ones(1, np.float32)}
+    with pytest.raises(InputError, match="fed or computed"):
+        calibrate_onnx(model, [batch])
     convnet.opset_import[0].version = 6
     with pytest.raises(UnsupportedError, match="opset 6"):
         calibrate_onnx(convnet, [images])

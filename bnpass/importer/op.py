@@ -44,7 +44,7 @@ class Op:
         self.inputs = tuple(inputs)
         self.store = store
         self._graph = graph
-        self._attrs = {a.name: a for a in node.attribute}
+        self.attrs = {a.name: a for a in node.attribute}
         given = [v for v in inputs if v is not None]
         weights = any(isinstance(v, Const) and v.is_weight for v in given)
         self.fold = all(isinstance(v, Const) for v in given) and not weights
@@ -60,9 +60,9 @@ class Op:
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value (lists as tuples, text as str), or ``default``."""
-        if name not in self._attrs:
+        if name not in self.attrs:
             return default
-        value = onnx.helper.get_attribute_value(self._attrs[name])
+        value = onnx.helper.get_attribute_value(self.attrs[name])
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace")
         return tuple(value) if isinstance(value, list) else value

@@ -113,6 +113,7 @@ class NewNorm:
         rank: the rank of that value.
         scale, bias, mean, var: float64, shape (C,): gamma, beta and the statistics to start with.
         drops: the biases that go with it.
+        readers: operators that read the normalised value; None: all that read ``value``.
     """
 
     name: str
@@ -126,3 +127,4 @@ class NewNorm:
     epsilon: float = 1e-5
     momentum: float = 0.1
     drops: tuple[BiasDrop, ...] = ()
+    readers: frozenset[str] | None = None

@@ -79,7 +79,7 @@ def _vector(m: Map | None, axis: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     return found
 
 
-# --- Conv, ConvTranspose -------------------------------------------------------------------------
+# --- Conv, ConvTranspose
 
 
 def _conv(rewrite: Rewrite, view: View) -> NewWeights:
@@ -107,7 +107,7 @@ def _conv(rewrite: Rewrite, view: View) -> NewWeights:
     return new
 
 
-# --- Gemm, MatMul, Einsum ------------------------------------------------------------------------
+# --- Gemm, MatMul, Einsum
 
 
 def _contraction(rewrite: Rewrite, view: View) -> NewWeights:
@@ -153,7 +153,7 @@ def _gemm_bias(op: Op, shift: np.ndarray, after: Map, new: NewWeights, view: Vie
     new.constants[2] = keep_shape(total / beta, shape if len(shape) > 0 else total.shape[-1:])
 
 
-# --- recurrent layers, BatchNormalization ----------------------------------------------------------
+# --- recurrent layers, BatchNormalization
 
 
 def _recurrent(rewrite: Rewrite, view: View) -> NewWeights:

@@ -119,7 +119,7 @@ def plan_fold(
     return FoldPlan(entries, _keep_adds(edits, graph))
 
 
-# --- one chain -------------------------------------------------------------------------------------
+# --- one chain
 
 
 def _fold(chain: Chain, planner: Planner, avoid: frozenset[str]) -> FoldEntry:
@@ -202,7 +202,7 @@ def _remove(chain: Chain, planner: Planner, but: Op | None = None) -> None:
             planner.rewrites.pop(link.op.name, None)
 
 
-# --- what stays ------------------------------------------------------------------------------------
+# --- what stays
 
 
 def _leave(
@@ -246,7 +246,7 @@ def _merge_into_norm(chain: Chain, planner: Planner) -> None:
     _remove(chain, planner, but=norm.op)
 
 
-# --- the Add behind a MatMul -------------------------------------------------------------------------
+# --- the Add behind a MatMul
 
 
 def _keep_adds(edits: FoldEdits, graph: Graph) -> FoldEdits:

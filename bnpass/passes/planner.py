@@ -19,6 +19,7 @@ from bnpass.graph import Constant, Dim, Graph, Op, Use
 from bnpass.rules import RULES, Refused, Step
 from bnpass.rules.absorbers import weight
 
+_NEW = Op("a new operator", "BatchNormalization", [], [])
 _RETRIES = 64  # alternatives tried for one map before it is given up: keeps the work linear
 
 
@@ -30,6 +31,8 @@ class Trial:
         before, after: maps that operators' weights take in.
         constants: maps that single constant inputs take in.
         changed: values whose numbers would differ.
+        crossed: names of the operators that the map goes through or ends in.
+        arrived: forward: the maps that reached a value where the walk was told to stop.
         adds: operators that the trial costs.
     """
 
@@ -37,6 +40,8 @@ class Trial:
     after: list[tuple[Op, Map]] = field(default_factory=list)
     constants: list[tuple[Op, int, Map]] = field(default_factory=list)
     changed: set[str] = field(default_factory=set)
+    crossed: set[str] = field(default_factory=set)
+    arrived: dict[str, Map] = field(default_factory=dict)
     adds: int = 0
 
     @property
@@ -48,7 +53,13 @@ class Trial:
     def copy(self) -> Trial:
         """An independent copy."""
         return Trial(
-            self.before[:], self.after[:], self.constants[:], set(self.changed), self.adds
+            self.before[:],
+            self.after[:],
+            self.constants[:],
+            set(self.changed),
+            set(self.crossed),
+            dict(self.arrived),
+            self.adds,
         )
 
     def take(self, op: Op, step: Step) -> None:
@@ -57,9 +68,8 @@ class Trial:
             self.before.append((op, step.before))
         if step.after is not None and not step.after.is_identity:
             self.after.append((op, step.after))
-        self.constants += [
-            (op, i, m) for i, m in step.constants.items() if not m.is_identity
-        ]
+        self.constants += [(op, i, m) for i, m in step.constants.items() if not m.is_identity]
+        self.crossed.add(op.name)
         self.adds += step.adds
 
 
@@ -71,10 +81,11 @@ class _Pending:
     carried: dict[str, Map] = field(default_factory=dict)
     heap: list[tuple[int, str]] = field(default_factory=list)
     queued: set[str] = field(default_factory=set)
+    stops: frozenset[str] = frozenset()
 
     def copy(self) -> _Pending:
         asks = {value: dict(readers) for value, readers in self.asks.items()}
-        return _Pending(asks, dict(self.carried), self.heap[:], set(self.queued))
+        return _Pending(asks, dict(self.carried), self.heap[:], set(self.queued), self.stops)
 
     def push(self, op: Op, priority: int) -> None:
         if op.name not in self.queued:
@@ -137,6 +148,17 @@ class Planner:
         self._ask(value, reader, m, pending)
         return self._walk_back(pending, Trial())
 
+    def place(self, value: str, m: Map) -> Trial:
+        """Could a new operator that computes ``m`` behind ``value``, for all its readers, fold?
+
+        Raises:
+            Refused: some part of the map finds no absorber.
+        """
+        pending = _Pending(stops=frozenset([value]))
+        self._retries = 0
+        self._ask(value, Use(_NEW, 0), m, pending)
+        return self._walk_back(pending, Trial())
+
     def _walk_back(self, pending: _Pending, trial: Trial) -> Trial:
         while pending.heap:
             op = self.graph.ops[pending.pop()]
@@ -194,6 +216,8 @@ class Planner:
         asks = pending.asks.get(value) if value else None
         if asks is None or all(m.is_identity for m in asks.values()):
             return None
+        if value in pending.stops:
+            return next(iter(asks.values()))
         if self.graph.is_output(value):
             raise Refused(f"{value!r} is an output of the graph")
         merged = _merged(list(asks.values()), value)
@@ -218,18 +242,23 @@ class Planner:
 
     # --- forward -------------------------------------------------------------------------------
 
-    def forward(self, value: str, m: Map) -> Trial:
+    def forward(self, value: str, m: Map, stops: frozenset[str] = frozenset()) -> Trial:
         """Let every reader of ``value`` take in that it carries ``m`` no longer.
+
+        Args:
+            value: where the map stands.
+            m: the map.
+            stops: values at which something else will take the map (``Trial.arrived``).
 
         Raises:
             Refused: some part of the map finds no absorber.
         """
         if not m.is_finite:
             raise Refused("the map is not finite")
-        pending = _Pending()
+        pending, trial = _Pending(stops=stops), Trial()
         self._retries = 0
-        self._give(value, m, pending)
-        return self._walk_on(pending, Trial())
+        self._give(value, m, pending, trial)
+        return self._walk_on(pending, trial)
 
     def _walk_on(self, pending: _Pending, trial: Trial) -> Trial:
         while pending.heap:
@@ -264,9 +293,12 @@ class Planner:
                 _check_weight(op, index, self)
         for index, m in step.gives.items():
             if index < len(op.outputs) and op.outputs[index] and not m.is_identity:
-                self._give(op.outputs[index], m, pending)
+                self._give(op.outputs[index], m, pending, trial)
 
-    def _give(self, value: str, m: Map, pending: _Pending) -> None:
+    def _give(self, value: str, m: Map, pending: _Pending, trial: Trial) -> None:
+        if value in pending.stops:
+            trial.arrived[value] = m
+            return
         if self.graph.is_output(value):
             raise Refused(f"{value!r} is an output of the graph")
         for use in self.graph.uses(value):

@@ -8,13 +8,15 @@ from fnmatch import fnmatchcase
 from bnpass.graph import Op
 
 
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name matches one of the glob patterns."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
 def selector(only: Sequence[str], skip: Sequence[str]) -> Callable[[Op], bool]:
-    """A test that is true for names that match a pattern of ``only`` (if any) and none of ``skip``.
-    """
+    """True for names that match a pattern of ``only`` (if there is any) and none of ``skip``."""
 
     def selected(op: Op) -> bool:
-        if only and not any(fnmatchcase(op.name, pattern) for pattern in only):
-            return False
-        return not any(fnmatchcase(op.name, pattern) for pattern in skip)
+        return (not only or matches(op.name, only)) and not matches(op.name, skip)
 
     return selected

@@ -32,12 +32,11 @@ def bias(op: Op, index: int, view: View) -> Constant | None:
     return weight(op, index, view) if op.input(index) else None
 
 
-# --- Conv, ConvTranspose -------------------------------------------------------------------------
+# --- Conv, ConvTranspose
 
 
 def _channels(op: Op, view: View, side: int) -> int:
-    """Input (0) or output (1) channels: W is (out, in/group, ...), transposed (in, out/group, ...).
-    """
+    """Input (0) or output (1) channels: W is (out, in/group, ...), transposed (in, out/group, ...)."""
     shape = weight(op, 1, view).shape
     group = int(op.attrs.get("group", 1))
     if op.kind == "Conv":
@@ -88,7 +87,7 @@ def _check_covered(op: Op, view: View) -> None:
         raise Refused("a shift does not pass a transposed convolution with borders", op)
 
 
-# --- Gemm, MatMul, Einsum ------------------------------------------------------------------------
+# --- Gemm, MatMul, Einsum
 
 
 def _split_letters(c: Contraction, m: Map, op: Op) -> bool:
@@ -136,7 +135,7 @@ def contraction_forward(op: Op, carried: dict[int, Map], view: View) -> list[Ste
     return [Step(gives={0: c.to_output(m)})]
 
 
-# --- recurrent layers ------------------------------------------------------------------------------
+# --- recurrent layers
 
 
 def recurrent_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
@@ -147,7 +146,7 @@ def recurrent_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]
     return [Step(before=_vectors(op, m, m.rank - 1, n))]
 
 
-# --- normalisations --------------------------------------------------------------------------------
+# --- normalisations
 
 
 def _affine_inputs(op: Op, m: Map, shape: tuple[int, ...], view: View) -> list[Step]:

@@ -90,9 +90,7 @@ def _matmul(op: Op, view: View) -> tuple[tuple[str, str], str]:
     for shape, rank in zip(shapes, ranks, strict=True):
         letters = _BATCH[:count][count - max(rank - 2, 0) :]
         dims = shape[: len(letters)]
-        lead.append(
-            "".join(c.upper() if d == 1 else c for c, d in zip(letters, dims, strict=True))
-        )
+        lead.append("".join(c.upper() if d == 1 else c for c, d in zip(letters, dims, strict=True)))
     batch = ""
     for letter in _BATCH[:count]:
         both = [lead[0], lead[1]]

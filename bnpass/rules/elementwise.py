@@ -14,7 +14,7 @@ FLOATS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 """Bits of significand by numpy's type name."""
 
 
-# --- broadcasting ------------------------------------------------------------------------------
+# --- broadcasting
 
 
 def to_operand(m: Map, op: Op, index: int, view: View) -> Map:
@@ -49,7 +49,7 @@ def constants(op: Op, view: View) -> list[int]:
     return [i for i, name in enumerate(op.inputs) if name and view.constant(name) is not None]
 
 
-# --- Add, Sub, Sum, Mean -----------------------------------------------------------------------
+# --- Add, Sub, Sum, Mean
 
 
 def _signs(op: Op) -> list[float]:
@@ -104,9 +104,7 @@ def sum_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     return _into_constant(op, scale.with_shift(shift), fixed, signs, view)
 
 
-def _into_constant(
-    op: Op, m: Map, fixed: list[int], signs: list[float], view: View
-) -> list[Step]:
+def _into_constant(op: Op, m: Map, fixed: list[int], signs: list[float], view: View) -> list[Step]:
     """scale*x + shift + c = scale * (x + (c + shift)/scale); else the constant stays as it is."""
     steps = []
     if (m.scale != 0).all():
@@ -119,7 +117,7 @@ def _into_constant(
     return steps
 
 
-# --- Mul, Div, Neg -----------------------------------------------------------------------------
+# --- Mul, Div, Neg
 
 
 def product_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
@@ -208,7 +206,7 @@ def neg_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     return [Step(gives={0: m.with_shift(-m.shift)})]
 
 
-# --- Max, Min ----------------------------------------------------------------------------------
+# --- Max, Min
 
 
 def extremum_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
@@ -235,7 +233,7 @@ def extremum_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     return [Step(gives={0: m}, constants=dict.fromkeys(fixed, inverse))]
 
 
-# --- rectifiers, identities, casts -------------------------------------------------------------
+# --- rectifiers, identities, casts
 
 
 def _rectified(op: Op, m: Map) -> Map:

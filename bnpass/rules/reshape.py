@@ -77,9 +77,7 @@ def matching(source: Sequence[Dim], target: Sequence[Dim]) -> list[Run]:
     i, j = (left[-1][0].stop, left[-1][1].stop) if left else (0, 0)
     m, n = len(source), len(target)
     right = _mirror(_runs(source[i:][::-1], target[j:][::-1]), m - i, n - j)
-    right = [
-        (range(a.start + i, a.stop + i), range(b.start + j, b.stop + j)) for a, b in right
-    ]
+    right = [(range(a.start + i, a.stop + i), range(b.start + j, b.stop + j)) for a, b in right]
     end_i, end_j = (right[0][0].start, right[0][1].start) if right else (m, n)
     middle = [(range(i, end_i), range(j, end_j))] if i < end_i or j < end_j else []
     return [*left, *middle, *right]

@@ -31,7 +31,7 @@ def integers(op: Op, index: int, view: View) -> list[int] | None:
     return [int(v) for v in np.atleast_1d(constant.small)]
 
 
-# --- Transpose ---------------------------------------------------------------------------------
+# --- Transpose
 
 
 def _perm(op: Op, rank: int) -> list[int]:
@@ -52,7 +52,7 @@ def transpose_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]
     return [Step(gives={0: m.each(lambda a: a.transpose(perm))})]
 
 
-# --- Reshape, Flatten, Squeeze, Unsqueeze --------------------------------------------------------
+# --- Reshape, Flatten, Squeeze, Unsqueeze
 
 
 def reshape_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
@@ -67,7 +67,7 @@ def reshape_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     return [Step(gives={0: regroup(m, view.shape(op.inputs[0]), view.shape(op.outputs[0]), op)})]
 
 
-# --- DepthToSpace, SpaceToDepth ------------------------------------------------------------------
+# --- DepthToSpace, SpaceToDepth
 
 
 def _spread(a: np.ndarray, block: int, crd: bool) -> np.ndarray:
@@ -113,7 +113,7 @@ def depth_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     return [Step(gives={0: m.each(lambda a: _spread(a, block, False))})]
 
 
-# --- Expand, Tile --------------------------------------------------------------------------------
+# --- Expand, Tile
 
 
 def expand_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
@@ -162,7 +162,7 @@ def tile_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     return [Step(gives={0: m.each(unfold)})]
 
 
-# --- Concat, Split -------------------------------------------------------------------------------
+# --- Concat, Split
 
 
 def _sizes(op: Op, names: Sequence[str], axis: int, view: View) -> list[int]:
@@ -251,7 +251,7 @@ def split_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     return [Step(gives=dict(enumerate(_pieces(m, axis, _sizes(op, op.outputs, axis, view)))))]
 
 
-# --- Slice, Gather with constant indices -----------------------------------------------------------
+# --- Slice, Gather with constant indices
 
 
 def slices(op: Op, rank: int, view: View) -> dict[int, slice]:
@@ -285,7 +285,9 @@ def _slice_back(a: np.ndarray, cuts: dict[int, slice], op: Op, dims: Sequence[Di
             continue
         index = np.arange(n)[cut]
         if len(index) < n or a.shape[axis] > 1:
-            full = np.broadcast_to(a, [len(index) if i == axis else d for i, d in enumerate(a.shape)])
+            full = np.broadcast_to(
+                a, [len(index) if i == axis else d for i, d in enumerate(a.shape)]
+            )
             a = scatter(full, axis, n, index, op)
     return a
 

@@ -23,7 +23,7 @@ def _monotone(op: Op, m: Map) -> None:
         raise Refused("a negative scale does not pass it", op)
 
 
-# --- pools ---------------------------------------------------------------------------------------
+# --- pools
 
 
 def _counts_padding(op: Op) -> bool:
@@ -56,7 +56,7 @@ def pool_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     return [Step(gives={0: m})]
 
 
-# --- reductions ------------------------------------------------------------------------------------
+# --- reductions
 
 
 def _reduced(op: Op, rank: int, view: View) -> set[int]:
@@ -103,7 +103,7 @@ def reduce_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     return [Step(gives={0: m})]
 
 
-# --- Resize, Upsample ------------------------------------------------------------------------------
+# --- Resize, Upsample
 
 
 def _resized(op: Op, m: Map, view: View) -> Map:
@@ -126,7 +126,7 @@ def resize_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     return [Step(gives={0: _resized(op, data_only(op, carried), view)})]
 
 
-# --- Pad -------------------------------------------------------------------------------------------
+# --- Pad
 
 
 def _pads(op: Op, rank: int, view: View) -> dict[int, tuple[int, int]]:

@@ -62,7 +62,9 @@ def _add_behind(editor: Editor, op: Op, shift: np.ndarray) -> None:
     result = node.output[0]
     inner = editor.unique(f"{result}_product")
     node.output[0] = inner
-    add = onnx.helper.make_node("Add", [inner, name], [result], name=editor.unique(f"{op.name}.add"))
+    add = onnx.helper.make_node(
+        "Add", [inner, name], [result], name=editor.unique(f"{op.name}.add")
+    )
     editor.insert_behind(node, add)
 
 
@@ -105,9 +107,7 @@ def _as_batch_norm(
     node.attribute.append(onnx.helper.make_attribute("epsilon", 0.0))
 
 
-def _as_affine(
-    editor: Editor, node: onnx.NodeProto, m: Map, source: str, dtype: np.dtype
-) -> None:
+def _as_affine(editor: Editor, node: onnx.NodeProto, m: Map, source: str, dtype: np.dtype) -> None:
     base, result = node.name or node.output[0], node.output[0]
     scale = editor.add_initializer(f"{base}.scale", m.scale.astype(dtype))
     node.op_type, node.domain = "Mul", ""
@@ -125,7 +125,7 @@ def _as_affine(
     editor.insert_behind(node, add)
 
 
-# --- insertion ---------------------------------------------------------------------------------------
+# --- insertion
 
 
 def apply_insert(reading: Reading, scope: Scope, norms: list[NewNorm]) -> None:

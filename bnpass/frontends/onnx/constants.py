@@ -13,9 +13,20 @@ from onnx import numpy_helper
 from bnpass import external
 from bnpass.graph import Constant
 
-_RANDOM = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
-     "Bernoulli", "Dropout"}
+# Not evaluated: they draw numbers, or hold weights in a quantised form that has to stay.
+_KEPT = frozenset(
+    {
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Multinomial",
+        "Bernoulli",
+        "Dropout",
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+    }
 )
 _MAX_EVALUATED = 1 << 28  # bytes: a constant larger than this is not worth its evaluation
 
@@ -68,7 +79,7 @@ def node_constants(
     node: onnx.NodeProto, known: Callable[[str], Constant | None], opset: int, folder: Path | None
 ) -> list[Constant]:
     """The outputs of a node that are constants because all that it reads is."""
-    if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM:
+    if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT:
         return []
     if any(a.HasField("g") or a.graphs for a in node.attribute):
         return []

@@ -200,9 +200,8 @@ class Editor:
                     nodes.append(node)
                 nodes.extend(self._behind.get(id(node), ()))
             self._reroute(nodes)
-            copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
             del self.graph.node[:]
-            self.graph.node.extend(copies)
+            self.graph.node.extend(nodes)
         if self._alias or self._rename:
             self._forget_infos()
 
@@ -213,8 +212,8 @@ class Editor:
         final.update(self._rename)
         fresh = {id(n) for group in self._behind.values() for n in group}
         for node in nodes:
-            skip = id(node) in fresh and node.op_type in ("BatchNormalization", "Transpose")
-            _rename_reads(node, {} if skip else final)
+            if id(node) not in fresh:
+                _rename_reads(node, final)
             for index, name in enumerate(node.output):
                 if name in self._rename:
                     node.output[index] = self._rename[name]
@@ -245,7 +244,9 @@ class Editor:
             name = stack.pop()
             maker = makers.get(name)
             if maker is not None and self.scope.graph.constant(name) is not None:
-                if id(maker) not in nodes and not any(self.reading.readers.get(o) for o in maker.output):
+                if id(maker) not in nodes and not any(
+                    self.reading.readers.get(o) for o in maker.output
+                ):
                     nodes.append(id(maker))
                     for read in maker.input:
                         if read:

@@ -168,9 +168,7 @@ class _Builder:
                     self.constants.setdefault(name, constant)
         self.ops: list[Op] = []
         self.nodes: dict[str, onnx.NodeProto] = {}
-        self.context = Context(
-            reading.opset, self.constants.get, self.shape, self.dtype, self.made
-        )
+        self.context = Context(reading.opset, self.constants.get, self.shape, self.dtype, self.made)
 
     def shape(self, name: str) -> tuple[Dim, ...] | None:
         constant = self.constants.get(name)
@@ -215,7 +213,5 @@ class _Builder:
         inputs = [i.name for i in self.proto.input if i.name not in self.constants]
         outputs = [o.name for o in self.proto.output]
         pinned = dict.fromkeys(self.overridable, OVERRIDABLE)
-        graph = Graph(
-            self.ops, inputs, outputs, self.constants, self.shape, self.dtype, pinned
-        )
+        graph = Graph(self.ops, inputs, outputs, self.constants, self.shape, self.dtype, pinned)
         return Scope(self.proto, graph, self.nodes, self.outer, path)

@@ -112,6 +112,5 @@ def dims(tensor: onnx.TypeProto.Tensor | None) -> tuple[Dim, ...] | None:
     if tensor is None or not tensor.HasField("shape"):
         return None
     return tuple(
-        d.dim_value if d.HasField("dim_value") else (d.dim_param or None)
-        for d in tensor.shape.dim
+        d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim
     )

@@ -1,0 +1,261 @@
+"""The public passes: one function each, for ONNX models and for torch modules alike."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnpass.errors import UsageError, close_matches
+
+if TYPE_CHECKING:
+    import onnx
+
+    from bnpass.passes.insert import Moments, Site
+
+INITS = ("fresh", "preserve", "calibrated")
+LEFTOVERS = ("bn", "affine")
+TRAINING_MODES = ("refuse", "inference")
+
+
+def is_module(model: object) -> bool:
+    """Whether a model is a torch module or an exported program, found without importing torch."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    kinds = (torch.nn.Module, torch.export.ExportedProgram)
+    return isinstance(model, kinds)
+
+
+def _choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        hint = close_matches(value, choices) or "one of " + ", ".join(choices)
+        raise UsageError(f"{name} is {value!r}", hint)
+
+
+def _read(model: Any) -> tuple[onnx.ModelProto, Path | None]:
+    """A ModelProto and the folder of its external data; nothing is copied."""
+    from bnpass.files import load_model
+
+    proto = load_model(model)
+    folder = Path(model).parent if isinstance(model, str | os.PathLike) else None
+    return proto, folder
+
+
+def _written(result: onnx.ModelProto, model: Any, output: Any, force: bool) -> Any:
+    from bnpass.files import save_model
+
+    if output is None:
+        return result
+    source = model if isinstance(model, str | os.PathLike) else None
+    return save_model(result, output, force=force, source=source)
+
+
+def _check_output(model: Any, output: Any, force: bool) -> None:
+    if output is not None:
+        from bnpass.files import check_output
+
+        source = model if isinstance(model, str | os.PathLike) else None
+        check_output(output, force=force, source=source)
+
+
+def insert(
+    model: Any,
+    example_inputs: tuple[Any, ...] | None = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    init: str = "fresh",
+    data: Any = None,
+    gates: bool = False,
+    last: bool = False,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    before: Sequence[str] = (),
+    norms: bool = False,
+    allow_unfoldable: bool = False,
+    eps: float = 1e-5,
+    momentum: float = 0.1,
+    sync: bool = False,
+    plan_only: bool = False,
+    force: bool = False,
+) -> Any:
+    """Insert a BatchNorm in front of every nonlinearity and drop the biases it makes redundant.
+
+    Every BatchNorm that is inserted can be folded into the weights in front of it again. Source:
+    arXiv:1502.03167, section 3.2.
+
+    Args:
+        model: path of an ONNX file or ModelProto; or an nn.Module, GraphModule, ExportedProgram.
+        example_inputs: torch only: a tuple of tensors, as the module's forward takes them.
+        output: ONNX only: write the result there.
+        init: ``fresh`` (gamma 1, beta 0: to train from scratch), ``preserve`` (outputs unchanged
+            in eval mode, without data) or ``calibrated`` (the same, with the population's
+            statistics from ``data``).
+        data: for ``calibrated``: batches of inputs.
+        gates: also in front of gates (a bounded result that only multiplies another path).
+        last: also in front of the last nonlinearity before an output.
+        only, skip: glob patterns on the nonlinearities' names and operator types.
+        before: operator types, e.g. ``("relu", "sigmoid")``; empty: all.
+        norms: also behind a LayerNorm, InstanceNorm or GroupNorm.
+        allow_unfoldable: insert also where the BatchNorm could not be folded back.
+        eps: added to the variance.
+        momentum: torch's momentum of the running statistics.
+        sync: torch only: insert SyncBatchNorm.
+        plan_only: return the :class:`~bnpass.passes.insert.InsertPlan` and change nothing.
+        force: replace an existing ``output``.
+
+    Returns:
+        A ModelProto, or the path written, or a GraphModule; the model given is unchanged.
+
+    Raises:
+        UsageError, InputError, OutputError, UnsupportedError.
+    """
+    from bnpass.passes.insert import Policy
+
+    _choice("init", init, INITS)
+    if init == "calibrated" and data is None and not plan_only:
+        raise UsageError("init='calibrated' needs data", "pass data=..., or use init='preserve'")
+    policy = Policy(gates, last, tuple(only), tuple(skip), tuple(before), norms, allow_unfoldable)
+    if is_module(model):
+        from bnpass.frontends.fx import fx_insert
+
+        return fx_insert(
+            model, example_inputs, policy=policy, init=init, data=data, eps=eps,
+            momentum=momentum, sync=sync, plan_only=plan_only,
+        )  # fmt: skip
+    from bnpass.frontends.onnx.transform import InsertOptions, insert_model
+
+    _check_output(model, output, force)
+    proto, folder = _read(model)
+    moments = _moments(proto, data) if init == "calibrated" else None
+    options = InsertOptions(policy, init, eps, momentum)
+    done = insert_model(proto, options, folder=folder, moments=moments, plan_only=plan_only)
+    return done.plan if plan_only else _written(done.model, model, output, force)
+
+
+def _moments(proto: onnx.ModelProto, data: Any) -> Moments:
+    def measure(sites: Sequence[Site]) -> Any:
+        from bnpass.runtime.statistics import batch_moments
+
+        return batch_moments(proto, [(site.value, site.axis) for site in sites], data)
+
+    return measure
+
+
+def fold(
+    model: Any,
+    example_inputs: tuple[Any, ...] | None = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    leftover: str = "bn",
+    training_mode: str = "refuse",
+    freeze_inputs: bool = False,
+    max_growth: float = 4.0,
+    verify: bool = True,
+    plan_only: bool = False,
+    force: bool = False,
+) -> Any:
+    """Fold every per-channel affine map (BatchNorm, Mul, Add ...) into the weights around it.
+
+    Each map goes backward, or else forward, or is split between both, where that is exact; numbers
+    are computed in float64 and rounded once. Source: arXiv:1502.03167, Algorithm 2.
+
+    Args:
+        model: path of an ONNX file or ModelProto; or an nn.Module or GraphModule in eval mode.
+        example_inputs: torch only, for a module that :func:`insert` did not make.
+        output: ONNX only: write the result there.
+        only, skip: glob patterns on operator names.
+        leftover: what a chain becomes that cannot fold: ``bn``, or ``affine`` (Mul and Add).
+        training_mode: ``inference``: a BatchNorm in training mode means its running statistics;
+            ``refuse``: it stays.
+        freeze_inputs: take initializers that callers may override for constants.
+        max_growth: how many times the model may grow where shared weights have to be cloned.
+        verify: ONNX only: compare with the original on onnxruntime before returning.
+        plan_only: return the :class:`~bnpass.passes.fold.FoldPlan` and change nothing.
+        force: replace an existing ``output``.
+
+    Returns:
+        A ModelProto, or the path written, or a GraphModule; the model given is unchanged.
+
+    Raises:
+        VerificationError: the result differs from the original; nothing is written.
+        UsageError, InputError, OutputError, RefusedError, MissingDependencyError.
+    """
+    _choice("leftover", leftover, LEFTOVERS)
+    _choice("training_mode", training_mode, TRAINING_MODES)
+    if is_module(model):
+        from bnpass.frontends.fx import fx_fold
+
+        return fx_fold(
+            model, example_inputs, only=tuple(only), skip=tuple(skip), leftover=leftover,
+            training_mode=training_mode, plan_only=plan_only,
+        )  # fmt: skip
+    from bnpass.frontends.onnx.transform import FoldOptions, fold_model
+
+    _check_output(model, output, force)
+    options = FoldOptions(
+        tuple(only), tuple(skip), leftover, training_mode, freeze_inputs, max_growth
+    )
+    proto, folder = _read(model)
+    done = fold_model(proto, options, folder=folder, plan_only=plan_only)
+    if plan_only:
+        return done.plan
+    if verify:
+        _verify(proto, done.model, done.changed)
+    return _written(done.model, model, output, force)
+
+
+def _verify(before: onnx.ModelProto, after: onnx.ModelProto, changed: frozenset[str]) -> None:
+    from bnpass.runtime.verify import verify
+
+    verify(before, after, changed=changed).raise_if_failed()
+
+
+def calibrate(
+    model: Any, data: Any, *, output: Any = None, force: bool = False, **options: Any
+) -> Any:
+    """Give every BatchNorm the population statistics of the data, in one pass.
+
+    Args:
+        model: an ONNX path or ModelProto (runs on onnxruntime, without torch), or a torch module,
+            which is changed and left in eval mode.
+        data: batches of inputs, or of (inputs, labels).
+        output: ONNX only: write the result there.
+        force: replace an existing ``output``.
+        options: ``method`` (``pooled``, ``paper``, ``ema``), ``batch_size``, ``seed``; see
+            :func:`bnpass.training.statistics.calibrate` and
+            :func:`bnpass.runtime.statistics.calibrate_onnx`.
+
+    Returns:
+        A ModelProto, or the path written, or the module.
+    """
+    if is_module(model):
+        from bnpass.training.statistics import calibrate as calibrate_module
+
+        return calibrate_module(model, data, **options)
+    from bnpass.runtime.statistics import calibrate_onnx
+
+    _check_output(model, output, force)
+    return _written(calibrate_onnx(model, data, **options), model, output, force)
+
+
+def inspect(model: Any, example_inputs: tuple[Any, ...] | None = None) -> Any:
+    """What is in a model: BatchNorms, nonlinearities, what would fold, what its statistics say.
+
+    Returns:
+        An :class:`~bnpass.passes.inspect.Inspection` with ``to_dict()``.
+    """
+    from bnpass.passes.inspect import inspect_graph
+
+    if is_module(model):
+        from bnpass.frontends.fx import fx_graph
+
+        return inspect_graph(fx_graph(model, example_inputs))
+    from bnpass.frontends.onnx.read import read
+
+    proto, folder = _read(model)
+    return inspect_graph(read(proto, folder=folder).main.graph)

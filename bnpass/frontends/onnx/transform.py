@@ -1,0 +1,216 @@
+"""Whole passes on a ModelProto: read, plan, apply. The model given is never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import onnx
+
+from bnpass.edits import FoldEdits
+from bnpass.errors import InputError, RefusedError
+from bnpass.frontends.onnx.apply import apply_fold, apply_insert
+from bnpass.frontends.onnx.editor import OverflowedError
+from bnpass.frontends.onnx.functions import inline_norms
+from bnpass.frontends.onnx.read import Reading, Scope, bodies, opset_of, read
+from bnpass.passes.fold import FoldEntry, FoldPlan, plan_fold
+from bnpass.passes.insert import InsertPlan, Moments, Policy, Skip, new_norms, plan_insert
+from bnpass.passes.nonlinear import find_nonlinearities
+
+_QUANTIZED = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
+     "MatMulInteger", "DynamicQuantizeLinear"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FoldOptions:
+    """What a fold is asked for; the names are those of :func:`bnpass.fold`."""
+
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    leftover: str = "bn"
+    training_mode: str = "refuse"
+    freeze_inputs: bool = False
+    max_growth: float = 4.0
+
+
+@dataclass
+class Folded:
+    """A folded model and what was done.
+
+    Attributes:
+        model: the new model.
+        plan: entries of all graphs; names inside a nested body carry the way there.
+        changed: values of the main graph whose numbers differ from the original's.
+        grown: bytes of weights that had to be stored twice.
+    """
+
+    model: onnx.ModelProto
+    plan: FoldPlan
+    changed: frozenset[str] = frozenset()
+    grown: int = 0
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _prepared(model: onnx.ModelProto, options: FoldOptions) -> onnx.ModelProto:
+    opset_of(model)
+    copy = inline_norms(model)
+    copy = _copy(model) if copy is model else copy
+    if options.training_mode == "inference":
+        _stop_training(copy)
+    return copy
+
+
+def _stop_training(model: onnx.ModelProto) -> None:
+    """Let every BatchNormalization use its running statistics."""
+    stack = [model.graph]
+    while stack:
+        graph = stack.pop()
+        for node in graph.node:
+            stack += bodies(node)
+            if node.op_type == "BatchNormalization":
+                kept = [a for a in node.attribute if a.name != "training_mode"]
+                del node.attribute[:]
+                node.attribute.extend(kept)
+                del node.output[1:]
+
+
+def plan_folds(reading: Reading, options: FoldOptions, avoid: frozenset[str]) -> list[FoldPlan]:
+    """A plan for every graph of a model."""
+    return [
+        plan_fold(
+            scope.graph,
+            only=options.only,
+            skip=options.skip,
+            leftover=options.leftover,
+            avoid=avoid,
+        )
+        for scope in reading.scopes
+    ]
+
+
+def fold_model(
+    model: onnx.ModelProto,
+    options: FoldOptions = FoldOptions(),  # noqa: B008 - frozen
+    *,
+    folder: Path | None = None,
+    plan_only: bool = False,
+) -> Folded:
+    """Fold every map of a model that algebra allows to fold.
+
+    Raises:
+        RefusedError: cloned weights would make the model larger than ``max_growth`` times.
+    """
+    avoid: frozenset[str] = frozenset()
+    while True:
+        copy = _prepared(model, options)
+        reading = read(copy, folder=folder, freeze_inputs=options.freeze_inputs)
+        plans = plan_folds(reading, options, avoid)
+        whole = _joined(plans, reading)
+        if plan_only:
+            return Folded(model, whole)
+        try:
+            grown = sum(
+                apply_fold(reading, scope, plan.edits)
+                for scope, plan in reversed(list(zip(reading.scopes, plans, strict=True)))
+            )
+        except OverflowedError as error:
+            avoid |= {error.op}
+            continue
+        _check_growth(model, grown, options.max_growth)
+        return Folded(copy, whole, plans[0].edits.changed, grown)
+
+
+def _check_growth(model: onnx.ModelProto, grown: int, most: float) -> None:
+    if grown and grown > (most - 1) * model.ByteSize():
+        raise RefusedError(
+            f"shared weights would have to be stored {grown / 2**20:.1f} MiB more than once",
+            "allow it with --max-growth (max_growth=), or leave layers out with --skip",
+        )
+
+
+def _joined(plans: Sequence[FoldPlan], reading: Reading) -> FoldPlan:
+    entries: list[FoldEntry] = []
+    for plan, scope in zip(plans, reading.scopes, strict=True):
+        entries += [_inside(entry, scope) for entry in plan.entries]
+    return FoldPlan(entries, plans[0].edits if plans else FoldEdits())
+
+
+def _inside(entry: FoldEntry, scope: Scope) -> FoldEntry:
+    return replace(entry, node=scope.path + entry.node) if scope.path else entry
+
+
+# --- insert
+
+
+@dataclass(frozen=True)
+class InsertOptions:
+    """What an insertion is asked for; the names are those of :func:`bnpass.insert`."""
+
+    policy: Policy = field(default_factory=Policy)
+    init: str = "fresh"
+    epsilon: float = 1e-5
+    momentum: float = 0.1
+
+
+@dataclass
+class Inserted:
+    """A model with BatchNorms and what was done."""
+
+    model: onnx.ModelProto
+    plan: InsertPlan
+
+
+def insert_model(
+    model: onnx.ModelProto,
+    options: InsertOptions = InsertOptions(),  # noqa: B008 - frozen
+    *,
+    folder: Path | None = None,
+    moments: Moments | None = None,
+    plan_only: bool = False,
+) -> Inserted:
+    """Insert a BatchNorm in front of every nonlinearity of the main graph.
+
+    Raises:
+        InputError: the model is quantised, or older than opset 7.
+    """
+    _refuse_quantized(model)
+    copy = _copy(model)
+    reading = read(copy, folder=folder)
+    plan = plan_insert(reading.main.graph, options.policy)
+    plan.skipped.extend(_inside_bodies(reading))
+    if plan_only or not plan.sites:
+        return Inserted(copy, plan)
+    norms = new_norms(
+        plan,
+        options.init,
+        epsilon=options.epsilon,
+        momentum=options.momentum,
+        moments=moments,
+    )
+    apply_insert(reading, reading.main, norms)
+    return Inserted(copy, plan)
+
+
+def _inside_bodies(reading: Reading) -> list[Skip]:
+    return [
+        Skip(scope.path + n.op.name, n.op.kind, "inside control flow")
+        for scope in reading.scopes[1:]
+        for n in find_nonlinearities(scope.graph)
+    ]
+
+
+def _refuse_quantized(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        if node.op_type in _QUANTIZED:
+            raise InputError(
+                f"the model is quantised: {node.op_type} {node.name or node.output[0]!r}",
+                "insert BatchNorms into the floating-point model and quantise the folded one",
+            )

@@ -1,0 +1,500 @@
+"""Insert: a BatchNorm in front of every nonlinearity, where it can be folded back again.
+
+1. The site is the latest value between the absorbers and the nonlinearity at which a map with any
+   gamma and beta folds backward by the table of rules; in front of Dropout, Cast, Resize, Expand,
+   Tile and Pad, whose outputs have other statistics in training or count entries twice.
+2. Where no such value exists (a MaxPool, a residual Add whose skip is no layer), the walk goes on in
+   front of it: every branch that leads to an absorber gets its own BatchNorm.
+3. The BatchNorm replaces the value for all its readers, so every reader must lead to sites only.
+4. A bias that reaches a site as nothing but a per-channel constant goes: beta takes its place.
+
+Source: arXiv:1502.03167, section 3.2 (BN goes on Wu, right before g; b is dropped).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from bnpass.affine import Map
+from bnpass.edits import BiasDrop, NewNorm
+from bnpass.graph import Graph, Op
+from bnpass.maps import map_of
+from bnpass.passes.nonlinear import Nonlinearity, find_nonlinearities, is_gate, reaches_output
+from bnpass.passes.planner import Planner, Trial
+from bnpass.passes.select import matches
+from bnpass.rules import RULES, Refused
+
+EARLIER = frozenset({"Dropout", "Cast", "Resize", "Upsample", "Expand", "Tile", "Pad"})
+"""A BatchNorm stands in front of these, not behind them."""
+
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Gather"})
+_NORMS = frozenset(
+    {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization"}
+)
+_BIASED = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A value that gets a BatchNorm.
+
+    Attributes:
+        name: of the new BatchNorm.
+        value: the value that it normalises.
+        axis, channels, rank: the channel axis, its size, and the value's rank.
+        nonlinearities: names of those that it stands in front of.
+        absorbers: names of the operators into which it will fold.
+        dropped: names of the operators that lose their bias.
+        drops: the biases, and ``constant`` (C,): what they add to the value together.
+    """
+
+    name: str
+    value: str
+    axis: int
+    channels: int
+    rank: int
+    nonlinearities: tuple[str, ...]
+    absorbers: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
+    drops: tuple[BiasDrop, ...] = ()
+    constant: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)
+    readers: frozenset[str] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "name": self.name,
+            "value": self.value,
+            "axis": self.axis,
+            "channels": self.channels,
+            "nonlinearities": list(self.nonlinearities),
+            "absorbers": list(self.absorbers),
+            "dropped": list(self.dropped),
+        }
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A nonlinearity that gets no BatchNorm, and why."""
+
+    node: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class InsertPlan:
+    """Where BatchNorms go in one graph, and why not elsewhere."""
+
+    sites: list[Site] = field(default_factory=list)
+    skipped: list[Skip] = field(default_factory=list)
+    nonlinearities: int = 0
+
+    @property
+    def dropped(self) -> int:
+        """How many biases go."""
+        return len({(d.op.name, d.index) for site in self.sites for d in site.drops})
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "nonlinearities": self.nonlinearities,
+            "sites": [site.to_dict() for site in self.sites],
+            "skipped": [vars(skip) for skip in self.skipped],
+            "biases_dropped": self.dropped,
+        }
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Which nonlinearities are wanted.
+
+    Attributes:
+        gates, last: include gates, and the last nonlinearity in front of an output.
+        only, skip: glob patterns on node names and operator types.
+        before: operator types, case does not matter; empty: all.
+        norms: also behind a LayerNorm, InstanceNorm or GroupNorm.
+        allow_unfoldable: insert also where the BatchNorm cannot be folded back.
+    """
+
+    gates: bool = False
+    last: bool = False
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    norms: bool = False
+    allow_unfoldable: bool = False
+
+
+def plan_insert(graph: Graph, policy: Policy = Policy()) -> InsertPlan:  # noqa: B008 - frozen
+    """Plan the insertion into a graph."""
+    return _Inserter(graph, policy).plan()
+
+
+@dataclass
+class _Place:
+    """A legal place for a BatchNorm, found from some nonlinearity."""
+
+    value: str
+    axis: int
+    channels: int
+    rank: int
+    trial: Trial
+
+
+class _Inserter:
+    def __init__(self, graph: Graph, policy: Policy) -> None:
+        self.graph, self.policy = graph, policy
+        self.planner = Planner(graph)
+        self.entries: dict[str, set[str]] = {}  # value -> operators of chosen regions reading it
+        self._strangers: dict[str, str] = {}
+        self._places: dict[str, list[_Place] | str] = {}
+
+    def plan(self) -> InsertPlan:
+        found = find_nonlinearities(self.graph)
+        last = reaches_output(self.graph)
+        chosen, skipped = [], []
+        for n in found:
+            reason = self._unwanted(n, last)
+            if reason:
+                skipped.append(Skip(n.op.name, n.op.kind, reason))
+            else:
+                chosen.append(n)
+                for entry in n.entries:
+                    self.entries.setdefault(entry, set()).update(n.region)
+        places: dict[str, tuple[_Place, list[str]]] = {}
+        for n in chosen:
+            skipped += self._locate(n, places)
+        sites = [self._site(place, names) for place, names in places.values()]
+        sites = _drop_biases(sites, places, self.graph, self.planner)
+        order = self.graph.order
+        skipped.sort(key=lambda s: order[s.node])
+        return InsertPlan(sites, skipped, len(found))
+
+    # --- which ---------------------------------------------------------------------------------------
+
+    def _unwanted(self, n: Nonlinearity, last: frozenset[str]) -> str:
+        policy = self.policy
+        names = [n.op.name, n.op.kind, n.kind]
+        if policy.before and not any(k.lower() in map(str.lower, policy.before) for k in names[1:]):
+            return "its type is not among those asked for"
+        if policy.only and not any(matches(x, policy.only) for x in names):
+            return "not among those asked for"
+        if any(matches(x, policy.skip) for x in names):
+            return "skipped as asked"
+        if not policy.gates and is_gate(n, self.graph):
+            return "a gate: its result only multiplies another path (--gates includes it)"
+        if not policy.last and n.op.name in last:
+            return "the last nonlinearity in front of an output (--last includes it)"
+        return ""
+
+    # --- where ---------------------------------------------------------------------------------------
+
+    def _locate(self, n: Nonlinearity, places: dict[str, tuple[_Place, list[str]]]) -> list[Skip]:
+        reasons = []
+        for entry in n.entries:
+            found = self.find(entry)
+            if isinstance(found, str):
+                found = self._force(entry, n, found)
+            if isinstance(found, str):
+                reasons.append(found)
+                continue
+            for place in found:
+                names = places.setdefault(place.value, (place, []))[1]
+                if n.op.name not in names:
+                    names.append(n.op.name)
+        if len(reasons) == len(n.entries):
+            return [Skip(n.op.name, n.op.kind, reasons[0])]
+        return []
+
+    def _force(self, entry: str, n: Nonlinearity, reason: str) -> list[_Place] | str:
+        if not self.policy.allow_unfoldable or "already normalised" in reason:
+            return reason
+        shape = self.graph.shape(entry)
+        if shape is None or len(shape) < 2 or not isinstance(shape[1], int):
+            return reason
+        trial = Trial(crossed=set(n.region))
+        return [_Place(entry, 1, shape[1], len(shape), trial)]
+
+    def find(self, value: str) -> list[_Place] | str:
+        """Places for a BatchNorm that normalises what ``value`` is made of, or the reason why not."""
+        known = self._places.get(value)
+        if known is None:
+            self._places[value] = "a cycle"
+            known = self._places[value] = self._find(value)
+        return known
+
+    def _find(self, value: str) -> list[_Place] | str:
+        stranger = self.stranger(value)
+        if stranger:
+            return stranger
+        producer = self.graph.producer(value)
+        if producer is None:
+            return f"no layer in front: {value!r} is an input of the graph"
+        reason = f"a BatchNorm stands in front of {producer.kind} {producer.name!r}"
+        if producer.kind not in EARLIER:
+            try:
+                return [self._here(value)]
+            except Refused as refusal:
+                reason = refusal.reason
+        if not _may_cross(producer):
+            return reason
+        return self._branches(producer) or self._deeper_reason(producer, reason)
+
+    def _branches(self, op: Op) -> list[_Place]:
+        found: list[_Place] = []
+        for name in _data_inputs(op):
+            if self.graph.constant(name) is None:
+                places = self.find(name)
+                if not isinstance(places, str):
+                    found += places
+        return found
+
+    def _deeper_reason(self, op: Op, reason: str) -> str:
+        inner = [self.find(n) for n in _data_inputs(op) if self.graph.constant(n) is None]
+        texts = [r for r in inner if isinstance(r, str)]
+        return texts[0] if len(texts) == 1 else reason
+
+    def _here(self, value: str) -> _Place:
+        """A place at ``value`` itself: the channel axis is the one along which it folds."""
+        shape = self.planner.shape(value)
+        refusal = Refused("no layer in front")
+        for axis in dict.fromkeys((1, len(shape) - 1)):
+            size = shape[axis] if 0 < axis < len(shape) else None
+            if not isinstance(size, int):
+                continue
+            try:
+                trial = self.planner.place(value, _any_map(axis, len(shape), size))
+                self._check_layers(trial)
+                return _Place(value, axis, size, len(shape), trial)
+            except Refused as one:
+                refusal = refusal if refusal.reason.startswith("already") else one
+        raise refusal
+
+    def _check_layers(self, trial: Trial) -> None:
+        ops = [self.graph.ops[name] for name in trial.into]
+        norms = [op for op in ops if op.kind in _NORMS]
+        if norms and not (self.policy.norms and norms[0].kind != "BatchNormalization"):
+            raise Refused(f"already normalised by {norms[0].kind} {norms[0].name!r}")
+        if not norms and not any(op.kind in _LAYERS for op in ops):
+            raise Refused("no layer in front: per-channel arithmetic alone is none")
+
+    def stranger(self, value: str) -> str:
+        """Why some reader of a value must not see it normalised; empty if all lead to sites."""
+        known = self._strangers.get(value)
+        if known is None:
+            known = self._strangers[value] = self._stranger(value)
+        return known
+
+    def _stranger(self, value: str) -> str:
+        if self.graph.is_output(value):
+            return f"{value!r} is also an output of the graph"
+        for use in self.graph.uses(value):
+            op = use.op
+            if op.name in self.entries.get(value, ()) or op.kind == "Shape":
+                continue
+            also = f"{value!r} is also read by {op.kind} {op.name!r}"
+            if use.index < 0 or not _may_cross(op) or value not in _data_inputs(op):
+                return also
+            for name in op.outputs:
+                if name and (self.graph.uses(name) or self.graph.is_output(name)):
+                    deeper = self.stranger(name)
+                    if deeper:
+                        return f"{also}: {deeper}" if "also read" not in deeper else deeper
+        return ""
+
+    # --- what ----------------------------------------------------------------------------------------
+
+    def _site(self, place: _Place, names: list[str]) -> Site:
+        producer = self.graph.producer(place.value)
+        base = producer.name if producer is not None else place.value
+        forced = None if place.trial.into else frozenset(place.trial.crossed)
+        absorbers = [n for n in place.trial.into if self.graph.ops[n].kind in _LAYERS | _NORMS]
+        return Site(
+            name=f"{base}_bn",
+            value=place.value,
+            axis=place.axis,
+            channels=place.channels,
+            rank=place.rank,
+            nonlinearities=tuple(names),
+            absorbers=tuple(absorbers),
+            constant=np.zeros(place.channels),
+            readers=forced,
+        )
+
+
+def _any_map(axis: int, rank: int, size: int) -> Map:
+    """A map that stands for every gamma and beta: no two entries equal, signs mixed, no zero."""
+    rng = np.random.default_rng(size)
+    scale = rng.uniform(0.5, 2.0, size) * np.where(np.arange(size) % 2, 1.0, -1.0)
+    return Map.along(axis, rank, scale, rng.uniform(0.5, 2.0, size))
+
+
+def _may_cross(op: Op) -> bool:
+    """Operators that a site may lie in front of: those that maps pass, not layers, not norms."""
+    return op.kind in RULES and op.kind not in _LAYERS | _NORMS | {
+        "RNN", "LSTM", "GRU", "Relu", "LeakyRelu", "PRelu", "Mul", "Div", "Max", "Min"
+    }  # fmt: skip
+
+
+def _data_inputs(op: Op) -> list[str]:
+    """Inputs that hold data, not shapes, axes, ratios or sizes."""
+    if op.kind in ("Add", "Sub", "Sum", "Mean", "Concat"):
+        return [name for name in op.inputs if name]
+    return op.inputs[:1]
+
+
+# --- biases
+
+
+def _drop_biases(
+    sites: list[Site],
+    places: dict[str, tuple[_Place, list[str]]],
+    graph: Graph,
+    planner: Planner,
+) -> list[Site]:
+    """Drop every bias that reaches sites, and only sites, as a per-channel constant."""
+    stops = frozenset(site.value for site in sites if site.readers is None)
+    by_value = {site.value: site for site in sites}
+    seen: set[tuple[str, int]] = set()
+    for place, _ in places.values():
+        if place.value not in stops:
+            continue
+        for drop, m in _biases(place.trial, graph, planner):
+            if (drop.op.name, drop.index) in seen:
+                continue
+            seen.add((drop.op.name, drop.index))
+            arrived = _arrivals(drop, m, stops, by_value, graph, planner)
+            first = True
+            for value, vector in arrived.items():
+                site = by_value[value]
+                by_value[value] = replace(
+                    site,
+                    constant=site.constant + vector,
+                    drops=(*site.drops, drop) if first else site.drops,
+                    dropped=(*site.dropped, drop.op.name),
+                )
+                first = False
+    return [by_value[site.value] for site in sites]
+
+
+def _biases(trial: Trial, graph: Graph, planner: Planner) -> list[tuple[BiasDrop, Map]]:
+    """Biases of a site's absorbers and of the Adds in front of it, as maps on their outputs."""
+    found = []
+    for name in dict.fromkeys([*trial.into, *sorted(trial.crossed)]):
+        op = graph.ops[name]
+        try:
+            if op.kind in _BIASED and op.input(_BIASED[op.kind]):
+                found.append((BiasDrop(op, 2), _own_bias(op, graph, planner)))
+            elif op.kind in ("Add", "Sub"):
+                pair = map_of(op, planner)
+                if (
+                    pair is not None
+                    and not pair[1].has_scale
+                    and not graph.is_output(op.outputs[0])
+                ):
+                    data, m = pair
+                    found.append((BiasDrop(op, 1 - data, True, data), m))
+        except Refused:
+            continue
+    return found
+
+
+def _own_bias(op: Op, graph: Graph, planner: Planner) -> Map:
+    array = planner.current(op, 2)
+    rank = len(planner.shape(op.outputs[0]))
+    if op.kind != "Gemm":
+        return Map.along(1, rank, np.ones(1), array)
+    array = array * float(op.attrs.get("beta", 1.0))
+    shift = array.reshape((1,) * (rank - array.ndim) + array.shape)
+    m = Map(np.ones((1,) * rank), shift)
+    if any(axis != rank - 1 for axis in m.axes):
+        raise Refused("its C is no per-channel bias", op)
+    return m
+
+
+def _arrivals(
+    drop: BiasDrop,
+    m: Map,
+    stops: frozenset[str],
+    by_value: dict[str, Site],
+    graph: Graph,
+    planner: Planner,
+) -> dict[str, np.ndarray]:
+    """What a bias adds to every site that it reaches; empty if it also goes elsewhere."""
+    try:
+        trial = planner.forward(drop.op.outputs[0], m, stops)
+    except Refused:
+        return {}
+    if trial.before or trial.constants:
+        return {}
+    if any(graph.ops[name].kind == "Dropout" for name in trial.crossed):
+        return {}
+    found = {}
+    for value, shift in trial.arrived.items():
+        site = by_value[value]
+        vectors = shift.vectors(site.axis, site.channels)
+        if vectors is None or shift.has_scale:
+            return {}
+        found[value] = vectors[1]
+    return found
+
+
+# --- initial values
+
+Moments = Callable[[Sequence[Site]], dict[str, tuple[np.ndarray, np.ndarray]]]
+"""Sites -> population mean and biased variance (each (C,)) of their values, by value name."""
+
+
+def new_norms(
+    plan: InsertPlan,
+    init: str,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.1,
+    moments: Moments | None = None,
+) -> list[NewNorm]:
+    """The BatchNorms of a plan with their initial parameters.
+
+    Args:
+        plan: the plan.
+        init: ``fresh`` (gamma 1, beta 0, mean 0, var 1), ``preserve`` (the same outputs in eval
+            mode: gamma = sqrt(1 + eps), beta = the dropped bias) or ``calibrated`` (the same, with
+            the population's statistics: gamma = sqrt(var + eps), beta = mean + bias).
+        epsilon: added to the variance.
+        momentum: torch's: the share of the new batch in the running statistics.
+        moments: for ``calibrated``: measures the sites' values in the original network.
+    """
+    measured = moments(plan.sites) if init == "calibrated" and moments is not None else {}
+    norms = []
+    for site in plan.sites:
+        n = site.channels
+        ones, zeros = np.ones(n), np.zeros(n)
+        scale, bias, mean, var = ones, zeros, zeros, ones
+        if init != "fresh":
+            bias = site.constant
+            if site.value in measured:
+                total, var = measured[site.value]
+                mean, bias = total - site.constant, total
+            scale = np.sqrt(var + epsilon)
+        norms.append(
+            NewNorm(
+                site.name,
+                site.value,
+                site.axis,
+                site.rank,
+                scale,
+                bias,
+                mean,
+                var,
+                epsilon,
+                momentum,
+                site.drops,
+                site.readers,
+            )  # fmt: skip
+        )
+    return norms

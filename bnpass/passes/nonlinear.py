@@ -1,0 +1,236 @@
+"""Finds nonlinearities: single operators, and composites by their dataflow.
+
+A composite (x*sigmoid(x), GELU, hard-swish) is a region of elementwise operators that reads one
+value, its entry, besides scalar constants, and that ends in a product of two of its values. The
+entry is the value to normalise. An SE gate x*sigmoid(fc(pool(x))) is none: fc is not elementwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bnpass.graph import Graph, Op
+
+SINGLE = frozenset(
+    {
+        "Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Sigmoid", "Tanh", "HardSigmoid",
+        "HardSwish", "Softplus", "Softsign", "Gelu", "Mish", "Clip", "ThresholdedRelu", "Swish",
+        "com.microsoft::Gelu", "com.microsoft::FastGelu", "com.microsoft::QuickGelu",
+    }
+)  # fmt: skip
+"""Operators that are a nonlinearity by themselves. Softmax is none: it makes probabilities."""
+
+BOUNDED = frozenset({"Sigmoid", "Tanh", "HardSigmoid", "Softsign", "Clip", "Min", "Max"})
+"""Nonlinearities whose result is bounded: those that serve as gates."""
+
+_CORE = frozenset(
+    {"Sigmoid", "Tanh", "Erf", "Clip", "HardSigmoid", "Softplus", "Max", "Min", "Relu", "Exp"}
+)
+_ELEMENTWISE = _CORE | frozenset(
+    {"Add", "Sub", "Mul", "Div", "Neg", "Pow", "Sqrt", "Log", "Abs", "Identity", "Cast"}
+)
+_THROUGH = frozenset(
+    {"Identity", "Cast", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose",
+     "Expand", "Resize", "Upsample"}
+)  # fmt: skip
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "RNN", "LSTM", "GRU"})
+_REGION = 32  # operators: the longest spelling of a known activation has 9
+
+
+@dataclass(frozen=True)
+class Nonlinearity:
+    """One nonlinearity.
+
+    Attributes:
+        op: the operator that makes its result and names it.
+        entries: the values to normalise (more than one only for a maxout).
+        region: names of all its operators.
+        kind: the operator's kind, or ``composite``.
+    """
+
+    op: Op
+    entries: tuple[str, ...]
+    region: frozenset[str]
+    kind: str
+
+
+def find_nonlinearities(graph: Graph) -> list[Nonlinearity]:
+    """All nonlinearities of a graph, in topological order."""
+    found = _composites(graph)
+    taken = frozenset().union(*(n.region for n in found)) if found else frozenset()
+    for op in graph.ops_in_order:
+        if op.name in taken:
+            continue
+        single = _single(op, graph)
+        if single is not None and not _continues(single, found, graph):
+            found.append(single)
+    return sorted(found, key=lambda n: graph.order[n.op.name])
+
+
+# --- single operators
+
+
+def _single(op: Op, graph: Graph) -> Nonlinearity | None:
+    name = frozenset([op.name])
+    if op.kind in SINGLE:
+        return Nonlinearity(op, (op.inputs[0],), name, op.kind)
+    if op.kind not in ("Max", "Min") or (graph.dtype(op.outputs[0]) or "float").startswith("int"):
+        return None
+    free = tuple(dict.fromkeys(v for v in op.inputs if graph.constant(v) is None))
+    fixed = [graph.constant(v) for v in op.inputs if graph.constant(v) is not None]
+    if fixed and len(free) == 1 and all(c is not None and _scalar(c.shape) for c in fixed):
+        return Nonlinearity(op, free, name, op.kind)
+    if op.kind == "Max" and len(free) == len(op.inputs) > 1:
+        return Nonlinearity(op, free, name, op.kind)
+    return None
+
+
+def _continues(single: Nonlinearity, found: list[Nonlinearity], graph: Graph) -> bool:
+    """Min(Max(x, 0), 6) is one nonlinearity: the second operator belongs to the first."""
+    if single.op.kind not in ("Max", "Min", "Clip") or len(single.entries) != 1:
+        return False
+    maker = graph.producer(single.entries[0])
+    if maker is None or maker.kind not in ("Max", "Min", "Clip"):
+        return False
+    if len(graph.uses(single.entries[0])) != 1:
+        return False
+    for place, other in enumerate(found):
+        if other.op is maker:
+            region = other.region | single.region
+            found[place] = Nonlinearity(single.op, other.entries, region, other.kind)
+            return True
+    return False
+
+
+def _scalar(shape: tuple[int, ...]) -> bool:
+    return all(n == 1 for n in shape)
+
+
+# --- composites
+
+
+def _composites(graph: Graph) -> list[Nonlinearity]:
+    found: list[Nonlinearity] = []
+    taken: set[str] = set()
+    for op in graph.ops_in_order:
+        for value in [*op.outputs, *(graph.inputs if op is graph.ops_in_order[0] else ())]:
+            if not value or len(graph.uses(value)) < 2:
+                continue
+            one = _composite(value, graph, taken)
+            if one is not None:
+                taken |= one.region
+                found.append(one)
+    return found
+
+
+def _composite(entry: str, graph: Graph, taken: set[str]) -> Nonlinearity | None:
+    """The largest region behind ``entry`` that ends in a product and leaks nothing."""
+    members = _closure(entry, graph, taken)
+    ends = [
+        op
+        for op in members
+        if op.kind == "Mul" and len({v for v in op.inputs if graph.constant(v) is None}) == 2
+    ]
+    for end in reversed(ends):
+        region = _ancestors(end, entry, {op.name for op in members}, graph)
+        inner = [graph.ops[name] for name in region if name != end.name]
+        if not any(op.kind in _CORE for op in inner):
+            continue
+        if not any(use.op.name in region for use in graph.uses(entry)):
+            continue
+        if all(_read_inside(op, region, graph) for op in inner):
+            return Nonlinearity(end, (entry,), frozenset(region), "composite")
+    return None
+
+
+def _closure(entry: str, graph: Graph, taken: set[str]) -> list[Op]:
+    """Elementwise operators that read nothing but ``entry``, each other and scalars, in order."""
+    values = {entry}
+    members: list[Op] = []
+    front = [use.op for use in graph.uses(entry)]
+    seen: set[str] = set()
+    while front and len(members) < _REGION:
+        front.sort(key=lambda op: graph.order[op.name], reverse=True)
+        op = front.pop()
+        if op.name in seen:
+            continue
+        if op.kind not in _ELEMENTWISE or op.name in taken or not _reads_only(op, values, graph):
+            continue
+        seen.add(op.name)
+        members.append(op)
+        values.update(op.outputs)
+        front += [use.op for name in op.outputs for use in graph.uses(name)]
+    return members
+
+
+def _reads_only(op: Op, values: set[str], graph: Graph) -> bool:
+    for name in op.inputs:
+        if not name or name in values:
+            continue
+        constant = graph.constant(name)
+        if constant is None or not _scalar(constant.shape):
+            return False
+    return True
+
+
+def _ancestors(end: Op, entry: str, members: set[str], graph: Graph) -> set[str]:
+    region, stack = {end.name}, [end]
+    while stack:
+        for name in stack.pop().inputs:
+            maker = graph.producer(name)
+            if name != entry and maker is not None and maker.name in members - region:
+                region.add(maker.name)
+                stack.append(maker)
+    return region
+
+
+def _read_inside(op: Op, region: set[str], graph: Graph) -> bool:
+    return all(
+        not graph.is_output(name) and all(use.op.name in region for use in graph.uses(name))
+        for name in op.outputs
+        if name
+    )
+
+
+# --- gates and last ones
+
+
+def is_gate(n: Nonlinearity, graph: Graph) -> bool:
+    """A bounded nonlinearity whose result only multiplies another path (SE, GLU, attention)."""
+    if n.op.kind not in BOUNDED or n.kind == "composite":
+        return False
+    stack, multiplied = [n.op.outputs[0]], False
+    while stack:
+        value = stack.pop()
+        if graph.is_output(value):
+            return False
+        for use in graph.uses(value):
+            op = use.op
+            free = [v for v in op.inputs if v and graph.constant(v) is None]
+            if op.kind == "Mul" and len(free) == 2:
+                multiplied = True
+            elif use.index == 0 and (op.kind in _THROUGH or _scales(op, free)):
+                stack.append(op.outputs[0])
+            elif op.kind != "Shape":
+                return False
+    return multiplied
+
+
+def _scales(op: Op, free: list[str]) -> bool:
+    return op.kind in ("Mul", "Div", "Add", "Sub") and len(free) == 1
+
+
+def reaches_output(graph: Graph) -> frozenset[str]:
+    """Operators from which an output of the graph is reached without any weights in between."""
+    found: set[str] = set()
+    for op in reversed(graph.ops_in_order):
+        for name in op.outputs:
+            if graph.is_output(name) or any(
+                use.op.name in found and not _has_weights(use.op, graph) for use in graph.uses(name)
+            ):
+                found.add(op.name)
+    return frozenset(found)
+
+
+def _has_weights(op: Op, graph: Graph) -> bool:
+    return op.kind in _WEIGHTED and any(graph.constant(v) is not None for v in op.inputs[:2])

@@ -8,7 +8,11 @@ A command's module has a docstring (the text of ``bnpass COMMAND --help``),
 from __future__ import annotations
 
 COMMANDS: dict[str, str] = {
+    "run": "the whole job: insert, train, calibrate, fold, verify",
+    "insert": "put a BatchNorm in front of every nonlinearity",
+    "train": "train an ONNX model in PyTorch",
     "calibrate": "population statistics for the BatchNorms, on onnxruntime",
+    "fold": "fold every BatchNorm into the weights around it",
     "verify": "compare two models on the same inputs",
     "bench": "time models side by side on onnxruntime",
     "env": "show packages, versions and the providers that really work",

@@ -70,5 +70,5 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         return 1 if args.require_change else 0
     ui.say(f"statistics of {norms} BatchNorms over {len(data)} samples ({args.method})")
     ui.say(f"wrote {path} ({size(path.stat().st_size)}) | next: bnpass fold {path} -o "
-           f"{path.with_suffix('').name}.folded.onnx")
+           f"{options.sibling(path, 'folded')}")
     return 0

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bnpass.errors import UsageError
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -124,9 +128,36 @@ def want_output(args: argparse.Namespace, suggested: str) -> Path | None:
         return check_output(args.output, force=args.force, source=args.model)
     if args.dry_run or args.explain:
         return None
-    stem = Path(args.model).name.removesuffix(".onnx")
-    raise UsageError("no output given",
-                     f"add -o {stem}.{suggested}.onnx, or --dry-run to plan only")
+    name = sibling(Path(args.model), suggested).name
+    raise UsageError("no output given", f"add -o {name}, or --dry-run to plan only")
+
+
+def read_model(path: str) -> tuple[onnx.ModelProto, bool | None]:
+    """A model with its data, and whether its data was external (then the output's is too)."""
+    from bnpass import external
+    from bnpass.files import load_model
+
+    model = load_model(path, data=False)
+    if not any(external.is_external(tensor) for tensor in external.tensors(model)):
+        return model, None
+    external.embed(model, Path(path).parent)
+    return model, True
+
+
+def sibling(path: Path, word: str) -> Path:
+    """The name that the next step's output could have: ``net.trained.onnx`` beside ``net.onnx``."""
+    steps = {".bn", ".trained", ".ready", ".folded"}
+    stem = path.name.removesuffix(".onnx")
+    kept = stem.removesuffix(next((s for s in steps if stem.endswith(s)), ""))
+    return path.with_name(f"{kept}.{word}.onnx")
+
+
+def node_names(model: onnx.ModelProto) -> list[str]:
+    """Names and operator types that ``--only`` and ``--skip`` can match."""
+    from bnpass.runtime.signature import all_nodes, node_name
+
+    nodes = list(all_nodes(model))
+    return [node_name(node) for node in nodes] + sorted({node.op_type for node in nodes})
 
 
 def check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:

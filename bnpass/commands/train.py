@@ -40,6 +40,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     from bnpass.files import check_output, load_model, save_model
     from bnpass.pipeline.arms import note
     from bnpass.pipeline.datasets import open_for, record_recipe
+    from bnpass.pipeline.summary import count_norms
     from bnpass.training import distributed, train
 
     if not args.output:
@@ -65,8 +66,10 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     ui.document.update(ok=True, output=path, run_dir=folder, data=data.recipe,
                        history=history.to_dict())
     ui.say(f"{history.steps} steps, validation accuracy {percent(history.accuracy)}")
+    follow = f"calibrate {path} --data {args.data} -o {options.sibling(path, 'ready')}" \
+        if count_norms(trained) else f"inspect {path}"
     ui.say(f"wrote {path} ({size(path.stat().st_size)}), {folder}/metrics.csv | next: bnpass "
-           f"calibrate {path} --data {args.data} -o {path.with_suffix('').name}.ready.onnx")
+           f"{follow}")
     return 0
 
 

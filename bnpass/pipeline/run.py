@@ -21,9 +21,9 @@ from bnpass.pipeline.summary import count_norms, summarise
 
 if TYPE_CHECKING:
     import onnx
-    from bnpass.passes.insert import InsertPlan
 
     from bnpass.data import Data
+    from bnpass.passes.insert import InsertPlan
 
 WITH, WITHOUT = "with BN", "without BN"
 
@@ -106,8 +106,8 @@ def run_pipeline(
     names = NAMES + (PLAIN if config.compare_plain else ())
     check_folder(folder, source, force=force, names=names)
     job = _open(model, data, config)
-    shown.log(f"insert: {len(job.plan.sites)} BatchNorms in front of "
-              f"{sum(len(s.nonlinearities) for s in job.plan.sites)} nonlinearities")
+    shown.log(f"insert: {len(job.plan.sites)} BatchNorms, {job.plan.dropped} biases dropped, "
+              f"{job.plan.nonlinearities} nonlinearities")
     _make_arms(job)
     make_folder(folder)
     save_model(job.inserted, folder / "inserted.onnx", force=force, source=source)
@@ -230,7 +230,6 @@ def _fold(job: Job, shown: Listener) -> None:
 
 def _measure(job: Job, shown: Listener) -> None:
     from bnpass.runtime.determinism import determinism
-
     from bnpass.training import evaluate
 
     assert job.deploy is not None

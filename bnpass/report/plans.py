@@ -30,18 +30,16 @@ def skipped_table(plan: InsertPlan) -> Table:
 
 
 def fold_table(plan: FoldPlan) -> Table:
-    """Every map and where it goes."""
+    """Every map that leaves, and where it goes."""
     table = Table("folds", ["node", "kind", "how", "into"])
-    for entry in plan.entries:
-        if entry.how:
-            table.add(entry.node, entry.kind, entry.how, entry.into)
+    for entry in plan.folded:
+        table.add(entry.node, entry.kind, entry.how, entry.into)
     return table
 
 
 def refused_table(plan: FoldPlan) -> Table:
-    """Every map that stays, with the reason."""
-    table = Table("not folded", ["node", "kind", "reason"])
-    for entry in plan.entries:
-        if not entry.how:
-            table.add(entry.node, entry.kind, entry.reason)
+    """Every map that stays, as it is or merged with its neighbours, with the reason."""
+    table = Table("not folded", ["node", "kind", "how", "reason"])
+    for entry in plan.refused:
+        table.add(entry.node, entry.kind, entry.how or "stays", entry.reason)
     return table

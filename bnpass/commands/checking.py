@@ -1,0 +1,51 @@
+"""The verification that stands before every writing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from bnpass.errors import MissingDependencyError
+from bnpass.report.ui import Ui
+
+if TYPE_CHECKING:
+    import onnx
+
+    from bnpass.runtime.verify import VerifyReport
+
+
+def check(
+    before: onnx.ModelProto, after: onnx.ModelProto, ui: Ui, *, changed: Collection[str] = (),
+    provider: str = "cpu", seed: int = 0,
+) -> VerifyReport:
+    """Compare a rewritten model with the original; what it cost is printed.
+
+    Args:
+        before: the original.
+        after: what would be written.
+        ui: gets the result.
+        changed: values whose meaning the rewrite changed on purpose.
+        provider: on which the rewritten model runs.
+        seed: of the random inputs.
+
+    Raises:
+        VerificationError: they differ.
+        MissingDependencyError: onnxruntime is missing; the hint names ``--no-verify`` too.
+    """
+    from bnpass.runtime.verify import verify
+
+    try:
+        report = verify(before, after, changed=changed, provider=provider, seed=seed)
+    except MissingDependencyError as error:
+        raise MissingDependencyError(
+            f"cannot verify before writing: {error.message}", f"{error.hint} (or pass --no-verify)"
+        ) from error
+    ui.document["verify"] = report.to_dict()
+    for note in report.notes:
+        ui.warn(note)
+    report.raise_if_failed()
+    worst = max(report.outputs.values(), key=lambda found: found.max_rel)
+    ui.say(f"verified on {len(report.draws)} draws in {report.seconds:.1f} s: max error "
+           f"{worst.max_abs:.2g} absolute, {worst.max_rel:.2g} relative "
+           f"(reference: {report.reference_engine}, optimizations off)")
+    return report

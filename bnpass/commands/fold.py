@@ -1,0 +1,98 @@
+"""Fold every BatchNorm, and every other per-channel scale and shift, into the weights around it.
+
+Each goes backward, or else forward, or is split between both, where that is exact. The result is
+compared with the original before it is written. --explain lists every fold, and the reason of
+everything that stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bnpass.commands import options
+from bnpass.commands.checking import check
+from bnpass.report.plans import fold_table, refused_table
+from bnpass.report.tables import size
+from bnpass.report.ui import Ui
+
+if TYPE_CHECKING:
+    import onnx
+
+    from bnpass.passes.fold import FoldPlan
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    options.add_model(parser)
+    options.add_written(parser)
+    options.add_plan_options(parser)
+    group = parser.add_argument_group("folding")
+    group.add_argument("--leftover", choices=("bn", "affine"), default="bn",
+                       help="what a chain becomes that cannot fold: one BatchNorm (default), or "
+                       "Mul and Add")
+    group.add_argument("--training-mode", choices=("refuse", "inference"), default="refuse",
+                       help="a BatchNorm in training mode stays (default), or its running "
+                       "statistics are meant")
+    group.add_argument("--freeze-inputs", action="store_true",
+                       help="take initializers that callers may override for constants")
+    group.add_argument("--max-growth", type=options.positive, default=4.0, metavar="N",
+                       help="times the file may grow where shared weights are cloned (default 4)")
+    group.add_argument("--no-verify", action="store_true",
+                       help="do not compare with the original before writing")
+    options.add_seed(parser)
+    options.add_provider(parser)
+    options.add_output_options(parser)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> int:
+    """Run the command."""
+    from bnpass.files import save_model
+    from bnpass.frontends.onnx.transform import FoldOptions, fold_model
+
+    path = options.want_output(args, "folded")
+    model, external = options.read_model(args.model)
+    options.check_patterns((*args.only, *args.skip), options.node_names(model))
+    wanted = FoldOptions(tuple(args.only), tuple(args.skip), args.leftover, args.training_mode,
+                         args.freeze_inputs, args.max_growth)
+    done = fold_model(model, wanted, folder=Path(args.model).parent, plan_only=path is None)
+    _show(done.plan, args, ui)
+    if path is None:
+        ui.say("nothing written (no -o, or --dry-run)")
+    else:
+        left = _count_left(done.model, ui)
+        if done.plan.entries and not args.no_verify:
+            check(model, done.model, ui, changed=done.changed, provider=args.provider,
+                  seed=args.seed)
+        save_model(done.model, path, force=args.force, source=args.model, external=external)
+        ui.document["output"] = path
+        ui.say(f"wrote {path} ({size(path.stat().st_size)}), {left} BatchNorm left | next: bnpass "
+               f"bench {args.model} {path}")
+    return 1 if args.require_change and not done.plan.folded else 0
+
+
+def _count_left(model: onnx.ModelProto, ui: Ui) -> int:
+    from bnpass.pipeline.summary import count_norms
+
+    left = count_norms(model)
+    ui.document["left"] = left
+    return left
+
+
+def _show(plan: FoldPlan, args: argparse.Namespace, ui: Ui) -> None:
+    ui.document.update(ok=True, plan=plan.to_dict(), folded=len(plan.folded),
+                       refused=len(plan.refused))
+    if args.explain:
+        for table in (fold_table(plan), refused_table(plan)):
+            if table.rows:
+                ui.table(table)
+    if not plan.entries:
+        ui.say("nothing to do: the model has no BatchNorm and no other per-channel scale or shift "
+               "to fold")
+        return
+    ways = [entry.how for entry in plan.folded]
+    detail = ", ".join(f"{ways.count(way)} {way}" for way in dict.fromkeys(ways))
+    ui.say(f"{len(ways)} of {len(plan.entries)} maps folded" + (f" ({detail})" if detail else ""))
+    if plan.refused and not args.explain:
+        ui.say(f"{len(plan.refused)} stay: --explain gives the reasons")

@@ -1,0 +1,115 @@
+"""Insert a BatchNorm in front of every nonlinearity of an ONNX model and drop redundant biases.
+
+A BatchNorm goes only where it can be folded back again, whatever training makes of it. --explain
+lists every nonlinearity with its site, or with the reason why it has none.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bnpass.commands import options
+from bnpass.commands.checking import check
+from bnpass.errors import UsageError
+from bnpass.report.plans import site_table, skipped_table
+from bnpass.report.tables import size
+from bnpass.report.ui import Ui
+
+if TYPE_CHECKING:
+    import onnx
+
+    from bnpass.passes.insert import InsertPlan, Moments, Policy
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    options.add_model(parser)
+    options.add_written(parser)
+    options.add_plan_options(parser)
+    group = parser.add_argument_group("which nonlinearities")
+    group.add_argument("--before", type=options.names, default=(), metavar="relu,sigmoid",
+                       help="only in front of these operators")
+    group.add_argument("--gates", action="store_true",
+                       help="also in front of gates, whose result only multiplies another path")
+    group.add_argument("--last", action="store_true",
+                       help="also in front of the last nonlinearity before an output")
+    group.add_argument("--norms", action="store_true",
+                       help="also behind a LayerNorm, InstanceNorm or GroupNorm")
+    group.add_argument("--allow-unfoldable", action="store_true",
+                       help="also where the BatchNorm could not be folded back")
+    group = parser.add_argument_group("the BatchNorm")
+    group.add_argument("--init", choices=("fresh", "preserve", "calibrated"), default="fresh",
+                       help="gamma 1, beta 0, for training from scratch (default); the function "
+                       "unchanged, without data; unchanged, with the statistics of --data")
+    group.add_argument("--data", metavar="DATA", help="samples for --init calibrated")
+    group.add_argument("--eps", type=options.positive, default=1e-5, metavar="N",
+                       help="added to the variance (default 1e-5)")
+    group.add_argument("--momentum", type=options.fraction, default=0.1, metavar="N",
+                       help="weight of a batch in the running statistics, as in PyTorch "
+                       "(default 0.1)")
+    group.add_argument("--no-verify", action="store_true",
+                       help="do not compare with the original (not done for fresh anyway)")
+    options.add_output_options(parser)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> int:
+    """Run the command."""
+    from bnpass.files import save_model
+    from bnpass.frontends.onnx.transform import InsertOptions, insert_model
+
+    path = options.want_output(args, "bn")
+    if args.init == "calibrated" and not args.data and path is not None:
+        raise UsageError("--init calibrated needs samples", "add --data DATA, or use --init "
+                         "preserve")
+    model, external = options.read_model(args.model)
+    options.check_patterns((*args.only, *args.skip), options.node_names(model))
+    wanted = InsertOptions(_policy(args), args.init, args.eps, args.momentum)
+    done = insert_model(model, wanted, folder=Path(args.model).parent, plan_only=path is None,
+                        moments=_moments(model, args))
+    _show(done.plan, args, ui)
+    if path is None:
+        ui.say("nothing written (no -o, or --dry-run)")
+    else:
+        if args.init != "fresh" and not args.no_verify and done.plan.sites:
+            check(model, done.model, ui)
+        save_model(done.model, path, force=args.force, source=args.model, external=external)
+        ui.document["output"] = path
+        ui.say(f"wrote {path} ({size(path.stat().st_size)}) | next: bnpass train {path} --data "
+               f"DATA -o {options.sibling(path, 'trained')}")
+    return 1 if args.require_change and not done.plan.sites else 0
+
+
+def _policy(args: argparse.Namespace) -> Policy:
+    from bnpass.passes.insert import Policy
+
+    return Policy(args.gates, args.last, tuple(args.only), tuple(args.skip), args.before,
+                  args.norms, args.allow_unfoldable)
+
+
+def _moments(model: onnx.ModelProto, args: argparse.Namespace) -> Moments | None:
+    if args.init != "calibrated" or not args.data:
+        return None
+    from bnpass.pipeline.datasets import open_for
+    from bnpass.runtime.statistics import batch_moments
+
+    data = open_for(model, args.data, labels=False)
+    return lambda sites: batch_moments(model, [(s.value, s.axis) for s in sites], data)
+
+
+def _show(plan: InsertPlan, args: argparse.Namespace, ui: Ui) -> None:
+    ui.document.update(ok=True, plan=plan.to_dict(), inserted=len(plan.sites),
+                       skipped=len(plan.skipped), biases_dropped=plan.dropped)
+    if args.explain:
+        for table in (site_table(plan), skipped_table(plan)):
+            if table.rows:
+                ui.table(table)
+    if not plan.sites:
+        why = plan.skipped[0].reason if plan.skipped else "the model has no nonlinearity"
+        ui.say(f"nothing to do: {why}")
+    else:
+        ui.say(f"{len(plan.sites)} BatchNorms for {plan.nonlinearities - len(plan.skipped)} of "
+               f"{plan.nonlinearities} nonlinearities, {plan.dropped} biases dropped")
+    if plan.skipped and plan.sites and not args.explain:
+        ui.say(f"{len(plan.skipped)} nonlinearities without one: --explain gives the reasons")

@@ -1,0 +1,114 @@
+"""bnpass train."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.commands.helpers import Run, files, mlp, write
+
+SHORT = ("--steps", "20", "--device", "cpu")
+
+
+def weights(path: Path) -> dict[str, np.ndarray]:
+    return {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+
+
+def test_training_writes_the_parameters_back_by_name(
+    bnpass: Run, normed: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.onnx"
+    result = bnpass("train", normed, "--data", data, "-o", out, "--steps", "80", "--lr", "0.3")
+    assert result.code == 0, result.err
+    before, after = weights(normed), weights(out)
+    assert before.keys() == after.keys()
+    assert all((before[name] != after[name]).any() for name in before)
+    assert [n.op_type for n in onnx.load(out).graph.node] == [
+        n.op_type for n in onnx.load(normed).graph.node
+    ]
+    accuracy = float(result.out.split("validation accuracy ")[1].split(" %")[0])
+    assert accuracy > 80
+    assert "next: bnpass calibrate" in result.out.splitlines()[-1]
+
+
+def test_the_run_leaves_metrics_curves_and_checkpoints(
+    bnpass: Run, plain: Path, data: Path, tmp_path: Path
+) -> None:
+    bnpass("train", plain, "--data", data, "-o", tmp_path / "out.onnx", *SHORT)
+    assert files(tmp_path / "out.run") == [
+        "checkpoints/best.pt", "checkpoints/last.pt", "curves.png", "metrics.csv"
+    ]
+    rows = list(csv.DictReader((tmp_path / "out.run/metrics.csv").open()))
+    assert rows[-1]["step"] == "20"
+
+
+def test_the_same_seed_gives_the_same_file(
+    bnpass: Run, normed: Path, data: Path, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        bnpass("train", normed, "--data", data, "-o", tmp_path / f"{name}.onnx", *SHORT,
+               "--seed", seed)
+    a, b, c = ((tmp_path / f"{name}.onnx").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_an_earlier_run_needs_force_or_resume(
+    bnpass: Run, plain: Path, data: Path, tmp_path: Path
+) -> None:
+    first, again = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    common = ("--data", data, *SHORT, "--run-dir", tmp_path / "run")
+    assert bnpass("train", plain, "-o", first, *common).code == 0
+    bnpass("train", plain, "-o", again, *common).assert_refused(2, "earlier run", "--resume")
+    assert bnpass("train", plain, "-o", again, *common, "--resume").code == 0
+    assert first.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.parametrize("ending", ["Softmax", "LogSoftmax"])
+def test_a_final_softmax_is_kept_and_trained_in_front_of(
+    bnpass: Run, data: Path, tmp_path: Path, ending: str
+) -> None:
+    model = write(mlp(ending=ending), tmp_path / "net.onnx")
+    out = tmp_path / "out.onnx"
+    document = bnpass("train", model, "--data", data, "-o", out, *SHORT, "--json").document
+    assert onnx.load(out).graph.node[-1].op_type == ending
+    assert 0.5 < document["history"]["rows"][0]["loss"] < 3
+
+
+def test_labels_that_do_not_fit_are_refused(bnpass: Run, plain: Path, tmp_path: Path) -> None:
+    x = np.zeros((40, 6), np.float32)
+    np.savez(tmp_path / "bad.npz", x=x, y=np.arange(40) % 5)
+    before = files(tmp_path)
+    result = bnpass("train", plain, "--data", tmp_path / "bad.npz", "-o", tmp_path / "o.onnx",
+                    *SHORT)
+    result.assert_refused(2, "label")
+    assert files(tmp_path) == before
+
+
+def test_an_operator_that_is_not_known_is_named(bnpass: Run, data: Path, tmp_path: Path) -> None:
+    model = mlp()
+    model.graph.node[1].op_type = "Sigmoyd"
+    path = write(model, tmp_path / "odd.onnx")
+    result = bnpass("train", path, "--data", data, "-o", tmp_path / "o.onnx", *SHORT)
+    result.assert_refused(2, "Sigmoyd")
+    assert files(tmp_path) == ["data.npz", "odd.onnx"]
+
+
+def test_a_setting_that_cannot_be_is_refused(bnpass: Run, plain: Path, data: Path) -> None:
+    common = ("train", plain, "--data", data, "-o", plain.with_name("o.onnx"))
+    bnpass(*common, "--lr", "-1").assert_refused(2, "not a positive number")
+    bnpass(*common, "--optimizer", "adam").assert_refused(2, "adam", "did you mean 'adamw'?")
+    bnpass(*common, "--device", "gpu").assert_refused(2, "gpu")
+    bnpass(*common, "--precision", "fp16", "--device", "cpu").assert_refused(2, "fp16")
+
+
+def test_a_gpu_that_is_not_there_is_exit_3(bnpass: Run, plain: Path, data: Path) -> None:
+    import torch
+
+    result = bnpass("train", plain, "--data", data, "-o", plain.with_name("o.onnx"), "--steps", "2",
+                    "--device", f"cuda:{torch.cuda.device_count()}")
+    result.assert_refused(3, "cuda")

@@ -71,9 +71,10 @@ def opset_versions(proto: onnx.ModelProto) -> Mapping[str, int]:
     opsets = {o.domain: o.version for o in proto.opset_import}
     opset = opsets.setdefault("", opsets.get("ai.onnx", OLDEST))
     opsets["ai.onnx"] = opset
-    if opset < OLDEST:
+    changed = sorted({n.op_type for n in proto.graph.node if not _same_since(n, opset)})
+    if changed:
         raise UnsupportedError(
-            f"the model has opset {opset}, the importer reads {OLDEST} and newer",
+            f"the model has opset {opset}, and {', '.join(changed)} changed before opset {OLDEST}",
             "convert it with onnx.version_converter.convert_version",
         )
     newest = onnx.defs.onnx_opset_version()
@@ -83,6 +84,18 @@ def opset_versions(proto: onnx.ModelProto) -> Mapping[str, int]:
             "pip install --upgrade onnx",
         )
     return opsets
+
+
+def _same_since(node: onnx.NodeProto, opset: int) -> bool:
+    """Whether an operator has the meaning that it has in the oldest opset the table reads."""
+    if opset >= OLDEST or node.domain not in ("", "ai.onnx"):
+        return True
+    try:
+        then = onnx.defs.get_schema(node.op_type, opset, "").since_version
+        since = onnx.defs.get_schema(node.op_type, OLDEST, "").since_version
+    except onnx.defs.SchemaError:
+        return False
+    return bool(then == since)
 
 
 def inline_functions(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -13,6 +14,23 @@ class BatchNorm(_BatchNorm):
     0.1 here.
     """
 
-    def _check_input_dim(self, input: torch.Tensor) -> None:
+    def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(f"expected an input of rank 2 or more, got {input.dim()}")
+
+
+class Dropout(nn.Module):
+    """ONNX Dropout (22) with a computed ratio or with its mask as second result.
+
+    It drops in train mode, and in every mode where the model's training_mode says so.
+    """
+
+    def forward(
+        self, x: Tensor, ratio: float | Tensor, always: bool | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The result and the mask of what was kept."""
+        rate = float(ratio)
+        if rate == 0.0 or not (self.training or bool(always)):
+            return x, torch.ones_like(x, dtype=torch.bool)
+        mask = torch.rand_like(x, dtype=torch.float32) >= rate
+        return x * mask / (1.0 - rate), mask

@@ -39,6 +39,9 @@ def output_dtypes(
     for attribute in node.attribute:
         if attribute.name in ("to", "dtype") and attribute.i:
             return [torch_dtype(attribute.i)] * len(node.output)
+    if node.op_type == "ConstantOfShape":
+        value = next((a.t.data_type for a in node.attribute if a.name == "value"), 1)
+        return [torch_dtype(value)]
     found = _formals(node.op_type, node.domain, opset)
     if found is None:
         return [None] * len(node.output)

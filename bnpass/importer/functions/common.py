@@ -13,8 +13,7 @@ Ints = Sequence[int] | Tensor
 def ints(values: Ints) -> list[int]:
     """A list of Python ints from a literal or from a computed tensor."""
     if isinstance(values, Tensor):
-        flat: list[int] = values.reshape(-1).tolist()
-        return flat
+        return [int(v) for v in values.reshape(-1).tolist()]
     return [int(v) for v in values]
 
 

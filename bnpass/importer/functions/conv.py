@@ -34,11 +34,11 @@ def conv_transpose(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    strides: Sequence[int],
-    dilations: Sequence[int],
+    strides: Sequence[int] | None,
+    dilations: Sequence[int] | None,
     groups: int,
-    pads: Sequence[int],
-    output_padding: Sequence[int],
+    pads: Sequence[int] | None,
+    output_padding: Sequence[int] | None,
     output_shape: Sequence[int] | None,
     same: str,
 ) -> Tensor:
@@ -48,13 +48,15 @@ def conv_transpose(
         x: (N, C, D1, ...).
         weight: (C, M/groups, k1, ...).
         bias: (M,) or None.
-        pads: all begins, then all ends.
-        same: ``"SAME_UPPER"``, ``"SAME_LOWER"`` or empty.
+        pads: all begins, then all ends; None is 0, as strides and dilations of None are 1.
+        same: the node's auto_pad.
     """
     rank = x.dim() - 2
     spatial = x.shape[2:]
+    strides, dilations = strides or (1,) * rank, dilations or (1,) * rank
+    pads, output_padding = pads or (0,) * 2 * rank, output_padding or (0,) * rank
     reach = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilations, strict=True)]
-    if same and output_shape is None:
+    if same.startswith("SAME") and output_shape is None:
         output_shape = [n * s for n, s in zip(spatial, strides, strict=True)]
     if output_shape is not None:
         full = [
@@ -64,7 +66,9 @@ def conv_transpose(
         total = [f - o for f, o in zip(full, output_shape[-rank:], strict=True)]
         half, rest = [t // 2 for t in total], [t - t // 2 for t in total]
         pads = half + rest if same == "SAME_UPPER" else rest + half
-    y: Tensor = CONV_TRANSPOSE[rank](x, weight, None, tuple(strides), 0, 0, groups, dilations)
+    y: Tensor = CONV_TRANSPOSE[rank](
+        x, weight, None, tuple(strides), 0, 0, groups, tuple(dilations)
+    )
     crop: list[int] = []
     for axis in reversed(range(rank)):
         crop += [-pads[axis], output_padding[axis] - pads[axis + rank]]

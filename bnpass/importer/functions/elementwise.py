@@ -81,3 +81,10 @@ def is_inf(x: Tensor, negative: bool, positive: bool) -> Tensor:
     if positive:
         found = found | torch.isposinf(x)
     return found
+
+
+def bitwise_not(x: Tensor) -> Tensor:
+    """ONNX BitwiseNot (18); through int64 for the types that torch barely computes with."""
+    if x.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        return torch.bitwise_not(x.to(torch.int64)).to(x.dtype)
+    return torch.bitwise_not(x)

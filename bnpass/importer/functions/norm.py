@@ -69,10 +69,3 @@ def lp_norm(x: Tensor, axis: int, p: int) -> Tensor:
     norm = torch.linalg.vector_norm(x, ord=p, dim=axis, keepdim=True)
     return torch.where(norm == 0, torch.zeros_like(x), x / norm)
 
-
-def dropout_with_mask(x: Tensor, rate: float, training: bool | Tensor) -> tuple[Tensor, Tensor]:
-    """ONNX Dropout (22) with its mask: what training_mode says, in every mode of the module."""
-    if not bool(training) or rate == 0.0:
-        return x, torch.ones_like(x, dtype=torch.bool)
-    mask = torch.rand_like(x, dtype=torch.float32) >= rate
-    return x * mask / (1.0 - rate), mask

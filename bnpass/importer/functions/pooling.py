@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnpass.importer.functions.common import Ints, ints
 from bnpass.importer.functions.conv import CONV
 from bnpass.importer.functions.padding import torch_order
 
@@ -181,7 +182,7 @@ def auto_pads(
 
 def max_unpool(
     x: Tensor, indices: Tensor, kernel: Sequence[int], strides: Sequence[int], pads: Sequence[int],
-    output_shape: Sequence[int] | None,
+    output_shape: Ints | None,
 ) -> Tensor:  # fmt: skip
     """ONNX MaxUnpool (22): each value at its index in the flattened output, zeros elsewhere."""
     rank = len(kernel)
@@ -192,7 +193,8 @@ def max_unpool(
     shape = [*x.shape[:2], *inferred]
     natural = torch.zeros(shape, dtype=x.dtype, device=x.device).flatten()
     natural = natural.scatter(0, indices.flatten(), x.flatten()).reshape(shape)
-    if output_shape is None or list(output_shape) == shape:
+    wanted = shape if output_shape is None else ints(output_shape)
+    if wanted == shape:
         return natural
-    grow = [0] * len(shape) + [o - s for o, s in zip(output_shape, shape, strict=True)]
+    grow = [0] * len(shape) + [o - s for o, s in zip(wanted, shape, strict=True)]
     return F.pad(natural, torch_order(grow))

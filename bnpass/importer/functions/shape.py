@@ -136,3 +136,8 @@ def eye_like(x: Tensor, k: int, dtype: torch.dtype) -> Tensor:
     rows, columns = x.shape
     ones = torch.ones(rows, columns, dtype=dtype, device=x.device)
     return torch.triu(torch.tril(ones, k), k)
+
+
+def trilu(x: Tensor, k: int | Tensor, upper: bool) -> Tensor:
+    """ONNX Trilu (14): the triangle from the k-th diagonal on, of the last two axes."""
+    return torch.triu(x, int(k)) if upper else torch.tril(x, int(k))

@@ -102,12 +102,17 @@ def _conv_of_unknown_rank(op: Op, x: Arg, weight: Arg, bias: Arg, groups: int) -
 def conv_transpose(op: Op) -> Arg:
     """W is (C, M/group, k1, ...), B is (M,)."""
     kernel = kernel_of(op)
+    x, weight, bias, groups = op.tensor(0), op.weight(1), op.weight(2), op.attr("group", 1)
+    shape = op.attr("output_shape")
     if kernel is None:
-        op.fail("a computed weight without kernel_shape")
+        given = (op.attr("pads"), op.attr("output_padding"), shape, op.attr("auto_pad", ""))
+        strides, dilations = op.attr("strides"), op.attr("dilations")
+        return op.call(
+            functions.conv_transpose, x, weight, bias, strides, dilations, groups, *given
+        )
     rank = len(kernel)
     w = window(op, kernel)
-    extra, shape = op.attr("output_padding", (0,) * rank), op.attr("output_shape")
-    x, weight, bias, groups = op.tensor(0), op.weight(1), op.weight(2), op.attr("group", 1)
+    extra = op.attr("output_padding", (0,) * rank)
     limits = [max(s, d) for s, d in zip(w.strides, w.dilations, strict=True)]
     simple = all(e < m for e, m in zip(extra, limits, strict=True))
     if w.even and shape is None and simple:

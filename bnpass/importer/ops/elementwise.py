@@ -31,7 +31,7 @@ for _name in (
     register_op(_name)(_unary(getattr(torch, _name.lower())))
 register_op("Not")(_unary(torch.logical_not))
 register_op("Det")(_unary(torch.det))
-register_op("BitwiseNot")(_unary(torch.bitwise_not))
+register_op("BitwiseNot")(_unary(functions.bitwise_not))
 
 
 def _binary(plain: Callable[..., Any], *, second_trains: bool = True) -> Handler:

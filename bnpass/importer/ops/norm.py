@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from bnpass.importer.functions import norm as functions
-from bnpass.importer.modules import BatchNorm
+from bnpass.importer.modules import BatchNorm, Dropout
 from bnpass.importer.op import Op
 from bnpass.importer.registry import register_op
 from bnpass.importer.store import Origin
@@ -69,14 +69,14 @@ def dropout(op: Op) -> Arg:
     """A module that drops in train mode; with training_mode true it drops always, as it says."""
     x = op.tensor(0)
     rate = op.attr("ratio", 0.5) if op.opset < 12 else op.number(1, 0.5)
-    if isinstance(rate, torch.fx.Node):
-        op.fail("a computed ratio")
-    training = op.number(2, False) if op.opset >= 12 else False
-    if isinstance(training, torch.fx.Node) or op.wants(1):
-        y = op.call(functions.dropout_with_mask, x, rate, training)
-        return op.items(y, 2)[: len(op.node.output)]
-    if training:
-        return op.call(torch.nn.functional.dropout, x, rate, training=True)
+    always = op.number(2, False) if op.opset >= 12 else False
+    computed = any(isinstance(v, torch.fx.Node) for v in (rate, always))
+    if computed or op.wants(1):
+        general = Dropout()
+        pair = op.module(general, op.store.module(op.name, general), x, rate, always)
+        return op.items(pair, 2)[: len(op.node.output)]
+    if always:
+        return op.call(nn.functional.dropout, x, rate, training=True)
     module = nn.Dropout(rate)
     return op.module(module, op.store.module(op.name, module), x)
 

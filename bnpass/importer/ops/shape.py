@@ -193,7 +193,4 @@ def eye_like(op: Op) -> Arg:
 @register_op("Trilu")
 def trilu(op: Op) -> Arg:
     """The upper or lower triangle of the last two axes."""
-    k = op.number(1, 0)
-    if isinstance(k, torch.fx.Node):
-        op.fail("a computed diagonal")
-    return op.call(torch.triu if op.attr("upper", 1) else torch.tril, op.tensor(0), int(k))
+    return op.call(functions.trilu, op.tensor(0), op.number(1, 0), bool(op.attr("upper", 1)))

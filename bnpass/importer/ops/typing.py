@@ -37,5 +37,6 @@ def cast_like(op: Op) -> Arg:
     """To the type of the second input."""
     dtype = op.dtype(1)
     if dtype is None:
-        op.fail("the type to cast to is unknown")
+        saturate = bool(op.attr("saturate", 1))
+        return op.call(functions.cast_like, op.tensor(0), op.tensor(1), saturate)
     return _cast(op, dtype)

@@ -7,6 +7,7 @@ from bnpass.training.config import TrainConfig, paper_recipe
 from bnpass.training.evaluate import Score, evaluate
 from bnpass.training.history import History, Row
 from bnpass.training.loop import Progress, train
+from bnpass.training.lr_range import LrRange, lr_range_test
 from bnpass.training.norms import freeze
 from bnpass.training.outputs import logits_module, value_module
 from bnpass.training.statistics import calibrate
@@ -14,6 +15,7 @@ from bnpass.training.statistics import calibrate
 __all__ = [
     "Checkpoint",
     "History",
+    "LrRange",
     "Progress",
     "Row",
     "Score",
@@ -23,6 +25,7 @@ __all__ = [
     "freeze",
     "load_checkpoint",
     "logits_module",
+    "lr_range_test",
     "paper_recipe",
     "restore",
     "train",

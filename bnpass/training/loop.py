@@ -18,13 +18,13 @@ from bnpass.errors import InputError
 from bnpass.training import distributed
 from bnpass.training.checkpoints import Checkpoint, load_checkpoint, restore
 from bnpass.training.config import TrainConfig
-from bnpass.training.devices import autocast, repeatable, seed_step
+from bnpass.training.devices import repeatable
 from bnpass.training.evaluate import Score
-from bnpass.training.feed import Pair, augment
 from bnpass.training.history import History, Row, append_row
 from bnpass.training.losses import Tally
 from bnpass.training.schedules import learning_rate
 from bnpass.training.setup import Setup, prepare
+from bnpass.training.step import take_step
 
 log = logging.getLogger("bnpass.training")
 
@@ -82,7 +82,7 @@ def train(
         start = run.resumed() if resume else 0
         run.begin()
         for step, batches in setup.feed.steps(start, setup.total):
-            run.step(step, batches)
+            take_step(setup, step, learning_rate(config, step, setup.total), batches, run.tally)
             if run.due(step + 1) and run.report(step + 1):
                 break
     run.finish()
@@ -113,29 +113,6 @@ class _Run:
         if self.folder is not None:
             self.history.write(self.folder)
         self.resting = time.perf_counter()
-
-    def step(self, step: int, batches: list[Pair]) -> None:
-        """One optimizer step on this process's part of a batch."""
-        config, setup = self.config, self.setup
-        setup.set_rate(learning_rate(config, step, setup.total))
-        random = seed_step(config.seed, step)
-        setup.optimizer.zero_grad(set_to_none=True)
-        for number, (x, y) in enumerate(batches):
-            x = augment(x, random, crop=config.crop, flip=config.flip)
-            # Mean over the global batch: DDP averages over processes, whose parts may differ.
-            share = len(x) * distributed.world() / setup.feed.batch
-            with setup.syncing(last=number == len(batches) - 1):
-                with autocast(setup.device, config.precision):
-                    outputs = setup.model(x)
-                    loss = setup.goal.loss(outputs, y)
-                setup.scaler.scale(loss * share).backward()
-            self.tally.add(setup.goal, loss.detach(), outputs.detach(), y)
-        if config.clip_norm:
-            setup.scaler.unscale_(setup.optimizer)
-            torch.nn.utils.clip_grad_norm_(setup.parameters, config.clip_norm)
-        setup.scaler.step(setup.optimizer)
-        setup.scaler.update()
-        self.tally.steps += 1
 
     def due(self, done: int) -> bool:
         """Whether metrics, a validation or a checkpoint are due behind this step."""

@@ -1,0 +1,43 @@
+"""One step of training: the gradient of a batch, then the optimizer."""
+
+from __future__ import annotations
+
+import torch
+
+from bnpass.training import distributed
+from bnpass.training.devices import autocast, seed_step
+from bnpass.training.feed import Pair, augment
+from bnpass.training.losses import Tally
+from bnpass.training.setup import Setup
+
+
+def take_step(setup: Setup, step: int, rate: float, batches: list[Pair], tally: Tally) -> None:
+    """Train on this process's micro-batches of one step.
+
+    Args:
+        setup: the parts of the run.
+        step: its number, from which its randomness follows.
+        rate: its learning rate.
+        batches: ``(samples, labels)``, this process's part of the global batch.
+        tally: takes in loss and right answers.
+    """
+    config = setup.config
+    random = seed_step(config.seed, step)
+    setup.set_rate(rate)
+    setup.optimizer.zero_grad(set_to_none=True)
+    for number, (x, y) in enumerate(batches):
+        x = augment(x, random, crop=config.crop, flip=config.flip)
+        # Mean over the global batch: DDP averages over processes, whose parts may differ in size.
+        share = len(x) * distributed.world() / setup.feed.batch
+        with setup.syncing(last=number == len(batches) - 1):
+            with autocast(setup.device, config.precision):
+                outputs = setup.model(x)
+                loss = setup.goal.loss(outputs, y)
+            setup.scaler.scale(loss * share).backward()
+        tally.add(setup.goal, loss.detach(), outputs.detach(), y)
+    if config.clip_norm:
+        setup.scaler.unscale_(setup.optimizer)
+        torch.nn.utils.clip_grad_norm_(setup.parameters, config.clip_norm)
+    setup.scaler.step(setup.optimizer)
+    setup.scaler.update()
+    tally.steps += 1

@@ -1,4 +1,4 @@
-"""Which operators are per-channel affine maps themselves: a BatchNorm, a Mul, Add, Sub, Div, Neg."""
+"""Which operators are per-channel affine maps: a BatchNorm, a Mul, Add, Sub, Div or Neg."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from bnpass.affine import Map
 from bnpass.graph import Op
 from bnpass.rules.absorbers import weight
-from bnpass.rules.base import Refused, View
+from bnpass.rules.base import MapRefusedError, View
 from bnpass.rules.elementwise import FLOATS
 
 ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
@@ -17,7 +17,8 @@ def map_of(op: Op, view: View) -> tuple[int, Map] | None:
     """(data input, map) of an operator that is a map; None when it is none.
 
     Raises:
-        Refused: a BatchNormalization that is no map (training mode, parameters that are computed).
+        MapRefusedError: a BatchNormalization that is no map (training mode, parameters that
+            are computed).
     """
     if op.kind == "BatchNormalization":
         return 0, _batch_norm(op, view)
@@ -31,7 +32,7 @@ def map_of(op: Op, view: View) -> tuple[int, Map] | None:
 
 def _batch_norm(op: Op, view: View) -> Map:
     if op.attrs.get("training"):
-        raise Refused("it normalises with batch statistics (training_mode=1)", op)
+        raise MapRefusedError("it normalises with batch statistics (training_mode=1)", op)
     for index in (1, 2, 3, 4):
         weight(op, index, view)
     gamma, beta, mean, var = (view.current(op, i).reshape(-1) for i in (1, 2, 3, 4))
@@ -40,7 +41,7 @@ def _batch_norm(op: Op, view: View) -> Map:
         shift = beta - scale * mean
     m = Map.along(1, max(len(view.shape(op.inputs[0])), 2), scale, shift)
     if not m.is_finite:
-        raise Refused("its statistics are not finite or its variance is negative", op)
+        raise MapRefusedError("its statistics are not finite or its variance is negative", op)
     return m
 
 

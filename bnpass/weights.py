@@ -34,14 +34,11 @@ class NewWeights:
 
 def new_weights(rewrite: Rewrite, view: View) -> NewWeights:
     """All that a rewrite changes of its operator."""
-    new = _REWRITERS.get(rewrite.op.kind, _nothing)(rewrite, view)
+    rewriter = _REWRITERS.get(rewrite.op.kind)
+    new = NewWeights() if rewriter is None else rewriter(rewrite, view)
     for index, m in rewrite.constants.items():
         new.constants[index] = _mapped(rewrite.op, index, m, view)
     return new
-
-
-def _nothing(rewrite: Rewrite, view: View) -> NewWeights:
-    return NewWeights()
 
 
 def _load(op: Op, index: int, view: View) -> np.ndarray | None:
@@ -145,9 +142,7 @@ def _gemm_bias(op: Op, shift: np.ndarray, after: Map, new: NewWeights, view: Vie
     total = after.scale * added + after.shift
     if old is None and not total.any():
         return
-    if beta == 0.0:
-        new.attrs["beta"] = beta = 1.0
-    elif old is None:
+    if beta == 0.0 or old is None:
         new.attrs["beta"] = beta = 1.0
     shape = old.shape if old is not None else total.shape[-1:]
     new.constants[2] = keep_shape(total / beta, shape if len(shape) > 0 else total.shape[-1:])

@@ -9,7 +9,7 @@ from bnpass.affine import Map
 from bnpass.graph import Op
 from bnpass.maps import map_of
 from bnpass.passes.planner import Planner
-from bnpass.rules import Refused
+from bnpass.rules import MapRefusedError
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def find_chains(planner: Planner, selected: Callable[[Op], bool]) -> Found:
 def _link(op: Op, planner: Planner, found: Found | None = None) -> Link | None:
     try:
         pair = map_of(op, planner)
-    except Refused as refusal:
+    except MapRefusedError as refusal:
         if found is not None and op.kind == "BatchNormalization":
             found.refused.append((op, refusal.reason))
         return None

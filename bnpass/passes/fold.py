@@ -22,7 +22,7 @@ from bnpass.graph import Graph, Op, Use
 from bnpass.passes.chains import Chain, find_chains
 from bnpass.passes.planner import Planner, Trial
 from bnpass.passes.select import selector
-from bnpass.rules import Refused
+from bnpass.rules import MapRefusedError
 
 _ROUNDS = 4  # a fold can clear the way for another; more rounds were never needed
 _SPELT_OUT = 3  # arithmetic operators from which on one BatchNormalization is the shorter text
@@ -140,7 +140,7 @@ def _fold(chain: Chain, planner: Planner, avoid: frozenset[str]) -> FoldEntry:
             trials = way()
             into = tuple(dict.fromkeys(name for t in trials for name in t.into))
             _check_worth(chain, trials, into, avoid)
-        except Refused as refusal:
+        except MapRefusedError as refusal:
             reasons.append(f"{how}: {refusal.reason}")
         else:
             _commit(chain, trials, planner)
@@ -157,9 +157,9 @@ def _scale_on_shift_back(chain: Chain, planner: Planner) -> list[Trial]:
     """s*x + t = f*(a*x + b), f > 0 forward; a is 1, or 0 for a channel that is constant."""
     m = chain.map
     if not m.has_shift or not m.has_scale:
-        raise Refused("there is nothing to split")
+        raise MapRefusedError("there is nothing to split")
     if not m.is_monotone:
-        raise Refused("a negative scale cannot be split off")
+        raise MapRefusedError("a negative scale cannot be split off")
     zero = m.scale == 0
     factor = np.where(zero, 1.0, m.scale)
     rest = Map(np.where(zero, 0.0, 1.0), m.shift / factor)
@@ -172,7 +172,7 @@ def _scale_on_shift_back(chain: Chain, planner: Planner) -> list[Trial]:
 def _scale_back_shift_on(chain: Chain, planner: Planner) -> list[Trial]:
     m = chain.map
     if not m.has_shift or not m.has_scale:
-        raise Refused("there is nothing to split")
+        raise MapRefusedError("there is nothing to split")
     return [
         _back(chain, m.scale_only(), planner),
         planner.forward(chain.result, m.shift_only()),
@@ -183,10 +183,10 @@ def _check_worth(
     chain: Chain, trials: list[Trial], into: tuple[str, ...], avoid: frozenset[str]
 ) -> None:
     if not chain.norms and sum(t.adds for t in trials) >= len(chain.links):
-        raise Refused("it would only move")
+        raise MapRefusedError("it would only move")
     stopped = avoid.intersection(into)
     if stopped:
-        raise Refused(f"the new weights of {min(stopped)!r} would not be finite numbers")
+        raise MapRefusedError(f"the new weights of {min(stopped)!r} would not be finite numbers")
 
 
 def _commit(chain: Chain, trials: list[Trial], planner: Planner) -> None:

@@ -1,11 +1,11 @@
 """Insert: a BatchNorm in front of every nonlinearity, where it can be folded back again.
 
-1. The site is the latest value between the absorbers and the nonlinearity at which a map with any
-   gamma and beta folds backward by the table of rules; in front of Dropout, Cast, Resize, Expand,
-   Tile and Pad, whose outputs have other statistics in training or count entries twice.
-2. Where no such value exists (a MaxPool, a residual Add whose skip is no layer), the walk goes on in
-   front of it: every branch that leads to an absorber gets its own BatchNorm.
-3. The BatchNorm replaces the value for all its readers, so every reader must lead to sites only.
+1. The site is the latest value between the absorbers and the nonlinearity at which a map with
+   any gamma and beta folds backward by the table of rules; in front of Dropout, Cast, Resize,
+   Expand, Tile and Pad, whose outputs have other statistics in training or hold copies.
+2. Where no such value exists (a MaxPool, a residual Add whose skip is no layer), the walk goes on
+   in front of it: every branch that leads to an absorber gets its own BatchNorm.
+3. The BatchNorm replaces the value for all its readers, so all of them must lead to sites only.
 4. A bias that reaches a site as nothing but a per-channel constant goes: beta takes its place.
 
 Source: arXiv:1502.03167, section 3.2 (BN goes on Wu, right before g; b is dropped).
@@ -26,7 +26,7 @@ from bnpass.maps import map_of
 from bnpass.passes.nonlinear import Nonlinearity, find_nonlinearities, is_gate, reaches_output
 from bnpass.passes.planner import Planner, Trial
 from bnpass.passes.select import matches
-from bnpass.rules import RULES, Refused
+from bnpass.rules import RULES, MapRefusedError
 
 EARLIER = frozenset({"Dropout", "Cast", "Resize", "Upsample", "Expand", "Tile", "Pad"})
 """A BatchNorm stands in front of these, not behind them."""
@@ -130,7 +130,7 @@ class Policy:
     allow_unfoldable: bool = False
 
 
-def plan_insert(graph: Graph, policy: Policy = Policy()) -> InsertPlan:  # noqa: B008 - frozen
+def plan_insert(graph: Graph, policy: Policy = Policy()) -> InsertPlan:
     """Plan the insertion into a graph."""
     return _Inserter(graph, policy).plan()
 
@@ -175,7 +175,7 @@ class _Inserter:
         skipped.sort(key=lambda s: order[s.node])
         return InsertPlan(sites, skipped, len(found))
 
-    # --- which ---------------------------------------------------------------------------------------
+    # --- which
 
     def _unwanted(self, n: Nonlinearity, last: frozenset[str]) -> str:
         policy = self.policy
@@ -192,7 +192,7 @@ class _Inserter:
             return "the last nonlinearity in front of an output (--last includes it)"
         return ""
 
-    # --- where ---------------------------------------------------------------------------------------
+    # --- where
 
     def _locate(self, n: Nonlinearity, places: dict[str, tuple[_Place, list[str]]]) -> list[Skip]:
         reasons = []
@@ -221,7 +221,7 @@ class _Inserter:
         return [_Place(entry, 1, shape[1], len(shape), trial)]
 
     def find(self, value: str) -> list[_Place] | str:
-        """Places for a BatchNorm that normalises what ``value`` is made of, or the reason why not."""
+        """Places for BatchNorms that normalise what ``value`` is made of, or why there is none."""
         known = self._places.get(value)
         if known is None:
             self._places[value] = "a cycle"
@@ -239,7 +239,7 @@ class _Inserter:
         if producer.kind not in EARLIER:
             try:
                 return [self._here(value)]
-            except Refused as refusal:
+            except MapRefusedError as refusal:
                 reason = refusal.reason
         if not _may_cross(producer):
             return reason
@@ -262,7 +262,7 @@ class _Inserter:
     def _here(self, value: str) -> _Place:
         """A place at ``value`` itself: the channel axis is the one along which it folds."""
         shape = self.planner.shape(value)
-        refusal = Refused("no layer in front")
+        refusal = MapRefusedError("no layer in front")
         for axis in dict.fromkeys((1, len(shape) - 1)):
             size = shape[axis] if 0 < axis < len(shape) else None
             if not isinstance(size, int):
@@ -271,7 +271,7 @@ class _Inserter:
                 trial = self.planner.place(value, _any_map(axis, len(shape), size))
                 self._check_layers(trial)
                 return _Place(value, axis, size, len(shape), trial)
-            except Refused as one:
+            except MapRefusedError as one:
                 refusal = refusal if refusal.reason.startswith("already") else one
         raise refusal
 
@@ -279,9 +279,9 @@ class _Inserter:
         ops = [self.graph.ops[name] for name in trial.into]
         norms = [op for op in ops if op.kind in _NORMS]
         if norms and not (self.policy.norms and norms[0].kind != "BatchNormalization"):
-            raise Refused(f"already normalised by {norms[0].kind} {norms[0].name!r}")
+            raise MapRefusedError(f"already normalised by {norms[0].kind} {norms[0].name!r}")
         if not norms and not any(op.kind in _LAYERS for op in ops):
-            raise Refused("no layer in front: per-channel arithmetic alone is none")
+            raise MapRefusedError("no layer in front: per-channel arithmetic alone is none")
 
     def stranger(self, value: str) -> str:
         """Why some reader of a value must not see it normalised; empty if all lead to sites."""
@@ -307,7 +307,7 @@ class _Inserter:
                         return f"{also}: {deeper}" if "also read" not in deeper else deeper
         return ""
 
-    # --- what ----------------------------------------------------------------------------------------
+    # --- what
 
     def _site(self, place: _Place, names: list[str]) -> Site:
         producer = self.graph.producer(place.value)
@@ -337,8 +337,17 @@ def _any_map(axis: int, rank: int, size: int) -> Map:
 def _may_cross(op: Op) -> bool:
     """Operators that a site may lie in front of: those that maps pass, not layers, not norms."""
     return op.kind in RULES and op.kind not in _LAYERS | _NORMS | {
-        "RNN", "LSTM", "GRU", "Relu", "LeakyRelu", "PRelu", "Mul", "Div", "Max", "Min"
-    }  # fmt: skip
+        "RNN",
+        "LSTM",
+        "GRU",
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "Mul",
+        "Div",
+        "Max",
+        "Min",
+    }
 
 
 def _data_inputs(op: Op) -> list[str]:
@@ -389,7 +398,7 @@ def _biases(trial: Trial, graph: Graph, planner: Planner) -> list[tuple[BiasDrop
         op = graph.ops[name]
         try:
             if op.kind in _BIASED and op.input(_BIASED[op.kind]):
-                found.append((BiasDrop(op, 2), _own_bias(op, graph, planner)))
+                found.append((BiasDrop(op, 2), _own_bias(op, planner)))
             elif op.kind in ("Add", "Sub"):
                 pair = map_of(op, planner)
                 if (
@@ -399,12 +408,30 @@ def _biases(trial: Trial, graph: Graph, planner: Planner) -> list[tuple[BiasDrop
                 ):
                     data, m = pair
                     found.append((BiasDrop(op, 1 - data, True, data), m))
-        except Refused:
+        except MapRefusedError:
             continue
     return found
 
 
-def _own_bias(op: Op, graph: Graph, planner: Planner) -> Map:
+def existing_biases(graph: Graph, planner: Planner) -> list[tuple[str, str]]:
+    """(BatchNorm, operator) for every bias that only adds a constant to a BatchNorm's input."""
+    norms = [op for op in graph.ops_in_order if op.kind == "BatchNormalization"]
+    stops = {op.inputs[0]: op for op in norms if len(graph.uses(op.inputs[0])) == 1}
+    found = []
+    for op in graph.ops_in_order:
+        if op.kind not in _BIASED or not op.input(_BIASED[op.kind]):
+            continue
+        try:
+            m = _own_bias(op, planner)
+            trial = planner.forward(op.outputs[0], m, frozenset(stops))
+        except MapRefusedError:
+            continue
+        if trial.arrived and not (trial.before or trial.constants) and m.has_shift:
+            found.append((stops[next(iter(trial.arrived))].name, op.name))
+    return found
+
+
+def _own_bias(op: Op, planner: Planner) -> Map:
     array = planner.current(op, 2)
     rank = len(planner.shape(op.outputs[0]))
     if op.kind != "Gemm":
@@ -413,7 +440,7 @@ def _own_bias(op: Op, graph: Graph, planner: Planner) -> Map:
     shift = array.reshape((1,) * (rank - array.ndim) + array.shape)
     m = Map(np.ones((1,) * rank), shift)
     if any(axis != rank - 1 for axis in m.axes):
-        raise Refused("its C is no per-channel bias", op)
+        raise MapRefusedError("its C is no per-channel bias", op)
     return m
 
 
@@ -428,7 +455,7 @@ def _arrivals(
     """What a bias adds to every site that it reaches; empty if it also goes elsewhere."""
     try:
         trial = planner.forward(drop.op.outputs[0], m, stops)
-    except Refused:
+    except MapRefusedError:
         return {}
     if trial.before or trial.constants:
         return {}
@@ -495,6 +522,6 @@ def new_norms(
                 momentum,
                 site.drops,
                 site.readers,
-            )  # fmt: skip
+            )
         )
     return norms

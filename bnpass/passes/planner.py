@@ -16,7 +16,7 @@ import numpy as np
 from bnpass.affine import Map
 from bnpass.edits import Rewrite
 from bnpass.graph import Constant, Dim, Graph, Op, Use
-from bnpass.rules import RULES, Refused, Step
+from bnpass.rules import RULES, MapRefusedError, Step
 from bnpass.rules.absorbers import weight
 
 _NEW = Op("a new operator", "BatchNormalization", [], [])
@@ -106,13 +106,13 @@ class Planner:
         self.changed: set[str] = set()
         self._retries = 0
 
-    # --- what rules may ask (the View) ----------------------------------------------------------
+    # --- what rules may ask (the View)
 
     def shape(self, value: str) -> tuple[Dim, ...]:
-        """The dimensions of a value; Refused when not even its rank is known."""
+        """The dimensions of a value; MapRefusedError when not even its rank is known."""
         shape = self.graph.shape(value)
         if shape is None:
-            raise Refused(f"the shape of {value!r} is not known")
+            raise MapRefusedError(f"the shape of {value!r} is not known")
         return shape
 
     def constant(self, value: str) -> Constant | None:
@@ -127,22 +127,22 @@ class Planner:
         """A constant input in float64, the maps that it has already taken in applied."""
         constant = self.graph.constant(op.inputs[index])
         if constant is None:
-            raise Refused(f"its input {op.inputs[index]!r} is no constant", op)
+            raise MapRefusedError(f"its input {op.inputs[index]!r} is no constant", op)
         array = constant.small.astype(np.float64)
         rewrite = self.rewrites.get(op.name)
         m = rewrite.constants.get(index) if rewrite else None
         return array if m is None else m.scale * array + m.shift
 
-    # --- backward ------------------------------------------------------------------------------
+    # --- backward
 
     def backward(self, value: str, m: Map, reader: Use) -> Trial:
         """Ask that ``value`` carry ``m``, on behalf of one of its readers.
 
         Raises:
-            Refused: some part of the map finds no absorber.
+            MapRefusedError: some part of the map finds no absorber.
         """
         if not m.is_finite:
-            raise Refused("the map is not finite")
+            raise MapRefusedError("the map is not finite")
         pending = _Pending()
         self._retries = 0
         self._ask(value, reader, m, pending)
@@ -152,7 +152,7 @@ class Planner:
         """Could a new operator that computes ``m`` behind ``value``, for all its readers, fold?
 
         Raises:
-            Refused: some part of the map finds no absorber.
+            MapRefusedError: some part of the map finds no absorber.
         """
         pending = _Pending(stops=frozenset([value]))
         self._retries = 0
@@ -168,7 +168,7 @@ class Planner:
                     branch, tried = pending.copy(), trial.copy()
                     self._take_back(op, step, branch, tried)
                     return self._walk_back(branch, tried)
-                except Refused:
+                except MapRefusedError:
                     self._retry(op)
             self._take_back(op, steps[-1], pending, trial)
         return trial
@@ -176,7 +176,7 @@ class Planner:
     def _retry(self, op: Op) -> None:
         self._retries += 1
         if self._retries > _RETRIES:
-            raise Refused("too many ways to share the map out", op)
+            raise MapRefusedError("too many ways to share the map out", op)
 
     def _step_back(self, op: Op, asks: Sequence[Map | None]) -> list[Step]:
         if all(m is None for m in asks):
@@ -185,7 +185,7 @@ class Planner:
             return [Step(asks={self.removed[op.name]: m}) for m in asks[:1] if m is not None]
         rule = RULES.get(op.kind)
         if rule is None:
-            raise Refused("a map does not pass it", op)
+            raise MapRefusedError("a map does not pass it", op)
         return rule.backward(op, asks, self)
 
     def _take_back(self, op: Op, step: Step, pending: _Pending, trial: Trial) -> None:
@@ -208,7 +208,7 @@ class Planner:
         producer = self.graph.producer(value)
         if producer is None:
             why = self.graph.pinned.get(value, "an input of the graph")
-            raise Refused(f"{value!r} is {why}: nothing in front of it can take the map in")
+            raise MapRefusedError(f"{value!r} is {why}: nothing in front of it can take the map in")
         pending.push(producer, -self.graph.order[producer.name])
 
     def _settled(self, value: str, pending: _Pending) -> Map | None:
@@ -219,7 +219,7 @@ class Planner:
         if value in pending.stops:
             return next(iter(asks.values()))
         if self.graph.is_output(value):
-            raise Refused(f"{value!r} is an output of the graph")
+            raise MapRefusedError(f"{value!r} is an output of the graph")
         merged = _merged(list(asks.values()), value)
         others = [use for use in self.graph.uses(value) if use not in asks]
         if not others:
@@ -233,14 +233,14 @@ class Planner:
         """A reader that did not ask must not see the change (a Slice of other channels)."""
         reason = f"{value!r} is also read by {use.op.kind} {use.op.name!r}"
         if use.index < 0 or use.op.kind not in ("Slice", "Split", "Gather", "Shape"):
-            raise Refused(reason)
+            raise MapRefusedError(reason)
         if use.op.kind == "Shape":
             return
         (step,) = RULES[use.op.kind].forward(use.op, {use.index: m}, self)
         if any(not given.compact().is_identity for given in step.gives.values()):
-            raise Refused(reason)
+            raise MapRefusedError(reason)
 
-    # --- forward -------------------------------------------------------------------------------
+    # --- forward
 
     def forward(self, value: str, m: Map, stops: frozenset[str] = frozenset()) -> Trial:
         """Let every reader of ``value`` take in that it carries ``m`` no longer.
@@ -251,10 +251,10 @@ class Planner:
             stops: values at which something else will take the map (``Trial.arrived``).
 
         Raises:
-            Refused: some part of the map finds no absorber.
+            MapRefusedError: some part of the map finds no absorber.
         """
         if not m.is_finite:
-            raise Refused("the map is not finite")
+            raise MapRefusedError("the map is not finite")
         pending, trial = _Pending(stops=stops), Trial()
         self._retries = 0
         self._give(value, m, pending, trial)
@@ -270,7 +270,7 @@ class Planner:
                     branch, tried = pending.copy(), trial.copy()
                     self._take_on(op, step, branch, tried)
                     return self._walk_on(branch, tried)
-                except Refused:
+                except MapRefusedError:
                     self._retry(op)
             self._take_on(op, steps[-1], pending, trial)
         return trial
@@ -282,7 +282,7 @@ class Planner:
             return [Step()]
         rule = RULES.get(op.kind)
         if rule is None:
-            raise Refused("a map does not pass it", op)
+            raise MapRefusedError("a map does not pass it", op)
         return rule.forward(op, carried, self)
 
     def _take_on(self, op: Op, step: Step, pending: _Pending, trial: Trial) -> None:
@@ -300,14 +300,14 @@ class Planner:
             trial.arrived[value] = m
             return
         if self.graph.is_output(value):
-            raise Refused(f"{value!r} is an output of the graph")
+            raise MapRefusedError(f"{value!r} is an output of the graph")
         for use in self.graph.uses(value):
             if use.index < 0:
-                raise Refused(f"{value!r} is read inside the body of {use.op!r}")
+                raise MapRefusedError(f"{value!r} is read inside the body of {use.op!r}")
             pending.push(use.op, self.graph.order[use.op.name])
         pending.carried[value] = m
 
-    # --- commit --------------------------------------------------------------------------------
+    # --- commit
 
     def commit(self, trial: Trial, sources: tuple[str, ...] = ()) -> None:
         """Take a trial's changes over, on behalf of the operators named."""
@@ -338,7 +338,7 @@ def _merged(maps: list[Map], value: str) -> Map:
         pair = np.broadcast_arrays(merged.scale, merged.shift, m.scale, m.shift)
         known = ~np.isnan(pair[0]) & ~np.isnan(pair[2])
         if (known & ((pair[0] != pair[2]) | (pair[1] != pair[3]))).any():
-            raise Refused(f"the readers of {value!r} ask for different maps")
+            raise MapRefusedError(f"the readers of {value!r} ask for different maps")
         empty = np.isnan(pair[0])
         merged = Map(np.where(empty, pair[2], pair[0]), np.where(empty, pair[3], pair[1]))
     return merged

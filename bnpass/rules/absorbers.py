@@ -11,24 +11,24 @@ import numpy as np
 
 from bnpass.affine import Map
 from bnpass.graph import Constant, Op
-from bnpass.rules.base import Refused, Rule, Step, View, data_only, only, refuse_backward
+from bnpass.rules.base import MapRefusedError, Rule, Step, View, data_only, only, refuse_backward
 from bnpass.rules.contraction import Contraction, contraction
 from bnpass.rules.elementwise import FLOATS
 
 
 def weight(op: Op, index: int, view: View) -> Constant:
-    """A constant floating-point weight, or Refused."""
+    """A constant floating-point weight, or MapRefusedError."""
     name = op.input(index)
     constant = view.constant(name) if name else None
     if constant is None:
-        raise Refused(f"its weight {name!r} is no constant", op)
+        raise MapRefusedError(f"its weight {name!r} is no constant", op)
     if constant.dtype not in FLOATS:
-        raise Refused(f"its weight {name!r} is of type {constant.dtype}", op)
+        raise MapRefusedError(f"its weight {name!r} is of type {constant.dtype}", op)
     return constant
 
 
 def bias(op: Op, index: int, view: View) -> Constant | None:
-    """A constant bias or None where it is left out; Refused when it is computed."""
+    """A constant bias or None where it is left out; MapRefusedError when it is computed."""
     return weight(op, index, view) if op.input(index) else None
 
 
@@ -36,7 +36,7 @@ def bias(op: Op, index: int, view: View) -> Constant | None:
 
 
 def _channels(op: Op, view: View, side: int) -> int:
-    """Input (0) or output (1) channels: W is (out, in/group, ...), transposed (in, out/group, ...)."""
+    """Input (0) or output (1) channels: W is (out, in/group, ...), transposed (in, out/group)."""
     shape = weight(op, 1, view).shape
     group = int(op.attrs.get("group", 1))
     if op.kind == "Conv":
@@ -46,7 +46,7 @@ def _channels(op: Op, view: View, side: int) -> int:
 
 def _vectors(op: Op, m: Map, axis: int, n: int) -> Map:
     if m.vectors(axis, n) is None or m.shape[axis] not in (1, n):
-        raise Refused("the map does not vary along its channels alone", op)
+        raise MapRefusedError("the map does not vary along its channels alone", op)
     return m
 
 
@@ -72,7 +72,7 @@ def conv_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
 def _check_unpadded(op: Op) -> None:
     pads = op.attrs.get("pads", ())
     if pads is None or any(pads):
-        raise Refused("a shift does not pass its zero padding", op)
+        raise MapRefusedError("a shift does not pass its zero padding", op)
 
 
 def _check_covered(op: Op, view: View) -> None:
@@ -84,20 +84,20 @@ def _check_covered(op: Op, view: View) -> None:
     plain = plain and not any(op.attrs.get("output_padding") or ())
     reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
     if not plain or pads is None or any(p < r for p, r in zip(pads, reach * 2, strict=True)):
-        raise Refused("a shift does not pass a transposed convolution with borders", op)
+        raise MapRefusedError("a shift does not pass a transposed convolution with borders", op)
 
 
 # --- Gemm, MatMul, Einsum
 
 
 def _split_letters(c: Contraction, m: Map, op: Op) -> bool:
-    """True: the constant operand takes the map; False: the other one does; else Refused."""
+    """True: the constant operand takes the map; False: the other one does; else MapRefusedError."""
     varied = {c.output[a] for a in m.axes}
     if varied <= set(c.constant):
         return True
     if varied <= set(c.dynamic):
         return False
-    raise Refused("the map varies along axes of both operands", op)
+    raise MapRefusedError("the map varies along axes of both operands", op)
 
 
 def _gemm_bias(op: Op, view: View) -> None:
@@ -114,7 +114,7 @@ def contraction_backward(op: Op, asks: Sequence[Map | None], view: View) -> list
         _gemm_bias(op, view)
         return [Step(after=m, adds=int(m.has_shift and op.kind != "Gemm"))]
     if m.has_shift or (op.kind == "Gemm" and op.input(2)):
-        raise Refused("a shift does not pass along the rows of its other operand", op)
+        raise MapRefusedError("a shift does not pass along the rows of its other operand", op)
     return [Step(asks={1 - c.index: c.to_dynamic(m)})]
 
 
@@ -128,10 +128,10 @@ def contraction_forward(op: Op, carried: dict[int, Map], view: View) -> list[Ste
     if varied <= set(c.constant):
         missing = set(c.dynamic) - set(c.constant) - set(c.output)
         if m.has_shift and missing:
-            raise Refused("it sums an axis that its constant operand does not have", op)
+            raise MapRefusedError("it sums an axis that its constant operand does not have", op)
         return [Step(before=m, adds=int(m.has_shift and op.kind != "Gemm"))]
     if m.has_shift or not varied <= set(c.output) or (op.kind == "Gemm" and op.input(2)):
-        raise Refused("a shift does not pass along the rows of its other operand", op)
+        raise MapRefusedError("a shift does not pass along the rows of its other operand", op)
     return [Step(gives={0: c.to_output(m)})]
 
 
@@ -167,7 +167,7 @@ def channel_norm_backward(op: Op, asks: Sequence[Map | None], view: View) -> lis
     shape = weight(op, 1, view).shape
     dims = view.shape(op.inputs[0])
     if len(dims) > 1 and isinstance(dims[1], int) and dims[1] != shape[0]:
-        raise Refused("its scale is one per group, not per channel", op)
+        raise MapRefusedError("its scale is one per group, not per channel", op)
     vectors = _vectors(op, m, 1, shape[0]).vectors(1, shape[0])
     assert vectors is not None
     return _affine_inputs(op, Map(*vectors), shape, view)
@@ -179,7 +179,7 @@ def layer_norm_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[
     shape = weight(op, 1, view).shape
     lead = m.rank - len(shape)
     if any(axis < lead for axis in m.axes):
-        raise Refused("the map varies along an axis that it does not normalise", op)
+        raise MapRefusedError("the map varies along an axis that it does not normalise", op)
     return _affine_inputs(op, m.each(lambda a: a.reshape(a.shape[lead:])), shape, view)
 
 
@@ -190,7 +190,7 @@ def batch_norm_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step
     for index in (2, 3, 4):
         weight(op, index, view)
     if op.attrs.get("training"):
-        raise Refused("it normalises with batch statistics (training_mode=1)", op)
+        raise MapRefusedError("it normalises with batch statistics (training_mode=1)", op)
     return [Step(before=_vectors(op, m, 1, n))]
 
 
@@ -206,4 +206,4 @@ BATCH_NORM = Rule(channel_norm_backward, batch_norm_forward)
 
 
 def _no_forward(op: Op) -> list[Step]:
-    raise Refused("it normalises with the statistics of its input", op)
+    raise MapRefusedError("it normalises with the statistics of its input", op)

@@ -12,7 +12,7 @@ from bnpass.affine import Map
 from bnpass.graph import Constant, Dim, Op
 
 
-class Refused(Exception):
+class MapRefusedError(Exception):
     """A map may not cross here; the reason names the operator that stopped it."""
 
     def __init__(self, reason: str, op: Op | None = None) -> None:
@@ -28,7 +28,7 @@ class View(Protocol):
     """What a rule may ask of the graph around an operator."""
 
     def shape(self, value: str) -> tuple[Dim, ...]:
-        """The dimensions of a value; Refused when not even its rank is known."""
+        """The dimensions of a value; MapRefusedError when not even its rank is known."""
 
     def constant(self, value: str) -> Constant | None:
         """The constant of that name, or None."""
@@ -62,10 +62,10 @@ class Step:
 
 
 Backward = Callable[[Op, Sequence[Map | None], View], list[Step]]
-"""(operator, the map asked of each output, view) -> alternatives, the best first; or Refused."""
+"""(operator, the map asked of each output, view) -> alternatives, best first; may refuse."""
 
 Forward = Callable[[Op, dict[int, Map], View], list[Step]]
-"""(operator, the maps that its inputs carry, view) -> alternatives, the best first; or Refused."""
+"""(operator, the maps that its inputs carry, view) -> alternatives, best first; may refuse."""
 
 
 @dataclass(frozen=True)
@@ -80,21 +80,21 @@ def only(asks: Sequence[Map | None]) -> Map:
     """The map asked of an operator's first and only output that matters."""
     found = asks[0]
     if found is None:  # a second output (a mask, indices) is the one that was asked for
-        raise Refused("only its first output can carry a map")
+        raise MapRefusedError("only its first output can carry a map")
     return found
 
 
 def data_only(op: Op, carried: dict[int, Map], index: int = 0) -> Map:
-    """The map carried by the data input; Refused when another input carries one too."""
+    """The map carried by the data input; MapRefusedError when another input carries one too."""
     if set(carried) != {index}:
-        raise Refused("the map arrives on an input that is not its data", op)
+        raise MapRefusedError("the map arrives on an input that is not its data", op)
     return carried[index]
 
 
 def size(dim: Dim, op: Op, what: str) -> int:
     """A dimension that has to be known."""
     if not isinstance(dim, int):
-        raise Refused(f"the size of {what} is not known", op)
+        raise MapRefusedError(f"the size of {what} is not known", op)
     return dim
 
 
@@ -102,7 +102,7 @@ def refuse_backward(reason: str) -> Backward:
     """A row's side that takes nothing."""
 
     def rule(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
-        raise Refused(reason, op)
+        raise MapRefusedError(reason, op)
 
     return rule
 
@@ -111,6 +111,6 @@ def refuse_forward(reason: str) -> Forward:
     """A row's side that takes nothing."""
 
     def rule(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
-        raise Refused(reason, op)
+        raise MapRefusedError(reason, op)
 
     return rule

@@ -8,7 +8,7 @@ import numpy as np
 
 from bnpass.affine import Map
 from bnpass.graph import Op
-from bnpass.rules.base import Refused, View
+from bnpass.rules.base import MapRefusedError, View
 
 _BATCH = "abcdefgh"
 
@@ -47,10 +47,10 @@ def aligned(a: np.ndarray, source: str, target: str) -> np.ndarray:
 
 
 def contraction(op: Op, view: View) -> Contraction:
-    """The letters of a Gemm, MatMul or Einsum with exactly one constant operand, or Refused."""
+    """The letters of a Gemm, MatMul or Einsum with exactly one constant operand."""
     fixed = [i for i in (0, 1) if view.constant(op.input(i)) is not None]
     if len(op.inputs) < 2 or len(fixed) != 1 or (op.kind == "Einsum" and len(op.inputs) != 2):
-        raise Refused("it has no constant operand", op)
+        raise MapRefusedError("it has no constant operand", op)
     if op.kind == "Einsum":
         terms, output = _einsum(op)
     elif op.kind == "Gemm":
@@ -63,11 +63,11 @@ def contraction(op: Op, view: View) -> Contraction:
 def _einsum(op: Op) -> tuple[tuple[str, str], str]:
     text = str(op.attrs["equation"]).replace(" ", "")
     if "." in text or "->" not in text:
-        raise Refused("its equation has an ellipsis or no explicit output", op)
+        raise MapRefusedError("its equation has an ellipsis or no explicit output", op)
     left, output = text.split("->")
     one, other = left.split(",")
     if any(len(set(t)) != len(t) for t in (one, other, output)):
-        raise Refused("its equation takes a diagonal", op)
+        raise MapRefusedError("its equation takes a diagonal", op)
     return (one, other), output
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from bnpass.affine import Map
 from bnpass.graph import Op
-from bnpass.rules.base import Refused, Rule, Step, View, data_only, only
+from bnpass.rules.base import MapRefusedError, Rule, Step, View, data_only, only
 
 FLOATS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 """Bits of significand by numpy's type name."""
@@ -29,7 +29,7 @@ def to_operand(m: Map, op: Op, index: int, view: View) -> Map:
     extra = m.rank - len(dims)
     for axis in m.axes:
         if axis < extra or dims[axis - extra] != m.shape[axis]:
-            raise Refused(f"its operand {value!r} is broadcast along the channels", op)
+            raise MapRefusedError(f"its operand {value!r} is broadcast along the channels", op)
     return m.each(lambda a: a.reshape(a.shape[extra:]))
 
 
@@ -72,14 +72,14 @@ def sum_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
     if len(free) > 1:
         shares.append({i: 1.0 / signs[i] / len(free) for i in free})
     steps = []
-    reason: Refused | None = None
+    reason: MapRefusedError | None = None
     for share in shares:
         try:
             asked = {
                 i: to_operand(m.with_shift(m.shift * share.get(i, 0.0)), op, i, view)
                 for i in everyone
             }
-        except Refused as refusal:
+        except MapRefusedError as refusal:
             reason = refusal
         else:
             steps.append(Step(asks=asked))
@@ -95,7 +95,7 @@ def sum_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     for i in dynamic(op, view):
         other = maps[i].scale_only() if i in maps else Map.identity(scale.rank)
         if not other.equals(scale):
-            raise Refused(f"its operand {op.inputs[i]!r} does not carry the same scale", op)
+            raise MapRefusedError(f"its operand {op.inputs[i]!r} does not carry the same scale", op)
     signs = _signs(op)
     shift = sum((m.shift * signs[i] for i, m in maps.items()), np.zeros((1,) * scale.rank))
     fixed = constants(op, view)
@@ -132,10 +132,10 @@ def product_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Ste
         part = Map(1 / m.scale, m.shift) if op.kind == "Div" and i == 1 else m
         try:
             steps.append(Step(asks={i: to_operand(part, op, i, view)}))
-        except Refused:
+        except MapRefusedError:
             continue
     if not steps:
-        raise Refused("no operand can take the scale", op)
+        raise MapRefusedError("no operand can take the scale", op)
     return steps
 
 
@@ -143,7 +143,7 @@ def _factor(op: Op, view: View) -> tuple[int, np.ndarray]:
     """(data operand, constant factor in float64) of x*c, c*x and x/c."""
     fixed, free = constants(op, view), dynamic(op, view)
     if len(fixed) != 1 or len(free) != 1 or (op.kind == "Div" and free != [0]):
-        raise Refused("a shift does not pass a product of two values", op)
+        raise MapRefusedError("a shift does not pass a product of two values", op)
     factor = view.current(op, fixed[0])
     return free[0], 1 / factor if op.kind == "Div" else factor
 
@@ -151,7 +151,7 @@ def _factor(op: Op, view: View) -> tuple[int, np.ndarray]:
 def _shift_past_constant(op: Op, m: Map, view: View) -> Step:
     data, factor = _factor(op, view)
     if not (factor != 0).all() or not np.isfinite(factor).all():
-        raise Refused("a shift does not pass a product with zero", op)
+        raise MapRefusedError("a shift does not pass a product with zero", op)
     asked = m.with_shift(m.shift / factor)
     return Step(asks={data: to_operand(asked, op, data, view)})
 
@@ -161,7 +161,7 @@ def product_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     maps = {i: to_output(m, op, view) for i, m in carried.items()}
     if op.kind == "Div" and 1 in maps:
         if (maps[1].scale == 0).any() or maps[1].has_shift:
-            raise Refused("a zero scale or a shift does not pass a divisor", op)
+            raise MapRefusedError("a zero scale or a shift does not pass a divisor", op)
         maps[1] = Map(1 / maps[1].scale, maps[1].shift)
     fixed = constants(op, view)
     if not any(m.has_shift for m in maps.values()):
@@ -170,7 +170,7 @@ def product_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
             scale = scale * m.scale
         return _scale_into_factor(op, scale, fixed)
     if len(maps) != 1:
-        raise Refused("a shift does not pass a product of two values", op)
+        raise MapRefusedError("a shift does not pass a product of two values", op)
     _, factor = _factor(op, view)
     (m,) = maps.values()
     return [
@@ -213,7 +213,7 @@ def extremum_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[St
     """The same map to every operand, if no scale is negative."""
     m = only(asks)
     if not m.is_monotone:
-        raise Refused("a negative scale does not pass it", op)
+        raise MapRefusedError("a negative scale does not pass it", op)
     return [Step(asks={i: to_operand(m, op, i, view) for i in range(len(op.inputs))})]
 
 
@@ -222,13 +222,13 @@ def extremum_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     maps = {i: to_output(m, op, view) for i, m in carried.items()}
     m = next(iter(maps.values()))
     if not m.is_monotone:
-        raise Refused("a negative scale does not pass it", op)
+        raise MapRefusedError("a negative scale does not pass it", op)
     for i in dynamic(op, view):
         if i not in maps or not maps[i].equals(m):
-            raise Refused(f"its operand {op.inputs[i]!r} does not carry the same map", op)
+            raise MapRefusedError(f"its operand {op.inputs[i]!r} does not carry the same map", op)
     fixed = constants(op, view)
     if fixed and (m.scale == 0).any():
-        raise Refused("a zero scale does not pass its constant operand", op)
+        raise MapRefusedError("a zero scale does not pass its constant operand", op)
     inverse = Map(1 / m.scale, -m.shift / m.scale) if fixed else m
     return [Step(gives={0: m}, constants=dict.fromkeys(fixed, inverse))]
 
@@ -238,9 +238,9 @@ def extremum_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
 
 def _rectified(op: Op, m: Map) -> Map:
     if not m.is_monotone:
-        raise Refused("a negative scale does not pass it", op)
+        raise MapRefusedError("a negative scale does not pass it", op)
     if m.has_shift:
-        raise Refused("a shift does not pass it", op)
+        raise MapRefusedError("a shift does not pass it", op)
     return m
 
 
@@ -256,14 +256,14 @@ def rectifier_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]
 
 def _check_passes(op: Op, view: View) -> None:
     if op.attrs.get("training"):
-        raise Refused("a live Dropout is no constant factor", op)
+        raise MapRefusedError("a live Dropout is no constant factor", op)
     if op.kind == "Cast":
         source, target = op.attrs.get("from"), op.attrs.get("to")
         if source not in FLOATS or target not in FLOATS:
-            raise Refused("a cast that is not between floating-point types", op)
+            raise MapRefusedError("a cast that is not between floating-point types", op)
         widens = FLOATS[str(target)] >= FLOATS[str(source)]
         if not widens or (source, target) in (("bfloat16", "float16"),):
-            raise Refused(f"a cast from {source} to {target} rounds", op)
+            raise MapRefusedError(f"a cast from {source} to {target} rounds", op)
 
 
 def identity_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
@@ -278,7 +278,7 @@ def identity_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     m = data_only(op, carried)
     _check_passes(op, view)
     if any(not view.unread(name) for name in op.outputs[1:] if name):
-        raise Refused("its mask is read", op)
+        raise MapRefusedError("its mask is read", op)
     return [Step(gives={0: m})]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from bnpass.affine import Map
 from bnpass.graph import Dim, Op
-from bnpass.rules.base import Refused
+from bnpass.rules.base import MapRefusedError
 
 Run = tuple[range, range]
 """Axes of the one shape that together hold the same entries as axes of the other."""
@@ -86,7 +86,7 @@ def matching(source: Sequence[Dim], target: Sequence[Dim]) -> list[Run]:
 def regroup(m: Map, source: Sequence[Dim], target: Sequence[Dim], op: Op) -> Map:
     """The map of a value of shape ``source`` once it has been reshaped to ``target``."""
     if 0 in source or 0 in target:
-        raise Refused("an axis of size 0", op)
+        raise MapRefusedError("an axis of size 0", op)
     runs = matching(source, target)
 
     def move(a: np.ndarray) -> np.ndarray:
@@ -100,11 +100,11 @@ def regroup(m: Map, source: Sequence[Dim], target: Sequence[Dim], op: Op) -> Map
             sizes = [source[i] for i in one], [target[j] for j in other]
             known = [d for side in sizes for d in side if isinstance(d, int)]
             if len(known) < len(one) + len(other):
-                raise Refused("sizes that are not known mix with the channels", op)
+                raise MapRefusedError("sizes that are not known mix with the channels", op)
             for i in one:
                 full[i] = int(source[i])  # type: ignore[arg-type]
             if prod(known[: len(one)]) != prod(known[len(one) :]):
-                raise Refused("its shapes do not agree", op)
+                raise MapRefusedError("its shapes do not agree", op)
             steps += known[len(one) :]
         return _uniform_axes(np.broadcast_to(a, full).reshape(steps))
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from bnpass.affine import Map
 from bnpass.graph import Dim, Op
-from bnpass.rules.base import Refused, Rule, Step, View, data_only, only, size
+from bnpass.rules.base import MapRefusedError, Rule, Step, View, data_only, only, size
 from bnpass.rules.reshape import regroup
 
 
@@ -21,13 +21,13 @@ def normal_axis(axis: int, rank: int) -> int:
 
 
 def integers(op: Op, index: int, view: View) -> list[int] | None:
-    """A constant integer input as a list; None when it is left out; Refused when computed."""
+    """A constant integer input as a list; None when it is left out; refused when computed."""
     name = op.input(index)
     if not name:
         return None
     constant = view.constant(name)
     if constant is None:
-        raise Refused(f"its input {name!r} is computed at run time", op)
+        raise MapRefusedError(f"its input {name!r} is computed at run time", op)
     return [int(v) for v in np.atleast_1d(constant.small)]
 
 
@@ -85,13 +85,13 @@ def _gather(a: np.ndarray, block: int, crd: bool, op: Op) -> np.ndarray:
     n = a.shape[1] // (block * block)
     parts = a.reshape(n, block * block).T if crd else a.reshape(block * block, n)
     if not (parts == parts[:1]).all():
-        raise Refused("channels with different maps merge", op)
+        raise MapRefusedError("channels with different maps merge", op)
     return parts[0].reshape(1, n, 1, 1)
 
 
 def _blocks(op: Op, m: Map) -> tuple[int, bool]:
     if any(axis != 1 for axis in m.axes):
-        raise Refused("the map varies along another axis than the channels", op)
+        raise MapRefusedError("the map varies along another axis than the channels", op)
     return int(op.attrs["blocksize"]), op.attrs.get("mode", "DCR") == "CRD"
 
 
@@ -123,7 +123,7 @@ def expand_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step
     extra = m.rank - len(dims)
     for axis in m.axes:
         if axis < extra or dims[axis - extra] != m.shape[axis]:
-            raise Refused("copies of one entry ask for different maps", op)
+            raise MapRefusedError("copies of one entry ask for different maps", op)
     return [Step(asks={0: m.each(lambda a: a.reshape(a.shape[extra:]))})]
 
 
@@ -144,7 +144,7 @@ def tile_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
             if a.shape[axis] > 1 and n > 1:
                 parts = np.stack(np.split(a, n, axis))
                 if not (parts == parts[:1]).all():
-                    raise Refused("copies of one entry ask for different maps", op)
+                    raise MapRefusedError("copies of one entry ask for different maps", op)
                 a = parts[0]
         return a
 
@@ -189,7 +189,7 @@ def _joined(maps: list[Map], axis: int, sizes: list[int]) -> Map:
     rank = maps[0].rank
 
     def join(arrays: list[np.ndarray]) -> np.ndarray:
-        other = np.broadcast_shapes(*(a.shape[:axis] + (1,) + a.shape[axis + 1 :] for a in arrays))
+        other = np.broadcast_shapes(*((*a.shape[:axis], 1, *a.shape[axis + 1 :]) for a in arrays))
         full = [
             np.broadcast_to(a, [n if i == axis else other[i] for i in range(rank)])
             for a, n in zip(arrays, sizes, strict=True)
@@ -221,7 +221,7 @@ def concat_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     if _all_equal(maps) and maps[0].shape[axis] == 1:
         return [Step(gives={0: maps[0]})]
     if any(set(m.axes) - {axis} for m in maps):
-        raise Refused("not all of its operands carry the same map", op)
+        raise MapRefusedError("not all of its operands carry the same map", op)
     return [Step(gives={0: _joined(maps, axis, _sizes(op, op.inputs, axis, view))})]
 
 
@@ -238,7 +238,7 @@ def split_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]
     if _all_equal(maps) and maps[0].shape[axis] == 1:
         return [Step(asks={0: maps[0]})]
     if any(set(m.axes) - {axis} for m in maps):
-        raise Refused("not all of its outputs ask for the same map", op)
+        raise MapRefusedError("not all of its outputs ask for the same map", op)
     return [Step(asks={0: _joined(maps, axis, sizes)})]
 
 
@@ -274,7 +274,7 @@ def scatter(a: np.ndarray, axis: int, n: int, index: np.ndarray, op: Op) -> np.n
     out = np.full((n, *moved.shape[1:]), np.nan)
     out[index] = moved
     if not (out[index] == moved).all():
-        raise Refused("one entry is read twice, with different maps", op)
+        raise MapRefusedError("one entry is read twice, with different maps", op)
     return np.moveaxis(out, 0, axis)
 
 
@@ -314,14 +314,8 @@ def slice_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
 def _indices(op: Op, view: View) -> np.ndarray:
     constant = view.constant(op.inputs[1])
     if constant is None:
-        raise Refused("its indices are computed at run time", op)
+        raise MapRefusedError("its indices are computed at run time", op)
     return constant.small
-
-
-def _gather_axes(op: Op, rank: int, index: np.ndarray) -> tuple[int, tuple[int, ...]]:
-    """(axis of the data, the output's axes that the indices make)."""
-    axis = normal_axis(int(op.attrs.get("axis", 0)), rank)
-    return axis, tuple(range(axis, axis + index.ndim))
 
 
 def gather_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
@@ -331,7 +325,7 @@ def gather_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step
         return [_table(op, m, view)]
     index = _indices(op, view)
     dims = view.shape(op.inputs[0])
-    axis, made = _gather_axes(op, len(dims), index)
+    axis = normal_axis(int(op.attrs.get("axis", 0)), len(dims))
     n = size(dims[axis], op, f"axis {axis} of its data")
 
     def back(a: np.ndarray) -> np.ndarray:
@@ -348,7 +342,7 @@ def _table(op: Op, m: Map, view: View) -> Step:
     axis = normal_axis(int(op.attrs.get("axis", 0)), len(constant.shape))
     count = m.rank - len(constant.shape) + 1
     if any(axis <= a < axis + count for a in m.axes):
-        raise Refused("the map varies along its indices", op)
+        raise MapRefusedError("the map varies along its indices", op)
 
     def fit(a: np.ndarray) -> np.ndarray:
         return a.reshape((*a.shape[:axis], 1, *a.shape[axis + count :]))
@@ -364,7 +358,7 @@ def gather_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
 
     def pick(a: np.ndarray) -> np.ndarray:
         if a.shape[axis] > 1:
-            return np.take(a, _indices(op, view), axis)
+            return np.asarray(np.take(a, _indices(op, view), axis))
         return a.reshape((*a.shape[:axis], *(1,) * count, *a.shape[axis + 1 :]))
 
     return [Step(gives={0: m.each(pick)})]

@@ -9,18 +9,18 @@ import numpy as np
 
 from bnpass.affine import Map
 from bnpass.graph import Op
-from bnpass.rules.base import Refused, Rule, Step, View, data_only, only, size
+from bnpass.rules.base import MapRefusedError, Rule, Step, View, data_only, only, size
 from bnpass.rules.structure import integers, normal_axis
 
 
 def _spatial(op: Op, m: Map) -> None:
     if any(axis >= 2 for axis in m.axes):
-        raise Refused("the map varies along its windows", op)
+        raise MapRefusedError("the map varies along its windows", op)
 
 
 def _monotone(op: Op, m: Map) -> None:
     if not m.is_monotone:
-        raise Refused("a negative scale does not pass it", op)
+        raise MapRefusedError("a negative scale does not pass it", op)
 
 
 # --- pools
@@ -39,7 +39,7 @@ def _pooled(op: Op, m: Map) -> Map:
     if op.kind in ("MaxPool", "GlobalMaxPool"):
         _monotone(op, m)
     elif m.has_shift and _counts_padding(op):
-        raise Refused("a shift does not pass averages that count the zero padding", op)
+        raise MapRefusedError("a shift does not pass averages that count the zero padding", op)
     return m
 
 
@@ -52,7 +52,7 @@ def pool_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     """Averages pass every map, maxima those without a negative scale."""
     m = _pooled(op, data_only(op, carried))
     if any(not view.unread(name) for name in op.outputs[1:] if name):
-        raise Refused("its indices are read", op)
+        raise MapRefusedError("its indices are read", op)
     return [Step(gives={0: m})]
 
 
@@ -93,7 +93,7 @@ def reduce_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     m = data_only(op, carried)
     reduced = _reduced(op, m.rank, view)
     if reduced & set(m.axes):
-        raise Refused("it reduces the channel axis", op)
+        raise MapRefusedError("it reduces the channel axis", op)
     if op.kind in ("ReduceMax", "ReduceMin"):
         _monotone(op, m)
     if op.kind == "ReduceSum" and m.has_shift:
@@ -108,11 +108,11 @@ def reduce_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
 
 def _resized(op: Op, m: Map, view: View) -> Map:
     if op.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
-        raise Refused("tf_crop_and_resize writes a constant of its own", op)
+        raise MapRefusedError("tf_crop_and_resize writes a constant of its own", op)
     before, after = view.shape(op.inputs[0]), view.shape(op.outputs[0])
     for axis in m.axes:
         if before[axis] != after[axis] or not isinstance(before[axis], int):
-            raise Refused("it resizes the channel axis", op)
+            raise MapRefusedError("it resizes the channel axis", op)
     return m
 
 
@@ -143,14 +143,14 @@ def _fill(op: Op, view: View) -> float:
     if not name:
         return 0.0
     if view.constant(name) is None:
-        raise Refused("its fill value is computed at run time", op)
+        raise MapRefusedError("its fill value is computed at run time", op)
     return float(view.current(op, 2).reshape(-1)[0])
 
 
 def _one_number(values: np.ndarray, op: Op) -> float:
     first = values.reshape(-1)[0]
     if not (values == first).all():
-        raise Refused("its fill value would differ from channel to channel", op)
+        raise MapRefusedError("its fill value would differ from channel to channel", op)
     return float(first)
 
 
@@ -189,13 +189,13 @@ def _outside(values: np.ndarray, pads: dict[int, tuple[int, int]]) -> np.ndarray
 
 
 def _check_pad(op: Op, m: Map, pads: dict[int, tuple[int, int]]) -> bool:
-    """Whether the padding holds a constant; Refused when it touches the channels otherwise."""
+    """Whether the padding holds a constant; refused when it touches the channels otherwise."""
     touched = any(m.shape[a] > 1 for a in pads)
     if touched and any(v < 0 for pair in pads.values() for v in pair):
-        raise Refused("it crops the channel axis", op)
+        raise MapRefusedError("it crops the channel axis", op)
     if op.attrs.get("mode", "constant") != "constant":
         if touched:
-            raise Refused("it copies channels into its padding", op)
+            raise MapRefusedError("it copies channels into its padding", op)
         return False
     return bool(pads)
 
@@ -223,7 +223,7 @@ def pad_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     full = Map(*np.broadcast_arrays(m.scale, m.shift))
     varied = {a: p for a, p in pads.items() if full.shape[a] > 1}
     if varied and len(varied) < len(pads):
-        raise Refused("it pads the channel axis and others", op)
+        raise MapRefusedError("it pads the channel axis and others", op)
     if varied:
         widths = [varied.get(i, (0, 0)) for i in range(m.rank)]
         return [
@@ -239,7 +239,7 @@ def pad_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     if old == 0 and not m.has_shift:
         return [Step(gives={0: m})]
     if (m.scale == 0).any():
-        raise Refused("a zero scale does not pass its fill value", op)
+        raise MapRefusedError("a zero scale does not pass its fill value", op)
     new = _one_number((old - full.shift) / full.scale, op)
     return [Step(gives={0: m}, constants=_new_fill(old, new))]
 

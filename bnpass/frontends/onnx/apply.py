@@ -37,7 +37,7 @@ def apply_fold(reading: Reading, scope: Scope, edits: FoldEdits) -> int:
         if op.name not in last:
             editor.remove(op, data)
     for left in edits.leftovers:
-        _write_leftover(editor, left, dict((op.name, data) for op, data in edits.removed))
+        _write_leftover(editor, left, {op.name: data for op, data in edits.removed})
     editor.finish()
     return editor.grown
 

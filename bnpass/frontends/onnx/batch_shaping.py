@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from math import prod
 
 from bnpass.frontends.onnx import batch_sizes
-from bnpass.frontends.onnx.batch_layers import aligned
 from bnpass.frontends.onnx.batch_rules import Batch, Sizes, State, Times, View, rule
 
 
@@ -29,7 +28,7 @@ def flatten(view: View) -> Sequence[State]:
     inner = dims[1:axis]
     if not all(isinstance(d, int) for d in inner):
         view.refuse("it merges the batch with a free axis")
-    return [Batch(0, batch.factor * prod(int(d or 0) for d in inner))]  # type: ignore[arg-type]
+    return [Batch(0, batch.factor * prod(int(d or 0) for d in inner))]
 
 
 @rule("Squeeze")

@@ -131,7 +131,7 @@ def _transpose(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
 
 # What exporters put behind weights; onnx's reference evaluator does the rest.
 _SIMPLE: dict[str, Callable[[onnx.NodeProto, list[np.ndarray]], np.ndarray]] = {
-    "Identity": lambda node, inputs: inputs[0],
+    "Identity": lambda _, inputs: inputs[0],
     "Cast": _cast,
     "Transpose": _transpose,
 }

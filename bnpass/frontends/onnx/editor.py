@@ -32,6 +32,7 @@ class Editor:
         self.graph = scope.proto
         self.grown = 0
         self._names = _all_names(reading)
+        self._nodes = list(self.graph.node)  # kept, so that their ids stay theirs
         self._initializers = {t.name: t for t in self.graph.initializer}
         self._behind: dict[int, list[onnx.NodeProto]] = {}
         self._gone: set[int] = set()
@@ -39,7 +40,7 @@ class Editor:
         self._rename: dict[str, str] = {}
         self._released: list[str] = []
 
-    # --- names -----------------------------------------------------------------------------------
+    # --- names
 
     def unique(self, base: str) -> str:
         """A name that nothing in the model has yet, ``base`` if it is free."""
@@ -50,7 +51,7 @@ class Editor:
         self._names.add(name)
         return name
 
-    # --- constants ---------------------------------------------------------------------------------
+    # --- constants
 
     def set_constant(self, op: Op, index: int, array: np.ndarray) -> None:
         """Give an operator a new float constant, rounded once to the type of the old one.
@@ -145,7 +146,7 @@ class Editor:
             self.reading.readers[name] -= 1
             self._released.append(name)
 
-    # --- nodes -------------------------------------------------------------------------------------
+    # --- nodes
 
     def insert_behind(self, node: onnx.NodeProto, *new: onnx.NodeProto) -> None:
         """Put new nodes right behind another one."""
@@ -192,11 +193,11 @@ class Editor:
 
     def finish(self) -> None:
         """Apply removals, insertions and names; drop what nothing reads any more."""
-        keep = set(self._sweep())
-        if self._behind or self._gone or keep:
+        gone = self._gone | self._sweep()
+        if self._behind or gone:
             nodes = []
-            for node in self.graph.node:
-                if id(node) not in self._gone and id(node) not in keep:
+            for node in self._nodes:
+                if id(node) not in gone:
                     nodes.append(node)
                 nodes.extend(self._behind.get(id(node), ()))
             self._reroute(nodes)
@@ -229,34 +230,37 @@ class Editor:
             del self.graph.value_info[:]
             self.graph.value_info.extend(kept)
 
-    def _sweep(self) -> list[int]:
+    def _sweep(self) -> set[int]:
         """Initializers and constant nodes that lost their last reader go; ids of such nodes."""
-        scopes = [self.scope]
-        while scopes[-1].outer is not None:
-            scopes.append(scopes[-1].outer)
+        dead, nodes = self._unread()
+        scope: Scope | None = self.scope
+        while scope is not None:
+            _drop_initializers(scope.proto, dead)
+            scope = scope.outer
+        return nodes
+
+    def _unread(self) -> tuple[set[str], set[int]]:
+        """Names that nothing reads any more, and ids of the constant nodes that made them."""
+        readers = self.reading.readers
+        stack = [name for name in self._released if readers.get(name) == 0]
+        makers = {o: n for n in self._nodes for o in n.output} if stack else {}
         dead: set[str] = set()
-        nodes: list[int] = []
-        makers = {}
-        if self._released:
-            makers = {o: n for n in self.graph.node for o in n.output}
-        stack = [n for n in self._released if self.reading.readers.get(n) == 0]
+        nodes: set[int] = set()
         while stack:
             name = stack.pop()
-            maker = makers.get(name)
-            if maker is not None and self.scope.graph.constant(name) is not None:
-                if id(maker) not in nodes and not any(
-                    self.reading.readers.get(o) for o in maker.output
-                ):
-                    nodes.append(id(maker))
-                    for read in maker.input:
-                        if read:
-                            self.reading.readers[read] -= 1
-                            if self.reading.readers[read] == 0:
-                                stack.append(read)
             dead.add(name)
-        for scope in scopes:
-            _drop_initializers(scope.proto, dead)
-        return nodes
+            maker = makers.get(name)
+            constant = self.scope.graph.constant(name) is not None
+            if maker is None or not constant or id(maker) in nodes:
+                continue
+            if any(readers.get(output) for output in maker.output):
+                continue
+            nodes.add(id(maker))
+            for read in filter(None, maker.input):
+                readers[read] -= 1
+                if readers[read] == 0:
+                    stack.append(read)
+        return dead, nodes
 
 
 def _drop_initializers(graph: onnx.GraphProto, dead: set[str]) -> None:

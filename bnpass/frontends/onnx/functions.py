@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx
+import onnx.inliner
 
 
 def inline_norms(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -14,7 +15,10 @@ def inline_norms(model: onnx.ModelProto) -> onnx.ModelProto:
     wanted = _with_norms(model)
     if not wanted:
         return model
-    return onnx.inliner.inline_selected_functions(model, sorted(wanted), exclude=False)
+    inlined: onnx.ModelProto = onnx.inliner.inline_selected_functions(
+        model, sorted(wanted), exclude=False
+    )
+    return inlined
 
 
 def _with_norms(model: onnx.ModelProto) -> set[tuple[str, str]]:

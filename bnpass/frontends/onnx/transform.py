@@ -98,7 +98,7 @@ def plan_folds(reading: Reading, options: FoldOptions, avoid: frozenset[str]) ->
 
 def fold_model(
     model: onnx.ModelProto,
-    options: FoldOptions = FoldOptions(),  # noqa: B008 - frozen
+    options: FoldOptions = FoldOptions(),
     *,
     folder: Path | None = None,
     plan_only: bool = False,
@@ -170,7 +170,7 @@ class Inserted:
 
 def insert_model(
     model: onnx.ModelProto,
-    options: InsertOptions = InsertOptions(),  # noqa: B008 - frozen
+    options: InsertOptions = InsertOptions(),
     *,
     folder: Path | None = None,
     moments: Moments | None = None,

@@ -339,4 +339,8 @@ def test_cached_set_is_the_same_set() -> None:
     index = np.array([3, 14, 0])
     for ours, theirs in zip(part.take(index), cached.take(index), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert part.cached(limit=10) is part
+    assert part.cached() is cached
+    assert cached.cached() is cached
+    other = part.subset(np.arange(3))
+    assert other.cached(limit=10) is other
+    assert len(other.cached()) == 3

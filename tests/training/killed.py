@@ -16,7 +16,7 @@ SETTINGS = TrainConfig(lr=0.2, batch_size=40, steps=60, eval_every=7, log_every=
 
 def main(out: str, stop_at: int) -> None:
     """Train from the checkpoint in ``out``, if any; say each step; hang behind one of them."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
     def say(progress) -> None:
         print(progress.step, flush=True)

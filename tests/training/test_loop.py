@@ -251,3 +251,15 @@ def test_on_a_gpu(precision: str) -> None:
     calibrate(nets[1], images(), device="cpu")
     for a, b in zip(nets[0].buffers(), nets[1].buffers(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_compiled_on_a_gpu() -> None:
+    plain, compiled = convnet(), convnet()
+    config = replace(QUICK, lr=0.05, device="cuda", steps=20)
+    train(plain, images(), images(60, seed=1), config)
+    history = train(compiled, images(), images(60, seed=1), replace(config, compile=True))
+    assert history.stopped == "done"
+    for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)

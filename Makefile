@@ -8,6 +8,7 @@
 #   ORT=cpu | gpu          the flavour of onnxruntime; the default is gpu where its wheels exist
 #   CONSTRAINTS=           newest versions instead of the known-good set
 #   ARGS="-k fold -x"      more arguments for pytest
+#   OUT=folder             where the demo writes; the default is out/demo
 
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
@@ -48,6 +49,12 @@ $(STAMP): $(INPUTS)
 	  $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) --group dev -e ".[torch,$(ORT),plot,images]"
 	@rm -f $(VENV)/.installed-*
 	@touch $@
+
+# Eight convolutions with sigmoids: without BN plain SGD cannot train them. Each arm takes its own
+# best learning rate of the grid, chosen on held-out training images.
+demo: $(STAMP)
+	$(PY) cli.py run models/deep_sigmoid_conv.onnx --data models/data -o $(OUT) --force \
+	  --compare-plain --steps 1000 --lr-grid 0.03,0.1,0.3,1 --grid-steps 200
 
 test: $(STAMP)
 	$(PY) -m pytest $(ARGS)

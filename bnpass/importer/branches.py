@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,30 +82,56 @@ def _slice(inputs: list[Any], _: dict[str, Any]) -> Known:
     return part
 
 
-def _lift(function: Any) -> Any:
+def _gather(inputs: list[Any], attrs: dict[str, Any]) -> Known:
+    return np.take(inputs[0], np.asarray(inputs[1], np.int64), axis=attrs.get("axis", 0))
+
+
+def _concat(inputs: list[Any], attrs: dict[str, Any]) -> Known:
+    return np.concatenate([np.atleast_1d(v) for v in inputs], axis=attrs["axis"])
+
+
+def _same(inputs: list[Any], _: dict[str, Any]) -> Known:
+    value: Known = inputs[0]
+    return value
+
+
+def _squeeze(inputs: list[Any], _: dict[str, Any]) -> Known:
+    value: Known = inputs[0]
+    return value.reshape(()) if value.size == 1 else value
+
+
+def _unsqueeze(inputs: list[Any], _: dict[str, Any]) -> Known:
+    value: Known = inputs[0]
+    return value.reshape(1) if value.ndim == 0 else value
+
+
+def _lift(function: Callable[..., Any], arity: int) -> Any:
+    """An elementwise rule: unknown where an operand is."""
+
     def apply(*values: Any) -> Any:
         return None if any(v is None for v in values) else function(*values)
 
-    return np.frompyfunc(apply, function.__code__.co_argcount, 1)
+    vectorised = np.frompyfunc(apply, arity, 1)
+    return lambda inputs, _: vectorised(*inputs)
 
 
 _RULES: dict[str, Any] = {
-    "Gather": lambda v, a: np.take(v[0], np.asarray(v[1], np.int64), axis=a.get("axis", 0)),
+    "Gather": _gather,
     "Slice": _slice,
-    "Concat": lambda v, a: np.concatenate([np.atleast_1d(x) for x in v], axis=a["axis"]),
-    "Squeeze": lambda v, a: v[0].reshape(()) if v[0].size == 1 else v[0],
-    "Unsqueeze": lambda v, a: v[0].reshape(1) if v[0].ndim == 0 else v[0],
-    "Identity": lambda v, a: v[0],
-    "Cast": lambda v, a: v[0],
-    "Equal": lambda v, a: _lift(lambda x, y: x == y)(*v),
-    "Greater": lambda v, a: _lift(lambda x, y: x > y)(*v),
-    "Less": lambda v, a: _lift(lambda x, y: x < y)(*v),
-    "GreaterOrEqual": lambda v, a: _lift(lambda x, y: x >= y)(*v),
-    "LessOrEqual": lambda v, a: _lift(lambda x, y: x <= y)(*v),
-    "Add": lambda v, a: _lift(lambda x, y: x + y)(*v),
-    "Sub": lambda v, a: _lift(lambda x, y: x - y)(*v),
-    "Mul": lambda v, a: _lift(lambda x, y: x * y)(*v),
-    "Not": lambda v, a: _lift(lambda x: not x)(*v),
-    "And": lambda v, a: _lift(lambda x, y: x and y)(*v),
-    "Or": lambda v, a: _lift(lambda x, y: x or y)(*v),
+    "Concat": _concat,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Identity": _same,
+    "Cast": _same,
+    "Equal": _lift(operator.eq, 2),
+    "Greater": _lift(operator.gt, 2),
+    "Less": _lift(operator.lt, 2),
+    "GreaterOrEqual": _lift(operator.ge, 2),
+    "LessOrEqual": _lift(operator.le, 2),
+    "Add": _lift(operator.add, 2),
+    "Sub": _lift(operator.sub, 2),
+    "Mul": _lift(operator.mul, 2),
+    "Not": _lift(operator.not_, 1),
+    "And": _lift(operator.and_, 2),
+    "Or": _lift(operator.or_, 2),
 }

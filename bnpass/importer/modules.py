@@ -14,7 +14,7 @@ class BatchNorm(_BatchNorm):
     0.1 here.
     """
 
-    def _check_input_dim(self, input: Tensor) -> None:
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch calls it so
         if input.dim() < 2:
             raise ValueError(f"expected an input of rank 2 or more, got {input.dim()}")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -36,111 +37,168 @@ def write_back(
     Raises:
         InputError: ``gm`` was not imported from this model (a name or a shape is missing).
     """
-    origins = gm.meta.get(META, {}).get("origins")
+    origins: dict[str, Origin] | None = gm.meta.get(META, {}).get("origins")
     if origins is None:
         raise InputError("this module was not made by to_torch", "import the ONNX model first")
     result = onnx.ModelProto()
     result.CopyFrom(load_model(model))
-    writer = _Writer(result)
     tensors = dict(gm.named_parameters(remove_duplicate=False)) | dict(gm.named_buffers())
-    for path, origin in _parameters_first(origins):
-        if path in tensors:
-            writer.write(origin, to_array(tensors[path]))
-    writer.finish()
+    values = {origins[path]: to_array(t) for path, t in tensors.items() if path in origins}
+    writer = _Writer(result)
+    writer.write_constants({o: v for o, v in values.items() if not o.output})
+    writer.write_statistics({o: v for o, v in values.items() if o.output})
+    writer.drop_replaced()
     return result
 
 
-def _parameters_first(origins: Mapping[str, Origin]) -> list[tuple[str, Origin]]:
-    return sorted(origins.items(), key=lambda item: bool(item[1].output))
+@dataclass
+class _Holder:
+    """Where a tensor's bytes are: a TensorProto, or the list of floats of a Constant node."""
+
+    tensor: onnx.TensorProto | None = None
+    attribute: onnx.AttributeProto | None = None
+
+    @property
+    def value(self) -> np.ndarray:
+        if self.tensor is not None:
+            array: np.ndarray = numpy_helper.to_array(self.tensor)
+            return array
+        assert self.attribute is not None
+        return np.array(onnx.helper.get_attribute_value(self.attribute), dtype=np.float32)
+
+    def holds(self, value: np.ndarray) -> bool:
+        """Whether the bytes are these already."""
+        old = self.value
+        return bool(old.dtype == value.dtype and old.tobytes() == value.tobytes())
+
+    def check(self, name: str, value: np.ndarray) -> None:
+        """Refuse a value of another shape or type.
+
+        Raises:
+            InputError: naming the tensor.
+        """
+        shape, kind = self.value.shape, self.value.dtype
+        if shape != value.shape or kind != value.dtype:
+            raise InputError(
+                f"tensor {name!r} is {kind}{list(shape)} in the model, "
+                f"{value.dtype}{list(value.shape)} in the module",
+                "give the model that the module came from",
+            )
+
+    def fill(self, value: np.ndarray) -> None:
+        """Replace the bytes; name and doc string stay."""
+        if self.tensor is None:
+            assert self.attribute is not None
+            _fill_attribute(self.attribute, value)
+            return
+        new = numpy_helper.from_array(value, self.tensor.name)
+        new.doc_string = self.tensor.doc_string
+        self.tensor.CopyFrom(new)
+
+
+def _fill_attribute(attribute: onnx.AttributeProto, value: np.ndarray) -> None:
+    if attribute.type == onnx.AttributeProto.FLOAT:
+        attribute.f = float(value)
+        return
+    del attribute.floats[:]
+    attribute.floats.extend(value.tolist())
 
 
 class _Writer:
+    """Finds every tensor of a model by name, once, and replaces values."""
+
     def __init__(self, model: onnx.ModelProto) -> None:
-        self._graph = model.graph
-        self._places: dict[str, onnx.TensorProto] = {}
-        self._identities: dict[str, tuple[onnx.GraphProto, onnx.NodeProto]] = {}
-        self._readers: dict[str, int] = {}
+        self._model = model
+        self._holders: dict[str, _Holder] = {}
+        self._identities: dict[str, onnx.NodeProto] = {}
         self._nodes: dict[str, onnx.NodeProto] = {}
+        self._readers: dict[str, int] = {}
         self._names = {i.name for i in model.graph.input}
+        self._replaced: set[str] = set()
         for graph in _graphs(model.graph):
             self._index(graph)
-        self._drop: list[tuple[onnx.GraphProto, onnx.NodeProto]] = []
 
     def _index(self, graph: onnx.GraphProto) -> None:
-        self._places.update({i.name: i for i in graph.initializer})
+        self._holders.update({i.name: _Holder(i) for i in graph.initializer})
         for node in graph.node:
             self._names.update(node.output)
             for name in node.input:
                 self._readers[name] = self._readers.get(name, 0) + 1
-            if node.op_type == "Constant" and not node.domain:
-                self._places[node.output[0]] = _value_of(node)
-            elif node.op_type == "Identity" and not node.domain:
-                self._identities[node.output[0]] = graph, node
             if node.output:
                 self._nodes[node.output[0]] = node
+            if node.op_type == "Constant" and not node.domain:
+                attribute = node.attribute[0]
+                named = attribute.name == "value"
+                holder = _Holder(attribute.t) if named else _Holder(attribute=attribute)
+                self._holders[node.output[0]] = holder
+            elif node.op_type == "Identity" and not node.domain:
+                self._identities[node.output[0]] = node
         for output in graph.output:
             self._readers[output.name] = self._readers.get(output.name, 0) + 1
 
-    def write(self, origin: Origin, value: np.ndarray) -> None:
-        """Store one tensor where its origin says, if it differs from what is there."""
-        holder = self._places.get(origin.name)
-        if holder is None and origin.name in self._identities:
-            self._replace_identity(origin, value)
-            return
-        if holder is None:
-            raise InputError(
-                f"the model has no tensor {origin.name!r}", "give the model that gm came from"
-            )
-        if tuple(holder.dims) != value.shape:
-            raise InputError(
-                f"tensor {origin.name!r} has shape {tuple(holder.dims)}, not {value.shape}",
-                "give the model that gm came from",
-            )
-        if _same(holder, value):
-            return
-        if origin.output and self._readers.get(origin.name, 0) > 1:
-            self._own_statistic(origin, value)
-        else:
-            _fill(holder, value)
+    def write_constants(self, values: dict[Origin, np.ndarray]) -> None:
+        """Initializers and Constants first: Identities are compared with what they hold then."""
+        copies = {}
+        for origin, value in values.items():
+            holder = self._holders.get(origin.name)
+            if holder is None and origin.name in self._identities:
+                copies[origin.name] = value
+                continue
+            holder = self._checked(origin.name, value)
+            if not holder.holds(value):
+                holder.fill(value)
+        for name, value in copies.items():
+            if not self._checked(self._source(name), value).holds(value):
+                self._replaced.add(name)
+                self._add(value, name)
 
-    def _replace_identity(self, origin: Origin, value: np.ndarray) -> None:
-        graph, node = self._identities[origin.name]
-        source = self._places.get(self._source(origin.name))
-        if source is not None and _same(source, value):
-            # unchanged so far; but the weight that it copies may be written after this one
-            self._late = [*getattr(self, "_late", []), (origin, value)]
-            return
-        self._split(graph, node, value)
+    def write_statistics(self, values: dict[Origin, np.ndarray]) -> None:
+        """Statistics in place, or under a name of their own where others read the same tensor."""
+        for origin, value in values.items():
+            source = self._source(origin.name)
+            holder = self._checked(source, value)
+            if holder.holds(value):
+                continue
+            if source == origin.name and self._readers.get(origin.name, 0) == 1:
+                holder.fill(value)
+                continue
+            name = self._fresh(f"{origin.output}.{('mean', 'var')[origin.index - 3]}")
+            self._add(value, name)
+            self._nodes[origin.output].input[origin.index] = name
+            self._readers[origin.name] -= 1
+
+    def _checked(self, name: str, value: np.ndarray) -> _Holder:
+        holder = self._holders.get(name)
+        if holder is None:
+            raise InputError(f"the model has no tensor {name!r}", "give the model it came from")
+        holder.check(name, value)
+        return holder
 
     def _source(self, name: str) -> str:
-        while name in self._identities:
-            name = self._identities[name][1].input[0]
+        while name in self._identities and name not in self._replaced:
+            name = self._identities[name].input[0]
         return name
 
-    def _split(self, graph: onnx.GraphProto, node: onnx.NodeProto, value: np.ndarray) -> None:
-        graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
-        self._drop.append((graph, node))
-
-    def _own_statistic(self, origin: Origin, value: np.ndarray) -> None:
-        node = self._nodes[origin.output]
-        name = f"{origin.output}.{('scale', 'bias', 'mean', 'var')[origin.index - 1]}"
-        while name in self._names or name in self._places:
+    def _fresh(self, name: str) -> str:
+        while name in self._names or name in self._holders:
             name += "_"
-        tensor = numpy_helper.from_array(value, name)
-        self._graph.initializer.append(tensor)
-        self._places[name] = tensor
-        self._readers[origin.name] -= 1
-        node.input[origin.index] = name
+        return name
 
-    def finish(self) -> None:
-        """Split the Identities whose source has changed, and drop the nodes that are replaced."""
-        for origin, value in getattr(self, "_late", []):
-            graph, node = self._identities[origin.name]
-            source = self._places[self._source(origin.name)]
-            if not _same(source, value):
-                self._split(graph, node, value)
-        for graph, node in self._drop:
-            graph.node.remove(node)
+    def _add(self, value: np.ndarray, name: str) -> None:
+        graph = self._model.graph
+        graph.initializer.append(numpy_helper.from_array(value, name))
+        self._holders[name] = _Holder(graph.initializer[-1])
+        if self._model.ir_version < 4:  # that format lists every initializer among the inputs
+            kind = graph.initializer[-1].data_type
+            graph.input.append(onnx.helper.make_tensor_value_info(name, kind, list(value.shape)))
+
+    def drop_replaced(self) -> None:
+        """Remove the Identity nodes whose output is an initializer now."""
+        for graph in _graphs(self._model.graph):
+            for position in reversed(range(len(graph.node))):
+                node = graph.node[position]
+                if node.op_type == "Identity" and node.output[0] in self._replaced:
+                    del graph.node[position]
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -149,44 +207,3 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 yield from _graphs(attribute.g)
-
-
-def _value_of(node: onnx.NodeProto) -> onnx.TensorProto:
-    """The tensor of a Constant node (which may hold a list of floats instead)."""
-    attribute = node.attribute[0]
-    if attribute.name in ("value_float", "value_floats"):
-        value = np.array(onnx.helper.get_attribute_value(attribute), dtype=np.float32)
-        return _Listed(attribute, value)  # type: ignore[return-value]
-    return attribute.t
-
-
-class _Listed:
-    """A Constant's list of floats with the face of a TensorProto."""
-
-    def __init__(self, attribute: onnx.AttributeProto, value: np.ndarray) -> None:
-        self.attribute, self.value, self.dims = attribute, value, value.shape
-
-
-def _same(holder: onnx.TensorProto, value: np.ndarray) -> bool:
-    old = holder.value if isinstance(holder, _Listed) else numpy_helper.to_array(holder)
-    kept: bool = old.dtype == value.dtype and old.tobytes() == value.tobytes()
-    return kept
-
-
-def _fill(holder: onnx.TensorProto, value: np.ndarray) -> None:
-    if isinstance(holder, _Listed):
-        del holder.attribute.floats[:]
-        holder.attribute.floats.extend(value.tolist())
-        return
-    new = numpy_helper.from_array(value, holder.name)
-    doc = holder.doc_string
-    if new.data_type != holder.data_type:
-        raise InputError(f"tensor {holder.name!r} has changed its type", "train in the file's type")
-    holder.CopyFrom(new)
-    if doc:
-        holder.doc_string = doc
-
-
-def names_of(origins: Iterable[Origin]) -> set[str]:
-    """The ONNX names of a module's tensors."""
-    return {origin.name for origin in origins}

@@ -106,9 +106,10 @@ def matmul(view: View) -> Sequence[State]:
 
 def _with_vector(view: View, a: Dims, b: Dims) -> Sequence[State]:
     state = view.state(0)
-    if isinstance(state, Batch) and len(b) == 1 and len(a) > 1 and state.axis < len(a) - 1:
-        return [state]
-    view.refuse("a product with a vector")
+    fits = len(b) == 1 and len(a) > 1 and view.state(1) is None
+    if not isinstance(state, Batch) or not fits or state.axis == len(a) - 1:
+        view.refuse("it sums over the batch")
+    return [state]
 
 
 @rule("Einsum")

@@ -229,14 +229,10 @@ def _front(view: View, batch: Batch, wanted: Sequence[int]) -> int:
         view.refuse("it makes a scalar")
     if wanted[0] == 0 and not view.attr("allowzero", 0):
         return batch.factor
-    if wanted[0] > 0:
-        if wanted[0] % view.size:
-            view.refuse(f"its shape {list(wanted)} does not keep the batch in front")
-        return wanted[0] // view.size
-    first = view.out_dims()[0]
-    if isinstance(first, int) and first % view.size == 0:
-        return first // view.size
-    view.refuse(f"its shape {list(wanted)} does not keep the batch in front")
+    first = wanted[0] if wanted[0] > 0 else view.out_dims()[0]
+    if not isinstance(first, int) or first % view.size:
+        view.refuse(f"its shape {list(wanted)} does not keep the batch in front")
+    return first // view.size
 
 
 def _behind(view: View, batch: Batch, wanted: Sequence[int]) -> State:
@@ -267,10 +263,11 @@ def _computed(view: View, shape: Sizes) -> State:
             return Batch(0, first // view.size)
     found = [i for i, e in enumerate(shape.entries) if e == Times(batch.factor)]
     dims, result = view.dims(0), view.out_dims()
-    for axis in found:
-        if prod_of(result[:axis]) == prod_of(dims[: batch.axis]) is not None:
-            return Batch(axis, batch.factor)
-    view.refuse("its computed shape does not show where the batch goes")
+    front = prod_of(dims[: batch.axis])
+    kept = [a for a in found if front is not None and prod_of(result[:a]) == front]
+    if not kept:
+        view.refuse("its computed shape does not show where the batch goes")
+    return Batch(kept[0], batch.factor)
 
 
 def prod_of(dims: Sequence[object]) -> int | None:

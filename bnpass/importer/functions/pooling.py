@@ -40,7 +40,7 @@ def _with_ceil(
     dilations: Sequence[int],
     pads: Sequence[int],
 ) -> list[int]:
-    """The pads with ends long enough for ceil_mode; windows that start beyond the end pad count not."""
+    """The pads with ends long enough for ceil_mode; no window may start in the end pad."""
     rank, grown = len(kernel), list(pads)
     for a in range(rank):
         reach = (kernel[a] - 1) * dilations[a] + 1
@@ -81,7 +81,8 @@ def max_pool_with_indices(
     y, where = _max_pool(x, kernel, strides, dilations, pads, ceil_mode)
     rank, sizes = len(kernel), x.shape[2:]
     grown = [n + pads[a] + where[1][a] for a, n in enumerate(sizes)]
-    index, coordinates = where[0], []
+    index = where[0]
+    coordinates: list[Tensor] = []
     for a in reversed(range(rank)):
         coordinates.insert(0, index % grown[a] - pads[a])
         index = index // grown[a]

@@ -85,7 +85,8 @@ def recurrent(
     else:
         cells = [
             Cell(
-                kind, W[d], R[d], *bias[d].chunk(2), None if P is None else P[d],
+                kind, W[d], R[d], bias[d].chunk(2)[0], bias[d].chunk(2)[1],
+                None if P is None else P[d],
                 tuple(ACTIVATIONS[a] for a in activations[per * d : per * (d + 1)]),
                 clip, linear_before_reset, input_forget,
             )
@@ -201,10 +202,8 @@ def _gru(cell: Cell, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     b_z, b_r, b_n = cell.Rb.chunk(3)
     z = f_act(_cut(cell, z + F.linear(h, R_z, b_z)))
     r = f_act(_cut(cell, r + F.linear(h, R_r, b_r)))
-    if cell.linear_before_reset:
-        n = n + r * F.linear(h, R_n, b_n)
-    else:
-        n = n + F.linear(r * h, R_n, b_n)
+    late = cell.linear_before_reset
+    n = n + (r * F.linear(h, R_n, b_n) if late else F.linear(r * h, R_n, b_n))
     h = (1 - z) * g_act(_cut(cell, n)) + z * h
     return h, c
 

@@ -1,4 +1,4 @@
-"""Reductions: ONNX takes any set of axes, torch has special cases for none and for empty tensors."""
+"""Reductions: any set of axes, none of them, and empty tensors."""
 
 from __future__ import annotations
 

@@ -25,9 +25,9 @@ def _unary(function: Callable[..., Any]) -> Handler:
 
 
 for _name in (
-    "Abs Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Erf Exp Floor Log Neg Reciprocal Round Sign"
-    " Sin Sinh Sqrt Tan IsNaN"
-).split():
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Cos", "Cosh", "Erf", "Exp",
+    "Floor", "Log", "Neg", "Reciprocal", "Round", "Sign", "Sin", "Sinh", "Sqrt", "Tan", "IsNaN",
+):  # fmt: skip
     register_op(_name)(_unary(getattr(torch, _name.lower())))
 register_op("Not")(_unary(torch.logical_not))
 register_op("Det")(_unary(torch.det))
@@ -102,7 +102,7 @@ register_op("Min", since=8)(_variadic(torch.minimum))
 @register_op("Sum", until=7)
 @register_op("Mean")
 def mean(op: Op) -> Arg:
-    """The mean of all inputs; before opset 8 the others take equal shapes: a case of broadcasting."""
+    """The mean of all; before opset 8 the others take equal shapes, a case of broadcasting."""
     plain = {"Max": torch.maximum, "Min": torch.minimum}.get(op.node.op_type, operator.add)
     total = _variadic(plain)(op)
     if op.node.op_type == "Mean":

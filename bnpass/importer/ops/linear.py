@@ -13,7 +13,7 @@ from bnpass.importer.values import Arg
 
 @register_op("Gemm")
 def gemm(op: Op) -> Arg:
-    """alpha * A' B' + beta * C; as F.linear where it is one, so that it costs what torch's costs."""
+    """alpha * A' B' + beta * C; F.linear where it is that."""
     alpha, beta = op.attr("alpha", 1.0), op.attr("beta", 1.0)
     a, b, c = op.weight(0), op.weight(1), op.weight(2)
     if op.attr("transA", 0):

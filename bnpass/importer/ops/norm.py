@@ -42,7 +42,7 @@ def _module(op: Op, eps: float, momentum: float) -> tuple[BatchNorm, str]:
     consts = [v for v in op.inputs[1:5] if isinstance(v, Const)]
     scale, bias, mean, var = consts
     key = ("BatchNormalization", *(c.name or id(c) for c in consts), eps, momentum)
-    made = op.store.shared.get(key)
+    made: tuple[BatchNorm, str] | None = op.store.shared.get(key)
     if made is not None:  # one layer called twice, e.g. on two inputs
         return made
     module = BatchNorm(scale.numel, eps=eps, momentum=momentum, dtype=scale.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from bnpass.importer.functions import pooling
 from bnpass.importer.op import Op
 from bnpass.importer.ops.conv import Window, window

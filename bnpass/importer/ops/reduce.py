@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from bnpass.importer.functions import reduce as functions
@@ -9,7 +12,7 @@ from bnpass.importer.op import Op
 from bnpass.importer.registry import register_op
 from bnpass.importer.values import Arg
 
-_PLAIN = {
+_PLAIN: dict[str, Callable[..., Any]] = {
     "ReduceMean": torch.mean,
     "ReduceSum": torch.sum,
     "ReduceMax": torch.amax,
@@ -28,9 +31,9 @@ def reduction(op: Op) -> Arg:
 
 
 for _name in (
-    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd"
-    " ReduceSum ReduceSumSquare"
-).split():
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
+):  # fmt: skip
     register_op(_name)(reduction)
 
 

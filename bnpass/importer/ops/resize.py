@@ -57,7 +57,7 @@ def resize(op: Op) -> Arg:
 @register_op("Resize", until=10)
 @register_op("Upsample")
 def upsample(op: Op) -> Arg:
-    """The older form: asymmetric coordinates, nearest rounds down; scales as attribute in opset 7."""
+    """The older form: asymmetric coordinates, nearest rounds down."""
     mode = {"bilinear": "linear"}.get(op.attr("mode", "nearest"), op.attr("mode", "nearest"))
     scales = op.attr("scales") if op.opset < 9 else _floats(op, 1)
     settings = (mode, "asymmetric", "floor", -0.75, False, 0.0, False)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from bnpass.passes.insert import InsertPlan, Moments, Policy
 
 
+_BATCH = 1000
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     options.add_model(parser)
@@ -95,7 +98,9 @@ def _moments(model: onnx.ModelProto, args: argparse.Namespace) -> Moments | None
     from bnpass.runtime.statistics import batch_moments
 
     data = open_for(model, args.data, labels=False)
-    return lambda sites: batch_moments(model, [(s.value, s.axis) for s in sites], data)
+    return lambda sites: batch_moments(
+        model, [(s.value, s.axis) for s in sites], (x for x, _ in data.batches(_BATCH))
+    )
 
 
 def _show(plan: InsertPlan, args: argparse.Namespace, ui: Ui) -> None:

@@ -49,4 +49,4 @@ def accuracy_of(outputs: Array, data: Data, gm: fx.GraphModule, loss: str) -> fl
     found = torch.from_numpy(np.ascontiguousarray(outputs, np.float32))
     if goal.name == "bce" and split_ending(gm)[1] == "sigmoid":
         found = found - 0.5  # the objective judges the value in front of the Sigmoid
-    return float(goal.correct(found, torch.from_numpy(data.labels)).mean())
+    return float(goal.correct(found, torch.from_numpy(data.labels)).double().mean())

@@ -21,6 +21,7 @@ from bnpass.pipeline.summary import count_norms, summarise
 
 if TYPE_CHECKING:
     import onnx
+    from torch import fx
 
     from bnpass.data import Data
     from bnpass.passes.insert import InsertPlan
@@ -35,6 +36,7 @@ class Job:
     Attributes:
         config: of the run.
         model: the input, its batch free.
+        network: the same in torch.
         inserted, trained, deploy: the model after each step.
         plan: where BN went.
         train, validation, test: the data.
@@ -46,6 +48,7 @@ class Job:
 
     config: RunConfig
     model: onnx.ModelProto
+    network: fx.GraphModule
     train: Data
     validation: Data
     test: Data
@@ -130,6 +133,7 @@ def _open(model: Any, data: str, config: RunConfig) -> Job:
 
     start = time.perf_counter()
     free = free_batch(load_model(model))
+    network = bnpass.to_torch(free)  # first: it names every operator that cannot be trained
     plan = bnpass.insert(free, plan_only=True, **config.insert)
     if not plan.sites:
         raise InputError("the model has no nonlinearity that a BatchNorm can go in front of",
@@ -137,7 +141,7 @@ def _open(model: Any, data: str, config: RunConfig) -> Job:
     inserted = bnpass.insert(free, **config.insert)
     took = time.perf_counter() - start
     train, validation, test, test_is = _open_data(free, data, config)
-    return Job(config, free, train, validation, test, test_is, plan, inserted,
+    return Job(config, free, network, train, validation, test, test_is, plan, inserted,
                seconds={"insert": took})
 
 
@@ -168,10 +172,9 @@ def _make_arms(job: Job) -> None:
     from bnpass.training.feed import to_tensors
     from bnpass.training.losses import objective
 
-    models = {WITH: job.inserted}
+    job.arms = [Arm(WITH, job.inserted, bnpass.to_torch(job.inserted))]
     if job.config.compare_plain:
-        models[WITHOUT] = job.model
-    job.arms = [Arm(name, model, bnpass.to_torch(model)) for name, model in models.items()]
+        job.arms.append(Arm(WITHOUT, job.model, job.network))
     sample, _ = to_tensors(job.train, np.arange(min(2, len(job.train))), torch.device("cpu"))
     for part in (job.train, job.validation, job.test):
         objective(job.arms[0].gm, part.labels, sample, loss=job.config.train.loss)

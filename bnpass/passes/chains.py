@@ -96,6 +96,14 @@ def find_chains(planner: Planner, selected: Callable[[Op], bool]) -> Found:
     return found
 
 
+def refreshed(chain: Chain, planner: Planner) -> Chain:
+    """The chain with what its operators have taken in since it was found."""
+    links = [_link(link.op, planner) for link in chain.links]
+    if any(link is None for link in links):
+        raise MapRefusedError("what it took in makes it no map", chain.head)
+    return Chain(tuple(link for link in links if link is not None))
+
+
 def _link(op: Op, planner: Planner, found: Found | None = None) -> Link | None:
     try:
         pair = map_of(op, planner)

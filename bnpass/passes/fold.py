@@ -19,7 +19,7 @@ import numpy as np
 from bnpass.affine import Map
 from bnpass.edits import FoldEdits, Leftover, Rewrite
 from bnpass.graph import Graph, Op, Use
-from bnpass.passes.chains import Chain, find_chains
+from bnpass.passes.chains import Chain, find_chains, refreshed
 from bnpass.passes.planner import Planner, Trial
 from bnpass.passes.select import selector
 from bnpass.rules import MapRefusedError
@@ -125,6 +125,10 @@ def plan_fold(
 def _fold(chain: Chain, planner: Planner, avoid: frozenset[str]) -> FoldEntry:
     """Try the ways of this file's head in turn."""
     names, head = chain.names, chain.head
+    try:
+        chain = refreshed(chain, planner)
+    except MapRefusedError as refusal:
+        return FoldEntry(head.name, head.kind, names, "", (), refusal.reason)
     if chain.map.is_identity:
         _commit(chain, [], planner)
         return FoldEntry(head.name, head.kind, names, "backward")

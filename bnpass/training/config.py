@@ -44,6 +44,7 @@ class TrainConfig:
         precision: ``"fp32"``, ``"bf16"`` (autocast) or ``"fp16"`` (autocast and loss scaling, GPU).
         channels_last: keep 4-D weights and inputs in torch's channels_last memory format.
         compile: run the network through torch.compile.
+        deterministic: repeat to the bit on a GPU too; ``False`` lets it take faster algorithms.
         dropout: whether Dropout is live.
         freeze_bn: keep the statistics, gamma and beta of every BN as they are.
         virtual_batch: samples over which a BN normalises (ghost batches); 0 takes the batch.
@@ -81,6 +82,7 @@ class TrainConfig:
     precision: str = "fp32"
     channels_last: bool = False
     compile: bool = False
+    deterministic: bool = True
     dropout: bool = True
     freeze_bn: bool = False
     virtual_batch: int = 0

@@ -37,20 +37,27 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextmanager
-def repeatable() -> Iterator[None]:
-    """Deterministic algorithms for a while, and the callers' random state back afterwards."""
+def repeatable(*, deterministic: bool = True) -> Iterator[None]:
+    """Deterministic algorithms for a while, and the callers' random state back afterwards.
+
+    With ``deterministic=False`` a GPU takes the fastest algorithms that it finds instead.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = (torch.are_deterministic_algorithms_enabled(),
               torch.is_deterministic_algorithms_warn_only_enabled(),
-              torch.backends.cudnn.benchmark)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
+              torch.backends.cudnn.benchmark,
+              torch.utils.deterministic.fill_uninitialized_memory)
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not deterministic
+    # A debugging aid that writes every new tensor twice; nothing here reads unwritten memory.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         with torch.random.fork_rng():
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = before[2]
+        torch.utils.deterministic.fill_uninitialized_memory = before[3]
 
 
 def seed_step(seed: int, step: int) -> np.random.Generator:

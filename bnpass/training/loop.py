@@ -76,7 +76,7 @@ def train(
         UsageError: the settings contradict each other or the machine.
     """
     with ExitStack() as stack:
-        stack.enter_context(repeatable())
+        stack.enter_context(repeatable(deterministic=config.deterministic))
         setup = prepare(gm, train_data, validation, config, stack)
         run = _Run(gm, setup, config, progress, out)
         start = run.resumed() if resume else 0

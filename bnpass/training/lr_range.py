@@ -74,7 +74,7 @@ def lr_range_test(
     losses: list[float] = []
     smoothed: list[float] = []
     with ExitStack() as stack:
-        stack.enter_context(repeatable())
+        stack.enter_context(repeatable(deterministic=config.deterministic))
         settings = replace(config, steps=steps, watch=(), compile=False)
         setup = prepare(copy.deepcopy(gm), data, None, settings, stack)
         average = 0.0

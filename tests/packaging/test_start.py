@@ -80,28 +80,41 @@ def test_inserting_and_folding_onnx_never_imports_torch(tmp_path: Path) -> None:
     assert (tmp_path / "folded.onnx").is_file()
 
 
+def without(missing: set[str], *arguments: str) -> str:
+    """Code that runs one bnpass command where ``missing`` packages cannot be imported."""
+    return (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({sorted(missing)!r}))  # None: importing it fails\n"
+        "from bnpass.cli import main\n"
+        f"sys.exit(main({list(arguments)!r}))"
+    )
+
+
 def test_inserting_and_folding_work_with_the_core_alone(tmp_path: Path) -> None:
     model = str(ROOT / "models" / "lenet.onnx")
-    code = (
-        "import sys\n"
-        f"sys.modules.update(dict.fromkeys({sorted(HEAVY)!r}))  # None: an import of it fails\n"
-        "import bnpass\n"
-        f"bnpass.insert({model!r}, output='bn.onnx')\n"
-        "bnpass.fold('bn.onnx', output='folded.onnx')\n"
-    )
-    done = python("-c", code, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    steps = [
+        ("insert", model, "-o", "bn.onnx"),
+        ("fold", "bn.onnx", "-o", "folded.onnx", "--no-verify"),
+    ]
+    for step in steps:
+        done = python("-c", without(HEAVY, *step), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
     assert (tmp_path / "folded.onnx").is_file()
+
+
+def test_fold_that_cannot_verify_writes_nothing(tmp_path: Path) -> None:
+    model = str(ROOT / "models" / "lenet.onnx")
+    assert python("-m", "bnpass", "insert", model, "-o", "bn.onnx", cwd=tmp_path).returncode == 0
+    done = python("-c", without(HEAVY, "fold", "bn.onnx", "-o", "f.onnx"), cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "pip install" in done.stderr
+    assert "--no-verify" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bn.onnx"]
 
 
 def test_a_missing_package_is_exit_3_with_the_pip_command(tmp_path: Path) -> None:
     model, data = str(ROOT / "models" / "lenet.onnx"), str(ROOT / "models" / "data")
-    code = (
-        "import sys\n"
-        "sys.modules['torch'] = None\n"
-        "from bnpass.cli import main\n"
-        f"sys.exit(main(['train', {model!r}, '--data', {data!r}, '-o', 'x.onnx', '--steps', '1']))"
-    )
+    code = without({"torch"}, "train", model, "--data", data, "-o", "x.onnx", "--steps", "1")
     done = python("-c", code, cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     assert "torch" in done.stderr

@@ -27,9 +27,14 @@ def to_operand(m: Map, op: Op, index: int, view: View) -> Map:
         return m
     dims = view.shape(value)
     extra = m.rank - len(dims)
-    for axis in m.axes:
-        if axis < extra or dims[axis - extra] != m.shape[axis]:
-            raise MapRefusedError(f"its operand {value!r} is broadcast along the channels", op)
+
+    def broadcast(m: Map) -> bool:
+        return any(axis < extra or dims[axis - extra] != m.shape[axis] for axis in m.axes)
+
+    if broadcast(m):
+        m = m.compact()  # a uniform scale may still pass
+    if broadcast(m):
+        raise MapRefusedError(f"its operand {value!r} is broadcast along the channels", op)
     return m.each(lambda a: a.reshape(a.shape[extra:]))
 
 

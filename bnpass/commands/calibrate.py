@@ -59,8 +59,9 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
             bar.update(seen)
 
         done = calibrate_onnx(
-            model, (x for x, _ in data.batches(args.batch_size)), method=args.method, batch_size=args.batch_size, seed=args.seed,
-            provider=args.provider, only=args.only, frozen=args.frozen, progress=advance,
+            model, (x for x, _ in data.batches(args.batch_size)), method=args.method,
+            batch_size=args.batch_size, seed=args.seed, provider=args.provider, only=args.only,
+            frozen=args.frozen, progress=advance,
         )
     save_model(record_recipe(done, data.recipe), path, force=args.force, source=args.model)
     ui.document.update(ok=True, output=path, norms=norms, samples=len(data), method=args.method,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -49,37 +50,38 @@ class Map:
         """The rank of the value that the map belongs to."""
         return self.scale.ndim
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Along each axis the value's size where the map varies, else 1."""
-        return np.broadcast_shapes(self.scale.shape, self.shift.shape)
+        a, b = self.scale.shape, self.shift.shape
+        return a if a == b else np.broadcast_shapes(a, b)
 
-    @property
+    @cached_property
     def axes(self) -> tuple[int, ...]:
         """The axes along which the map varies."""
-        return tuple(i for i, n in enumerate(self.shape) if n != 1)
+        return tuple([i for i, n in enumerate(self.shape) if n != 1])
 
-    @property
+    @cached_property
     def has_scale(self) -> bool:
         """Whether any entry is multiplied by something else than 1."""
         return bool((self.scale != 1).any())
 
-    @property
+    @cached_property
     def has_shift(self) -> bool:
         """Whether anything is added to any entry."""
-        return bool((self.shift != 0).any())
+        return bool(self.shift.any())
 
     @property
     def is_identity(self) -> bool:
         """Whether the map changes nothing."""
         return not (self.has_scale or self.has_shift)
 
-    @property
+    @cached_property
     def is_finite(self) -> bool:
         """Whether every scale and shift is a finite number."""
         return bool(np.isfinite(self.scale).all() and np.isfinite(self.shift).all())
 
-    @property
+    @cached_property
     def is_monotone(self) -> bool:
         """Whether no scale is negative, so that the map commutes with max and min."""
         return bool((self.scale >= 0).all())
@@ -127,11 +129,12 @@ class Map:
 
     def vectors(self, axis: int, size: int) -> tuple[np.ndarray, np.ndarray] | None:
         """(scale, shift) of shape (size,) along ``axis``; None if the map varies elsewhere."""
-        if any(a != axis for a in self.axes):
+        if self.axes not in ((axis,), ()):
             return None
 
         def vector(a: np.ndarray) -> np.ndarray:
-            return np.broadcast_to(a.reshape(-1), (size,))
+            flat = a.reshape(-1)
+            return flat if flat.size == size else np.broadcast_to(flat, (size,))
 
         return vector(self.scale), vector(self.shift)
 

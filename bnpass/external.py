@@ -36,6 +36,10 @@ class Place:
     length: int
 
 
+# AttributeProto's TENSOR, GRAPH, SPARSE_TENSOR, TENSORS, GRAPHS, SPARSE_TENSORS; UNDEFINED (IR 1).
+_HOLDS_TENSORS = frozenset({0, 4, 5, 9, 10, 11, 12})
+
+
 def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every tensor of a model: initializers and attributes, of nested graphs and functions too."""
     yield from _of_graph(model.graph)
@@ -53,7 +57,8 @@ def _of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
     for node in nodes:
         for attribute in node.attribute:
-            yield from _of_attribute(attribute)
+            if attribute.type in _HOLDS_TENSORS:
+                yield from _of_attribute(attribute)
 
 
 def _of_attribute(attribute: onnx.AttributeProto) -> Iterator[onnx.TensorProto]:

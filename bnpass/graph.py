@@ -14,16 +14,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Dim = int | str | None
 """A dimension: its size, the name of a symbol (equal names are equal sizes), or unknown."""
 
 
-@dataclass(eq=False)
+_KEEP_RANK = frozenset({"BatchNormalization", "Relu", "Sigmoid", "Tanh", "MaxPool", "AveragePool"})
+
+
+@dataclass(eq=False, slots=True)
 class Op:
     """One operator.
 
@@ -94,7 +99,7 @@ class Constant:
         return np.asarray(self.load()).astype(np.float64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Use:
     """One reading of a value: input ``index`` of ``op`` (-1: from inside a nested body of it)."""
 
@@ -142,7 +147,7 @@ class Graph:
         self._uses: dict[str, list[Use]] = {}
         for op in ops:
             self._add(op)
-        self.ops_in_order = [self.ops[name] for name in nx.topological_sort(self.nx)]
+        self.ops_in_order = self._ordered()
         self.order = {op.name: position for position, op in enumerate(self.ops_in_order)}
 
     def _add(self, op: Op) -> None:
@@ -158,9 +163,23 @@ class Graph:
         for name in op.captured:
             self._uses.setdefault(name, []).append(Use(op, -1))
 
+    def _ordered(self) -> list[Op]:
+        """The order that the operators came in where it is topological, as ONNX asks for."""
+        seen: set[str] = set()
+        for op in self.ops.values():
+            for name in (*op.inputs, *op.captured):
+                if name in self._producer and name not in seen:
+                    import networkx as nx
+
+                    return [self.ops[n] for n in nx.topological_sort(self.nx)]
+            seen.update(op.outputs)
+        return list(self.ops.values())
+
     @cached_property
     def nx(self) -> nx.DiGraph:
         """The operators as a directed graph: an edge for every value that one hands to another."""
+        import networkx as nx
+
         graph = nx.DiGraph()
         graph.add_nodes_from(self.ops)
         for value, uses in self._uses.items():
@@ -186,6 +205,17 @@ class Graph:
         return self.constants.get(value)
 
     def rank(self, value: str) -> int | None:
-        """The number of dimensions of a value, or None when it is unknown."""
+        """The number of dimensions of a value, or None when it is unknown.
+
+        Cheaper than its shape: a convolution's rank is that of its weight.
+        """
+        op = self._producer.get(value)
+        while op is not None and op.kind in _KEEP_RANK:
+            value = op.inputs[0]
+            op = self._producer.get(value)
+        if op is not None and op.kind in ("Conv", "ConvTranspose"):
+            weight = self.constants.get(op.inputs[1])
+            if weight is not None:
+                return len(weight.shape)
         shape = self.shape(value)
         return None if shape is None else len(shape)

@@ -11,6 +11,7 @@ from bnpass.rules.base import MapRefusedError, View
 from bnpass.rules.elementwise import FLOATS
 
 ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
+AFFINE = ARITHMETIC | {"BatchNormalization", "Neg"}
 
 
 def map_of(op: Op, view: View) -> tuple[int, Map] | None:
@@ -23,7 +24,7 @@ def map_of(op: Op, view: View) -> tuple[int, Map] | None:
     if op.kind == "BatchNormalization":
         return 0, _batch_norm(op, view)
     if op.kind == "Neg":
-        rank = len(view.shape(op.inputs[0]))
+        rank = view.rank(op.inputs[0])
         return 0, Map(np.full((1,) * rank, -1.0), np.zeros((1,) * rank))
     if op.kind in ARITHMETIC:
         return _arithmetic(op, view)
@@ -39,7 +40,7 @@ def _batch_norm(op: Op, view: View) -> Map:
     with np.errstate(all="ignore"):
         scale = gamma / np.sqrt(var + float(op.attrs.get("epsilon", 1e-5)))
         shift = beta - scale * mean
-    m = Map.along(1, max(len(view.shape(op.inputs[0])), 2), scale, shift)
+    m = Map.along(1, max(view.rank(op.inputs[0]), 2), scale, shift)
     if not m.is_finite:
         raise MapRefusedError("its statistics are not finite or its variance is negative", op)
     return m

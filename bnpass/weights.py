@@ -80,28 +80,43 @@ def _vector(m: Map | None, axis: int, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _conv(rewrite: Rewrite, view: View) -> NewWeights:
-    op = rewrite.op
+    """W (out, in/group, ...), transposed (in, out/group, ...); one group behind another."""
     if rewrite.before is None and rewrite.after is None:
         return NewWeights()
+    op = rewrite.op
     weight = _must(op, 1, view)
     group = int(op.attrs.get("group", 1))
-    transposed = op.kind == "ConvTranspose"
-    rows, columns = weight.shape[0] // group, weight.shape[1]
-    inner, outer = (rows, columns) if transposed else (columns, rows)
-    s_in, t_in = (v.reshape(group, inner) for v in _vector(rewrite.before, 1, group * inner))
-    s_out, t_out = _vector(rewrite.after, 1, group * outer)
-    kernel = weight.reshape(group, rows, columns, -1)
-    axis = 1 if transposed else 2
-    shift = (kernel.sum(-1) * np.expand_dims(t_in, 3 - axis)).sum(axis).reshape(-1)
-    factor = np.expand_dims(s_in, 3 - axis) * np.expand_dims(s_out.reshape(group, outer), axis)
-    new = NewWeights()
-    if (factor != 1).any():
-        new.constants[1] = (kernel * factor[..., None]).reshape(weight.shape)
+    kernel = weight.reshape(group, weight.shape[0] // group, weight.shape[1], -1)
+    outer, inner = (2, 1) if op.kind == "ConvTranspose" else (1, 2)
+    shift: np.ndarray | float = 0.0
+    changed = kernel
+    if rewrite.before is not None:
+        scale, t = _per_group(rewrite.before, kernel.shape, inner)
+        shift = (kernel * t).sum((inner, 3)).reshape(-1)
+        changed = changed * scale
+    s_out, t_out = _vector(rewrite.after, 1, group * kernel.shape[outer])
+    if rewrite.after is not None:
+        changed = changed * _per_group(rewrite.after, kernel.shape, outer)[0]
+    new = NewWeights(constants={1: changed.reshape(weight.shape)})
     old = _load(op, 2, view)
     bias = s_out * (shift + (0.0 if old is None else old)) + t_out
     if old is not None or bias.any():
         new.constants[2] = bias
+    if not _scales(rewrite.before) and not _scales(rewrite.after):
+        del new.constants[1]
     return new
+
+
+def _scales(m: Map | None) -> bool:
+    return m is not None and m.has_scale
+
+
+def _per_group(m: Map, shape: tuple[int, ...], axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """(scale, shift) along one axis of a kernel of shape (group, rows, columns, window)."""
+    full = [shape[0], 1, 1, 1]
+    full[axis] = shape[axis]
+    scale, shift = _vector(m, 1, shape[0] * shape[axis])
+    return scale.reshape(full), shift.reshape(full)
 
 
 # --- Gemm, MatMul, Einsum

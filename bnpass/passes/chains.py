@@ -6,19 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bnpass.affine import Map
+from bnpass.edits import Rewrite
 from bnpass.graph import Op
-from bnpass.maps import map_of
+from bnpass.maps import AFFINE, map_of
 from bnpass.passes.planner import Planner
 from bnpass.rules import MapRefusedError
 
 
 @dataclass(frozen=True)
 class Link:
-    """One operator of a chain: its data input and what it computes."""
+    """One operator of a chain: its data input, what it computes, what it had taken in by then."""
 
     op: Op
     data: int
     map: Map
+    rewrite: Rewrite | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def find_chains(planner: Planner, selected: Callable[[Op], bool]) -> Found:
 
 def refreshed(chain: Chain, planner: Planner) -> Chain:
     """The chain with what its operators have taken in since it was found."""
+    if all(planner.rewrites.get(link.op.name) is link.rewrite for link in chain.links):
+        return chain
     links = [_link(link.op, planner) for link in chain.links]
     if any(link is None for link in links):
         raise MapRefusedError("what it took in makes it no map", chain.head)
@@ -105,6 +109,8 @@ def refreshed(chain: Chain, planner: Planner) -> Chain:
 
 
 def _link(op: Op, planner: Planner, found: Found | None = None) -> Link | None:
+    if op.kind not in AFFINE:
+        return None
     try:
         pair = map_of(op, planner)
     except MapRefusedError as refusal:
@@ -117,7 +123,7 @@ def _link(op: Op, planner: Planner, found: Found | None = None) -> Link | None:
     rewrite = planner.rewrites.get(op.name)
     if rewrite is not None and rewrite.before is not None:
         m = m.after(rewrite.before)
-    return Link(op, data, m)
+    return Link(op, data, m, rewrite)
 
 
 def _next(link: Link, planner: Planner, selected: Callable[[Op], bool]) -> Link | None:

@@ -115,6 +115,13 @@ class Planner:
             raise MapRefusedError(f"the shape of {value!r} is not known")
         return shape
 
+    def rank(self, value: str) -> int:
+        """The number of dimensions of a value; MapRefusedError when it is not known."""
+        rank = self.graph.rank(value)
+        if rank is None:
+            raise MapRefusedError(f"the shape of {value!r} is not known")
+        return rank
+
     def constant(self, value: str) -> Constant | None:
         """The constant of that name, or None."""
         return self.graph.constant(value)
@@ -128,7 +135,7 @@ class Planner:
         constant = self.graph.constant(op.inputs[index])
         if constant is None:
             raise MapRefusedError(f"its input {op.inputs[index]!r} is no constant", op)
-        array = constant.small.astype(np.float64)
+        array = np.asarray(constant.small, np.float64)
         rewrite = self.rewrites.get(op.name)
         m = rewrite.constants.get(index) if rewrite else None
         return array if m is None else m.scale * array + m.shift

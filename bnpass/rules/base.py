@@ -30,6 +30,9 @@ class View(Protocol):
     def shape(self, value: str) -> tuple[Dim, ...]:
         """The dimensions of a value; MapRefusedError when not even its rank is known."""
 
+    def rank(self, value: str) -> int:
+        """The number of dimensions of a value; MapRefusedError when it is not known."""
+
     def constant(self, value: str) -> Constant | None:
         """The constant of that name, or None."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ _KEPT = frozenset(
 _MAX_EVALUATED = 1 << 28  # bytes: a constant larger than this is not worth its evaluation
 
 
+@lru_cache(maxsize=64)
 def dtype_name(elem_type: int) -> str | None:
     """numpy's name of an ONNX element type; None where numpy has none."""
     try:
@@ -39,9 +41,16 @@ def dtype_name(elem_type: int) -> str | None:
         return None
 
 
+# Types whose raw data is numpy's own bytes: read without onnx's helper, which is far slower.
+_PLAIN = {1: np.dtype("<f4"), 7: np.dtype("<i8"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
+
+
 def load_tensor(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
     """A tensor's data; external data is read from the model's folder."""
     if not external.is_external(tensor):
+        plain = _PLAIN.get(tensor.data_type)
+        if plain is not None and tensor.raw_data:
+            return np.frombuffer(tensor.raw_data, plain).reshape(tuple(tensor.dims))
         return numpy_helper.to_array(tensor)
     if folder is None:
         raise ValueError(f"external data of {tensor.name!r}: the model's folder is not known")
@@ -51,14 +60,27 @@ def load_tensor(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
     return data.view(dtype).reshape(list(tensor.dims))
 
 
-def tensor_constant(name: str, tensor: onnx.TensorProto, folder: Path | None) -> Constant:
-    """The constant that a TensorProto holds."""
-    return Constant(
-        name,
-        lambda: load_tensor(tensor, folder),
-        tuple(tensor.dims),
-        dtype_name(tensor.data_type),
-    )
+class TensorConstant(Constant):
+    """The constant that a TensorProto holds; nothing is read before it is asked for."""
+
+    def __init__(self, name: str, tensor: onnx.TensorProto, folder: Path | None) -> None:
+        super().__init__(name, self._load)
+        self._tensor, self._folder = tensor, folder
+
+    def _load(self) -> np.ndarray:
+        return load_tensor(self._tensor, self._folder)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The static shape."""
+        if self._shape is None:
+            self._shape = tuple(self._tensor.dims)
+        return self._shape
+
+    @property
+    def dtype(self) -> str:
+        """numpy's name of the element type."""
+        return dtype_name(self._tensor.data_type) or "undefined"
 
 
 def array_constant(name: str, array: np.ndarray) -> Constant:
@@ -72,7 +94,7 @@ def graph_constants(
     """Initializers that nobody can override, sparse ones not among them."""
     for tensor in graph.initializer:
         if tensor.name not in overridable:
-            yield tensor_constant(tensor.name, tensor, folder)
+            yield TensorConstant(tensor.name, tensor, folder)
 
 
 def node_constants(
@@ -81,14 +103,13 @@ def node_constants(
     """The outputs of a node that are constants because all that it reads is."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT:
         return []
-    if any(a.HasField("g") or a.graphs for a in node.attribute):
-        return []
     if node.op_type == "Constant":
         value = {a.name: a for a in node.attribute}.get("value")
         if value is not None:
-            return [tensor_constant(node.output[0], value.t, folder)]
-    inputs = [known(name) for name in node.input if name]
-    if any(c is None for c in inputs):
+            return [TensorConstant(node.output[0], value.t, folder)]
+    if any(name and known(name) is None for name in node.input):
+        return []
+    if any(a.HasField("g") or a.graphs for a in node.attribute):
         return []
     return [
         Constant(name, _evaluator(node, index, known, opset))

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
-from bnpass.frontends.onnx.read import Reading, Scope, bodies
+from bnpass import external
+from bnpass.frontends.onnx.read import Reading, Scope, bodies, has_bodies
 from bnpass.graph import Op
 
 
@@ -272,9 +272,8 @@ def _drop_initializers(graph: onnx.GraphProto, dead: set[str]) -> None:
         for place in reversed([i for i, t in enumerate(graph.initializer) if t.name in gone]):
             del graph.initializer[place]
     else:
-        copies = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
         del graph.initializer[:]
-        graph.initializer.extend(copies)
+        graph.initializer.extend(kept)
     for place in reversed([i for i, v in enumerate(graph.input) if v.name in gone]):
         del graph.input[place]
 
@@ -283,6 +282,8 @@ def _rename_reads(node: onnx.NodeProto, final: dict[str, str]) -> None:
     for index, name in enumerate(node.input):
         if name in final:
             node.input[index] = final[name]
+    if not has_bodies(node):
+        return
     for body in bodies(node):
         for inner in body.node:
             _rename_reads(inner, final)
@@ -300,11 +301,15 @@ def _np_dtype(name: str) -> np.dtype:
 
 def overwrite(tensor: onnx.TensorProto, array: np.ndarray) -> None:
     """Put an array into a tensor; its name and doc string stay."""
-    new = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), tensor.name)
-    doc = tensor.doc_string
-    tensor.CopyFrom(new)
-    if doc:
-        tensor.doc_string = doc
+    for data in ("float_data", "int32_data", "double_data"):
+        tensor.ClearField(data)
+    if external.is_external(tensor):
+        del tensor.external_data[:]
+        tensor.ClearField("data_location")
+    if list(tensor.dims) != list(array.shape):
+        tensor.dims[:] = array.shape
+    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor.raw_data = array.tobytes()
 
 
 def _all_names(reading: Reading) -> set[str]:

@@ -39,17 +39,16 @@ class Context:
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """A node's plain attributes as Python values; tensors and graphs are left out."""
-    found: dict[str, Any] = {}
-    for attribute in node.attribute:
-        if attribute.type in _PLAIN:
-            value = onnx.helper.get_attribute_value(attribute)
-            found[attribute.name] = value.decode() if isinstance(value, bytes) else value
-    return found
+    return {a.name: _PLAIN[a.type](a) for a in node.attribute if a.type in _PLAIN}
 
 
-_PLAIN = frozenset(
-    getattr(onnx.AttributeProto, name) for name in ("INT", "INTS", "FLOAT", "FLOATS", "STRING")
-)
+_PLAIN: dict[int, Callable[[onnx.AttributeProto], Any]] = {
+    onnx.AttributeProto.INT: lambda a: a.i,
+    onnx.AttributeProto.INTS: lambda a: list(a.ints),
+    onnx.AttributeProto.FLOAT: lambda a: a.f,
+    onnx.AttributeProto.FLOATS: lambda a: list(a.floats),
+    onnx.AttributeProto.STRING: lambda a: a.s.decode(),
+}
 
 
 def normalize(node: onnx.NodeProto, context: Context) -> tuple[str, list[str], dict[str, Any]]:

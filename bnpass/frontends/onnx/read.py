@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def read(
         freeze_inputs: take defaults that callers may override for constants.
     """
     reading = Reading(model, folder, opset_of(model))
-    types = shapes.infer(model)
+    types = shapes.LazyTypes(model)
     _read_scope(reading, model.graph, types, (), None, "", freeze_inputs)
     for scope in reading.scopes:
         for node in scope.proto.node:
@@ -107,19 +107,19 @@ def read(
 def _read_scope(
     reading: Reading,
     proto: onnx.GraphProto,
-    types: dict[shapes.Place, shapes.ValueTypes],
+    types: shapes.LazyTypes,
     place: shapes.Place,
     outer: Scope | None,
     path: str,
     freeze_inputs: bool,
 ) -> Scope:
-    builder = _Builder(reading, proto, types.get(place, {}), outer, freeze_inputs)
+    builder = _Builder(reading, proto, types.at(place), outer, freeze_inputs)
     for node in proto.node:
         builder.add(node)
     scope = builder.finish(path)
     reading.scopes.append(scope)
-    for name, node in scope.nodes.items():
-        for at, body in shapes.bodies(node, place):
+    for name in builder.with_bodies:
+        for at, body in shapes.bodies(scope.nodes[name], place):
             _read_scope(reading, body, types, at, scope, f"{path}{name}/", freeze_inputs)
     return scope
 
@@ -129,6 +129,16 @@ def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     return (body for _, body in shapes.bodies(node))
 
 
+def has_bodies(node: onnx.NodeProto) -> bool:
+    """Whether a node has nested graphs; cheap, as nearly none has."""
+    if node.domain in ("", "ai.onnx") and node.op_type not in _WITH_BODIES:
+        return False
+    return any(a.HasField("g") or a.graphs for a in node.attribute)
+
+
+_WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+
+
 def captured(graph: onnx.GraphProto) -> set[str]:
     """Names that a body reads from outside of itself."""
     own = {i.name for i in graph.input} | {t.name for t in graph.initializer}
@@ -136,8 +146,8 @@ def captured(graph: onnx.GraphProto) -> set[str]:
     read = {name for node in graph.node for name in node.input if name}
     read |= {o.name for o in graph.output}
     for node in graph.node:
-        for body in bodies(node):
-            read |= captured(body)
+        if has_bodies(node):
+            read = read.union(*(captured(body) for body in bodies(node)))
     return read - own
 
 
@@ -148,11 +158,12 @@ class _Builder:
         self,
         reading: Reading,
         proto: onnx.GraphProto,
-        types: shapes.ValueTypes,
+        types: Callable[[], shapes.ValueTypes],
         outer: Scope | None,
         freeze_inputs: bool,
     ) -> None:
-        self.reading, self.proto, self.types, self.outer = reading, proto, types, outer
+        self.reading, self.proto, self._types, self.outer = reading, proto, types, outer
+        self.with_bodies: list[str] = []
         names = {t.name for t in proto.initializer}
         listed = {i.name for i in proto.input} & names
         fixed = freeze_inputs or reading.model.ir_version < 4
@@ -169,6 +180,10 @@ class _Builder:
         self.ops: list[Op] = []
         self.nodes: dict[str, onnx.NodeProto] = {}
         self.context = Context(reading.opset, self.constants.get, self.shape, self.dtype, self.made)
+
+    @property
+    def types(self) -> shapes.ValueTypes:
+        return self._types()
 
     def shape(self, name: str) -> tuple[Dim, ...] | None:
         constant = self.constants.get(name)
@@ -196,8 +211,12 @@ class _Builder:
             self.constants.update((c.name, c) for c in found)
             return
         kind, inputs, attrs = normalize(node, self.context)
-        inner = sorted(set().union(*(captured(body) for body in bodies(node))))
-        op = Op(self._name(node), kind, inputs, list(node.output), attrs, tuple(inner))
+        name = self._name(node)
+        inner: set[str] = set()
+        if has_bodies(node):
+            inner = inner.union(*(captured(body) for body in bodies(node)))
+            self.with_bodies.append(name)
+        op = Op(name, kind, inputs, list(node.output), attrs, tuple(sorted(inner)))
         self.ops.append(op)
         self.nodes[op.name] = node
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import onnx
 
@@ -29,6 +29,24 @@ def infer(model: onnx.ModelProto) -> dict[Place, ValueTypes]:
     found: dict[Place, ValueTypes] = {}
     _collect(model.graph, inferred.graph, (), found)
     return found
+
+
+class LazyTypes:
+    """Shape inference that runs when the first shape is asked for: many folds need none."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self._found: dict[Place, ValueTypes] | None = None
+
+    def at(self, place: Place) -> Callable[[], ValueTypes]:
+        """A function that returns the types of the graph at a place."""
+
+        def types() -> ValueTypes:
+            if self._found is None:
+                self._found = infer(self._model)
+            return self._found.get(place, {})
+
+        return types
 
 
 def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:

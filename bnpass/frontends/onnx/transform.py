@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from bnpass.errors import InputError, RefusedError
 from bnpass.frontends.onnx.apply import apply_fold, apply_insert
 from bnpass.frontends.onnx.editor import OverflowedError
 from bnpass.frontends.onnx.functions import inline_norms
-from bnpass.frontends.onnx.read import Reading, Scope, bodies, opset_of, read
+from bnpass.frontends.onnx.read import Reading, Scope, bodies, has_bodies, opset_of, read
 from bnpass.passes.fold import FoldEntry, FoldPlan, plan_fold
 from bnpass.passes.insert import InsertPlan, Moments, Policy, Skip, new_norms, plan_insert
 from bnpass.passes.nonlinear import find_nonlinearities
@@ -74,7 +76,7 @@ def _stop_training(model: onnx.ModelProto) -> None:
     while stack:
         graph = stack.pop()
         for node in graph.node:
-            stack += bodies(node)
+            stack += bodies(node) if has_bodies(node) else ()
             if node.op_type == "BatchNormalization":
                 kept = [a for a in node.attribute if a.name != "training_mode"]
                 del node.attribute[:]
@@ -108,6 +110,25 @@ def fold_model(
     Raises:
         RefusedError: cloned weights would make the model larger than ``max_growth`` times.
     """
+    with _collector_paused():
+        return _fold_model(model, options, folder, plan_only)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Building many small objects, none of them a cycle: the collector would only walk them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _fold_model(
+    model: onnx.ModelProto, options: FoldOptions, folder: Path | None, plan_only: bool
+) -> Folded:
     avoid: frozenset[str] = frozenset()
     while True:
         copy = _prepared(model, options)

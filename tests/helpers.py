@@ -1,6 +1,6 @@
-"""Models as ONNX text, weights from a dict, and the one comparison that all tests of folding share.
+"""Models as ONNX text, weights from a dict, and the one comparison that tests of folding share.
 
-In a model's text ``BN(x, n)`` stands for a BatchNormalization with parameters ``n_g, n_b, n_m, n_v``.
+In a model's text ``BN(x, n)`` stands for a BatchNormalization of x by n_g, n_b, n_m and n_v.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AFFINE = ("BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg")
 
 @dataclass(frozen=True)
 class Norm:
-    """Parameters of a BatchNormalization: ``sign`` of gamma is mixed (one 0), positive or nonnegative."""
+    """Parameters of a BatchNormalization; gamma is mixed (one 0), positive or nonnegative."""
 
     channels: int
     sign: str = "mixed"
@@ -55,8 +55,15 @@ Weight = Norm | np.ndarray | tuple[int, ...] | list[int] | float
 Weights = Mapping[str, Weight]
 
 
-def build(text: str, weights: Weights = {}, *, opset: int = 21, ir: int = 10, seed: int = 0,
-          domains: str = "") -> onnx.ModelProto:  # fmt: skip
+def build(
+    text: str,
+    weights: Weights | None = None,
+    *,
+    opset: int = 21,
+    ir: int = 10,
+    seed: int = 0,
+    domains: str = "",
+) -> onnx.ModelProto:
     """A checked model from its text and weights.
 
     A weight is an array, a shape (random float32), a list (int64) or a :class:`Norm`; the same
@@ -65,7 +72,7 @@ def build(text: str, weights: Weights = {}, *, opset: int = 21, ir: int = 10, se
     text = re.sub(r"BN\((\S+), (\w+)\)", r"BatchNormalization(\1, \2_g, \2_b, \2_m, \2_v)", text)
     head = f'<ir_version: {ir}, opset_import: ["": {opset}{domains}]>\ng '
     model = onnx.parser.parse_model(head + text)
-    arrays = fill(weights, np.random.default_rng(seed))
+    arrays = fill(weights or {}, np.random.default_rng(seed))
     for name, array in arrays.items():
         model.graph.initializer.append(numpy_helper.from_array(array, name))
         if ir < 4:
@@ -210,7 +217,9 @@ def nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     return found
 
 
-def fold(model: onnx.ModelProto, rtol: float = 2e-5, *, engine: Any = run, **options: Any) -> Result:
+def fold(
+    model: onnx.ModelProto, rtol: float = 2e-5, *, engine: Any = run, **options: Any
+) -> Result:
     """Fold, and check all that must hold of any fold: right, valid, the same twice, input whole."""
     data = model.SerializeToString(deterministic=True)
     after = bnpass.fold(model, verify=False, **options)

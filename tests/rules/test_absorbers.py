@@ -7,7 +7,15 @@ import onnx
 import pytest
 
 from bnpass.frontends.onnx.transform import fold_model
-from tests.helpers import Norm, assert_equal_bytes, assert_folds, assert_stays, build, half, run_reference
+from tests.helpers import (
+    Norm,
+    assert_equal_bytes,
+    assert_folds,
+    assert_stays,
+    build,
+    half,
+    run_reference,
+)
 
 IMAGE = "(float[N,6,9,9] x) => (float[] y)"
 
@@ -294,11 +302,11 @@ def test_matmul_and_add_in_either_order(order):
 @pytest.mark.parametrize("shape", [(4, 7), (2, 4, 7), (1, 4, 7), (2, 3, 4, 7)])
 def test_a_constant_on_the_left_of_matmul(shape):
     """Its rows are the last axis but one."""
-    text = f"""(float[2,3,7,5] x) => (float[] y) {{
+    text = """(float[2,3,7,5] x) => (float[] y) {
       h = MatMul(w, x)
       t = Transpose <perm = [0,2,1,3]> (h)
       y = BN(t, n)
-    }}"""
+    }"""
     if len(shape) == 3:
         shape = (3 if shape[0] == 2 else 1, *shape[1:])
     assert_folds(build(text, {"w": shape, "n": Norm(4)}))

@@ -60,15 +60,22 @@ def repeatable(*, deterministic: bool = True) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = before[3]
 
 
-def seed_step(seed: int, step: int) -> np.random.Generator:
-    """Seed torch for one step (Dropout) and return a generator for its augmentation.
+def seed_step(seed: int, step: int) -> None:
+    """Seed torch's generators (Dropout) for one step.
 
     All randomness of a step follows from the seed, the step and the process, so that a resumed run
     needs no stored state.
     """
-    generator = np.random.default_rng((seed, step, distributed.rank()))
-    torch.manual_seed(int(generator.integers(0, 2**63)))
-    return generator
+    number = hash((seed, step, distributed.rank())) & 0x7FFF_FFFF_FFFF_FFFF
+    # torch.manual_seed would note a stack trace for a GPU that nobody has used yet, at each step.
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(number)
+
+
+def step_generator(seed: int, step: int) -> np.random.Generator:
+    """The generator for the augmentation of one step, as :func:`seed_step` for Dropout."""
+    return np.random.default_rng((seed, step, distributed.rank()))
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

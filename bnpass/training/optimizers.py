@@ -13,10 +13,13 @@ from bnpass.training.config import TrainConfig
 def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """SGD or AdamW over the parameters that want a gradient, in two groups: decayed and not."""
     groups = parameter_groups(module, config)
+    # One kernel for all parameters, where torch has it: a small net's step is half as long.
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda")
+                for group in groups for p in group["params"])
     if config.optimizer == "adamw":
         betas = (config.momentum, 0.999)
-        return torch.optim.AdamW(groups, lr=config.lr, betas=betas)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum,
+        return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=fused)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused,
                            nesterov=config.nesterov and config.momentum > 0)
 
 

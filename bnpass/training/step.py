@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from bnpass.training import distributed
-from bnpass.training.devices import autocast, seed_step
+from bnpass.training.devices import autocast, seed_step, step_generator
 from bnpass.training.feed import Pair, augment
 from bnpass.training.losses import Tally
 from bnpass.training.setup import Setup
@@ -22,11 +22,12 @@ def take_step(setup: Setup, step: int, rate: float, batches: list[Pair], tally: 
         tally: takes in loss and right answers.
     """
     config = setup.config
-    random = seed_step(config.seed, step)
+    seed_step(config.seed, step)
+    random = step_generator(config.seed, step) if config.crop or config.flip else None
     setup.set_rate(rate)
     setup.optimizer.zero_grad(set_to_none=True)
     for number, (x, y) in enumerate(batches):
-        x = augment(x, random, crop=config.crop, flip=config.flip)
+        x = x if random is None else augment(x, random, crop=config.crop, flip=config.flip)
         # Mean over the global batch: DDP averages over processes, whose parts may differ in size.
         share = len(x) * distributed.world() / setup.feed.batch
         with setup.syncing(last=number == len(batches) - 1):

@@ -273,7 +273,7 @@ def scatter(a: np.ndarray, axis: int, n: int, index: np.ndarray, op: Op) -> np.n
     moved = np.moveaxis(a, axis, 0)
     out = np.full((n, *moved.shape[1:]), np.nan)
     out[index] = moved
-    if not (out[index] == moved).all():
+    if not np.array_equal(out[index], moved, equal_nan=True):
         raise MapRefusedError("one entry is read twice, with different maps", op)
     return np.moveaxis(out, 0, axis)
 

@@ -34,8 +34,10 @@ def _counts_padding(op: Op) -> bool:
     return pads is None or any(pads) or bool(op.attrs.get("ceil_mode"))
 
 
-def _pooled(op: Op, m: Map) -> Map:
+def _pooled(op: Op, m: Map, view: View) -> Map:
     _spatial(op, m)
+    if any(not view.unread(name) for name in op.outputs[1:] if name):
+        raise MapRefusedError("its indices are read", op)
     if op.kind in ("MaxPool", "GlobalMaxPool"):
         _monotone(op, m)
     elif m.has_shift and _counts_padding(op):
@@ -45,15 +47,12 @@ def _pooled(op: Op, m: Map) -> Map:
 
 def pool_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
     """Averages pass every map, maxima those without a negative scale."""
-    return [Step(asks={0: _pooled(op, only(asks))})]
+    return [Step(asks={0: _pooled(op, only(asks), view)})]
 
 
 def pool_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     """Averages pass every map, maxima those without a negative scale."""
-    m = _pooled(op, data_only(op, carried))
-    if any(not view.unread(name) for name in op.outputs[1:] if name):
-        raise MapRefusedError("its indices are read", op)
-    return [Step(gives={0: m})]
+    return [Step(gives={0: _pooled(op, data_only(op, carried), view)})]
 
 
 # --- reductions

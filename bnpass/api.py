@@ -200,6 +200,12 @@ def fold(
     options = FoldOptions(
         tuple(only), tuple(skip), leftover, training_mode, freeze_inputs, max_growth
     )
+    if output is not None and isinstance(model, str | os.PathLike) and not plan_only:
+        from bnpass.frontends.onnx.fold_file import fold_file
+
+        check = _verify if verify else None
+        fold_file(Path(model), Path(output), options, check=check, force=force)
+        return Path(output)
     proto, folder = _read(model)
     done = fold_model(proto, options, folder=folder, plan_only=plan_only)
     if plan_only:
@@ -209,7 +215,7 @@ def fold(
     return _written(done.model, model, output, force)
 
 
-def _verify(before: onnx.ModelProto, after: onnx.ModelProto, changed: frozenset[str]) -> None:
+def _verify(before: Any, after: Any, changed: frozenset[str]) -> None:
     from bnpass.runtime.verify import verify
 
     verify(before, after, changed=changed).raise_if_failed()

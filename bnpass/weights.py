@@ -43,7 +43,7 @@ def new_weights(rewrite: Rewrite, view: View) -> NewWeights:
 
 def _load(op: Op, index: int, view: View) -> np.ndarray | None:
     constant = view.constant(op.input(index)) if op.input(index) else None
-    return None if constant is None else constant.float64()
+    return None if constant is None else constant.float64()  # a copy: it may be changed
 
 
 def _must(op: Op, index: int, view: View) -> np.ndarray:
@@ -89,15 +89,15 @@ def _conv(rewrite: Rewrite, view: View) -> NewWeights:
     kernel = weight.reshape(group, weight.shape[0] // group, weight.shape[1], -1)
     outer, inner = (2, 1) if op.kind == "ConvTranspose" else (1, 2)
     shift: np.ndarray | float = 0.0
-    changed = kernel
     if rewrite.before is not None:
         scale, t = _per_group(rewrite.before, kernel.shape, inner)
-        shift = (kernel * t).sum((inner, 3)).reshape(-1)
-        changed = changed * scale
+        if rewrite.before.has_shift:
+            shift = (kernel * t).sum((inner, 3)).reshape(-1)
+        kernel *= scale
     s_out, t_out = _vector(rewrite.after, 1, group * kernel.shape[outer])
     if rewrite.after is not None:
-        changed = changed * _per_group(rewrite.after, kernel.shape, outer)[0]
-    new = NewWeights(constants={1: changed.reshape(weight.shape)})
+        kernel *= _per_group(rewrite.after, kernel.shape, outer)[0]
+    new = NewWeights(constants={1: weight})
     old = _load(op, 2, view)
     bias = s_out * (shift + (0.0 if old is None else old)) + t_out
     if old is not None or bias.any():
@@ -130,17 +130,18 @@ def _contraction(rewrite: Rewrite, view: View) -> NewWeights:
     weight = _must(op, c.index, view)
     rank = len(c.output)
     shift = np.zeros((1,) * rank)
-    scaled = weight
     if rewrite.before is not None:
         t = aligned(rewrite.before.shift, c.dynamic, c.constant)
         gone = tuple(i for i, letter in enumerate(c.constant) if letter not in c.output)
         kept = "".join(letter for letter in c.constant if letter in c.output)
-        shift = aligned((weight * t).sum(gone), kept, c.output)
-        scaled = scaled * aligned(rewrite.before.scale, c.dynamic, c.constant)
+        if rewrite.before.has_shift:
+            shift = aligned((weight * t).sum(gone), kept, c.output)
+        weight *= aligned(rewrite.before.scale, c.dynamic, c.constant)
     after = rewrite.after or Map.identity(rank)
     new = NewWeights()
     if rewrite.before is not None or after.has_scale:
-        new.constants[c.index] = scaled * aligned(after.scale, c.output, c.constant)
+        weight *= aligned(after.scale, c.output, c.constant)
+        new.constants[c.index] = weight
     if op.kind == "Gemm":
         _gemm_bias(op, shift, after, new, view)
     else:

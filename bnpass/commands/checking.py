@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bnpass.errors import MissingDependencyError
 from bnpass.report.ui import Ui
 
 if TYPE_CHECKING:
-    import onnx
-
     from bnpass.runtime.verify import VerifyReport
 
 
 def check(
-    before: onnx.ModelProto, after: onnx.ModelProto, ui: Ui, *, changed: Collection[str] = (),
+    before: Any, after: Any, ui: Ui, *, changed: Collection[str] = (),
     provider: str = "cpu", seed: int = 0,
 ) -> VerifyReport:
     """Compare a rewritten model with the original; what it cost is printed.
 
     Args:
-        before: the original.
-        after: what would be written.
+        before: the original, a path or a ModelProto.
+        after: what would be written, likewise.
         ui: gets the result.
         changed: values whose meaning the rewrite changed on purpose.
         provider: on which the rewritten model runs.

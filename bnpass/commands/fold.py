@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
 from bnpass.commands.checking import check
@@ -48,24 +48,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
-    from bnpass.files import save_model
+    from bnpass.files import load_model
+    from bnpass.frontends.onnx.fold_file import fold_file
     from bnpass.frontends.onnx.transform import FoldOptions, fold_model
 
     path = options.want_output(args, "folded")
-    model, external = options.read_model(args.model)
-    options.check_patterns((*args.only, *args.skip), options.node_names(model))
+    if args.only or args.skip:
+        model = load_model(args.model, data=False)
+        options.check_patterns((*args.only, *args.skip), options.node_names(model))
     wanted = FoldOptions(tuple(args.only), tuple(args.skip), args.leftover, args.training_mode,
                          args.freeze_inputs, args.max_growth)
-    done = fold_model(model, wanted, folder=Path(args.model).parent, plan_only=path is None)
-    _show(done.plan, args, ui)
+
+    def prove(before: Any, after: Any, changed: frozenset[str]) -> None:
+        check(before, after, ui, changed=changed, provider=args.provider, seed=args.seed)
+
     if path is None:
+        model = load_model(args.model, data=False)
+        done = fold_model(model, wanted, folder=Path(args.model).parent, plan_only=True)
+        _show(done.plan, args, ui)
         ui.say("nothing written (no -o, or --dry-run)")
     else:
+        done = fold_file(Path(args.model), path, wanted, force=args.force,
+                         check=None if args.no_verify else prove)
+        _show(done.plan, args, ui)
         left = _count_left(done.model, ui)
-        if done.plan.entries and not args.no_verify:
-            check(model, done.model, ui, changed=done.changed, provider=args.provider,
-                  seed=args.seed)
-        save_model(done.model, path, force=args.force, source=args.model, external=external)
         ui.document["output"] = path
         ui.say(f"wrote {path} ({size(path.stat().st_size)}), {left} BatchNorm left | next: bnpass "
                f"bench {args.model} {path}")

@@ -15,7 +15,7 @@ import onnx
 
 from bnpass.errors import InputError
 from bnpass.frontends.onnx.batch_rules import Batch, Refusal, State, View, follow
-from bnpass.frontends.onnx.batch_shapes import Dims, dims_of, infer_shapes
+from bnpass.frontends.onnx.batch_shapes import Dims, dims_of, infer
 
 Use = tuple[str, int]
 """One input of one node: (first output of the node, index of the input)."""
@@ -83,38 +83,24 @@ def plan_batch(model: onnx.ModelProto) -> BatchPlan:
     (size,) = fixed
     symbols = [d[0] for d in batched.values() if isinstance(d[0], str)]
     plan = BatchPlan(symbol=symbols[0] if symbols else _fresh_symbol(model))
-    shapes = infer_shapes(_with_size(model, batched, int(size)) if symbols else model)
+    shapes, small = infer(_with_size(model, batched, int(size)) if symbols else model)
     states: dict[str, State] = dict.fromkeys(batched, Batch(0))
-    _follow_all(model, plan, int(size), shapes, states)
+    small = small | {t.name: t for t in model.graph.initializer}
+    _follow_all(model, plan, View(onnx.NodeProto(), 0, int(size), states, shapes, small), states)
     return plan
 
 
 def _follow_all(
-    model: onnx.ModelProto,
-    plan: BatchPlan,
-    size: int,
-    shapes: Mapping[str, Dims],
-    states: dict[str, State],
+    model: onnx.ModelProto, plan: BatchPlan, first: View, states: dict[str, State]
 ) -> None:
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
-    small = _small_constants(model.graph)
     for node in model.graph.node:
-        view = View(node, opset, size, states, shapes, small)
-        try:
-            made = follow(view)
-        except Refusal as reason:
-            name = node.name or next(iter(node.output), "")
-            raise InputError(
-                f"the batch size is fixed to {size} by {node.op_type} {name!r}: {reason}",
-                "export the model again with a dynamic batch axis",
-            ) from None
-        states.update(zip(node.output, made, strict=False))
-        _collect(view, plan)
+        _follow_node(node, opset, plan, first, states)
     for output in model.graph.output:
         state = states.get(output.name)
         if isinstance(state, Batch) and state.factor != 1:
             raise InputError(
-                f"output {output.name!r} merges the batch of {size} with another axis",
+                f"output {output.name!r} merges the batch of {first.size} with another axis",
                 "export the model again with a dynamic batch axis",
             )
     plan.values = {
@@ -122,6 +108,42 @@ def _follow_all(
         for n, s in states.items()
         if isinstance(s, Batch)
     }
+
+
+def _follow_node(
+    node: onnx.NodeProto, opset: int, plan: BatchPlan, first: View, states: dict[str, State]
+) -> None:
+    view = View(node, opset, first.size, states, first.shapes, first.constants)
+    try:
+        branch = _branch(view)
+        if branch is None:
+            states.update(zip(node.output, follow(view), strict=False))
+            _collect(view, plan)
+            return
+        for inner in branch.node:
+            before = len(plan.constants) + len(plan.dropped)
+            _follow_node(inner, opset, plan, first, states)
+            if len(plan.constants) + len(plan.dropped) > before:
+                view.refuse("a constant inside of its branch spells out the batch size")
+        for outer, result in zip(node.output, branch.output, strict=True):
+            states[outer] = states.get(result.name)
+    except Refusal as reason:
+        name = node.name or next(iter(node.output), "")
+        raise InputError(
+            f"the batch size is fixed to {first.size} by {node.op_type} {name!r}: {reason}",
+            "export the model again with a dynamic batch axis",
+        ) from None
+
+
+def _branch(view: View) -> onnx.GraphProto | None:
+    """The branch that an If takes whatever the batch size is."""
+    if view.node.op_type != "If" or view.node.domain:
+        return None
+    known = view.constants.get(view.node.input[0])
+    if known is None or view.state(0) is not None:
+        view.refuse("its condition is computed")
+    taken = "then_branch" if onnx.numpy_helper.to_array(known).item() else "else_branch"
+    return next(a.g for a in view.node.attribute if a.name == taken)
 
 
 def _collect(view: View, plan: BatchPlan) -> None:
@@ -154,23 +176,6 @@ def _with_size(
         if value.name in batched:
             value.type.tensor_type.shape.dim[0].dim_value = size
     return result
-
-
-def _small_constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    found = {t.name: t for t in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and not node.domain and node.attribute:
-            attribute = node.attribute[0]
-            if attribute.name == "value":
-                found[node.output[0]] = attribute.t
-            elif attribute.name in ("value_int", "value_ints"):
-                value = onnx.helper.get_attribute_value(attribute)
-                dims = [] if attribute.name == "value_int" else [len(value)]
-                flat = [value] if attribute.name == "value_int" else list(value)
-                found[node.output[0]] = onnx.helper.make_tensor(
-                    "", onnx.TensorProto.INT64, dims, flat
-                )
-    return found
 
 
 # -- applying --------------------------------------------------------------------------------------

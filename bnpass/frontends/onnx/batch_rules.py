@@ -103,6 +103,8 @@ class View:
     def ints(self, index: int) -> list[int] | None:
         """A small integer constant; None if the input is computed."""
         tensor = self.constants.get(self.node.input[index]) if self.has(index) else None
+        if self.state(index) is not None:  # folded from the size that is about to become free
+            return None
         if tensor is None or len(tensor.dims) > 1 or max(tensor.dims, default=1) > SMALL:
             return None
         values: list[int] = numpy_helper.to_array(tensor).reshape(-1).tolist()

@@ -42,7 +42,12 @@ def dtype_name(elem_type: int) -> str | None:
 
 
 # Types whose raw data is numpy's own bytes: read without onnx's helper, which is far slower.
-_PLAIN = {1: np.dtype("<f4"), 7: np.dtype("<i8"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
+_PLAIN: dict[int, np.dtype[Any]] = {
+    1: np.dtype("<f4"),
+    7: np.dtype("<i8"),
+    10: np.dtype("<f2"),
+    11: np.dtype("<f8"),
+}
 
 
 def load_tensor(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:

@@ -10,6 +10,7 @@ import onnx
 from bnpass import external
 from bnpass.frontends.onnx.read import Reading, Scope, bodies, has_bodies
 from bnpass.graph import Op
+from bnpass.patching import APPEND_FROM
 
 
 class OverflowedError(Exception):
@@ -69,15 +70,22 @@ class Editor:
             return
         tensor = self._own_tensor(op.input(index))
         if tensor is not None:
-            if list(tensor.dims) != list(rounded.shape):
-                self._retype(tensor.name, rounded)
-            overwrite(tensor, rounded)
+            self._overwrite(tensor, rounded)
             return
         suffix = ("weight", "weight", "bias")[min(index, 2)]
         base = f"{op.inputs[index]}_folded" if op.input(index) else f"{op.name}.{suffix}"
         if old is not None:
             self.grown += rounded.nbytes
         self.set_input(node, index, self.add_initializer(base, rounded))
+
+    def _overwrite(self, tensor: onnx.TensorProto, array: np.ndarray) -> None:
+        same = list(tensor.dims) == list(array.shape)
+        if same and external.is_external(tensor) and self.reading.store is not None:
+            self.reading.store.patch(tensor, array)
+            return
+        if not same:
+            self._retype(tensor.name, array)
+        overwrite(tensor, array)
 
     def _rounded(self, op: Op, array: np.ndarray, dtype: str) -> np.ndarray:
         with np.errstate(over="ignore"):
@@ -89,7 +97,7 @@ class Editor:
     def _dtype(self, op: Op) -> str:
         for name in (*op.inputs[1:2], *op.inputs[:1], *op.outputs[:1]):
             dtype = self.scope.graph.dtype(name)
-            if dtype is not None:
+            if dtype is not None and not dtype.startswith(("int", "uint", "bool")):
                 return dtype
         return "float32"
 
@@ -118,7 +126,10 @@ class Editor:
         """Store a new constant; returns its name."""
         name = self.unique(base)
         tensor = self.graph.initializer.add(name=name)
-        overwrite(tensor, array)
+        if self.reading.store is not None and array.nbytes >= APPEND_FROM:
+            self.reading.store.append(tensor, array)
+        else:
+            overwrite(tensor, array)
         self._initializers[name] = tensor
         if self.reading.model.ir_version < 4 and self.scope.outer is None:
             self.graph.input.append(

@@ -19,6 +19,7 @@ from bnpass.frontends.onnx.constants import (
 )
 from bnpass.frontends.onnx.normalize import OLDEST_OPSET, Context, normalize
 from bnpass.graph import Constant, Dim, Graph, Op
+from bnpass.patching import PatchedData
 
 OVERRIDABLE = "an initializer that callers may override (a graph input with a default)"
 
@@ -51,6 +52,7 @@ class Reading:
         folder: where its external data lies, if it was read from a file.
         scopes: the main graph and every nested body.
         readers: how often each value name is read, over all scopes.
+        store: takes new numbers of external tensors; None: they come into the model.
     """
 
     model: onnx.ModelProto
@@ -58,6 +60,7 @@ class Reading:
     opset: int
     scopes: list[Scope] = field(default_factory=list)
     readers: dict[str, int] = field(default_factory=dict)
+    store: PatchedData | None = None
 
     @property
     def main(self) -> Scope:
@@ -83,7 +86,11 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def read(
-    model: onnx.ModelProto, *, folder: Path | None = None, freeze_inputs: bool = False
+    model: onnx.ModelProto,
+    *,
+    folder: Path | None = None,
+    freeze_inputs: bool = False,
+    store: PatchedData | None = None,
 ) -> Reading:
     """Build the views of a model.
 
@@ -91,8 +98,9 @@ def read(
         model: the model; it is referred to, not copied.
         folder: where its external data lies.
         freeze_inputs: take defaults that callers may override for constants.
+        store: takes new numbers of external tensors.
     """
-    reading = Reading(model, folder, opset_of(model))
+    reading = Reading(model, folder, opset_of(model), store=store)
     types = shapes.LazyTypes(model)
     _read_scope(reading, model.graph, types, (), None, "", freeze_inputs)
     for scope in reading.scopes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
 
+from bnpass import external
 from bnpass.edits import FoldEdits
 from bnpass.errors import InputError, RefusedError
 from bnpass.frontends.onnx.apply import apply_fold, apply_insert
@@ -19,6 +20,7 @@ from bnpass.frontends.onnx.read import Reading, Scope, bodies, has_bodies, opset
 from bnpass.passes.fold import FoldEntry, FoldPlan, plan_fold
 from bnpass.passes.insert import InsertPlan, Moments, Policy, Skip, new_norms, plan_insert
 from bnpass.passes.nonlinear import find_nonlinearities
+from bnpass.patching import PatchedData
 
 _QUANTIZED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
@@ -61,10 +63,10 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _prepared(model: onnx.ModelProto, options: FoldOptions) -> onnx.ModelProto:
+def _prepared(model: onnx.ModelProto, options: FoldOptions, own: bool) -> onnx.ModelProto:
     opset_of(model)
     copy = inline_norms(model)
-    copy = _copy(model) if copy is model else copy
+    copy = _copy(model) if copy is model and not own else copy
     if options.training_mode == "inference":
         _stop_training(copy)
     return copy
@@ -104,14 +106,24 @@ def fold_model(
     *,
     folder: Path | None = None,
     plan_only: bool = False,
+    store: PatchedData | None = None,
+    fresh: Callable[[], onnx.ModelProto] | None = None,
 ) -> Folded:
     """Fold every map of a model that algebra allows to fold.
+
+    Args:
+        model: the model; unchanged, unless ``fresh`` can make it again.
+        options: what is asked for.
+        folder: where its external data lies.
+        plan_only: plan, and return the model as it is.
+        store: takes new numbers of external tensors; without it they come into the model.
+        fresh: makes the model anew; given, ``model`` itself is edited and no copy is made.
 
     Raises:
         RefusedError: cloned weights would make the model larger than ``max_growth`` times.
     """
     with _collector_paused():
-        return _fold_model(model, options, folder, plan_only)
+        return _fold_model(model, options, folder, plan_only, store, fresh)
 
 
 @contextmanager
@@ -127,12 +139,18 @@ def _collector_paused() -> Iterator[None]:
 
 
 def _fold_model(
-    model: onnx.ModelProto, options: FoldOptions, folder: Path | None, plan_only: bool
+    model: onnx.ModelProto,
+    options: FoldOptions,
+    folder: Path | None,
+    plan_only: bool,
+    store: PatchedData | None,
+    fresh: Callable[[], onnx.ModelProto] | None,
 ) -> Folded:
     avoid: frozenset[str] = frozenset()
+    size = _Size(model)
     while True:
-        copy = _prepared(model, options)
-        reading = read(copy, folder=folder, freeze_inputs=options.freeze_inputs)
+        copy = _prepared(model, options, own=fresh is not None)
+        reading = read(copy, folder=folder, freeze_inputs=options.freeze_inputs, store=store)
         plans = plan_folds(reading, options, avoid)
         whole = _joined(plans, reading)
         if plan_only:
@@ -144,17 +162,27 @@ def _fold_model(
             )
         except OverflowedError as error:
             avoid |= {error.op}
+            model = model if fresh is None else fresh()
+            if store is not None:
+                store.restart()
             continue
-        _check_growth(model, grown, options.max_growth)
+        size.check_growth(grown, options.max_growth)
         return Folded(copy, whole, plans[0].edits.changed, grown)
 
 
-def _check_growth(model: onnx.ModelProto, grown: int, most: float) -> None:
-    if grown and grown > (most - 1) * model.ByteSize():
-        raise RefusedError(
-            f"shared weights would have to be stored {grown / 2**20:.1f} MiB more than once",
-            "allow it with --max-growth (max_growth=), or leave layers out with --skip",
-        )
+class _Size:
+    """The bytes of a model's tensors, external ones among them."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.bytes = sum(external.nbytes(t) or 0 for t in model.graph.initializer)
+
+    def check_growth(self, grown: int, most: float) -> None:
+        """Raise RefusedError when clones make a model more than ``most`` times as large."""
+        if grown and grown > (most - 1) * self.bytes:
+            raise RefusedError(
+                f"shared weights would have to be stored {grown / 2**20:.1f} MiB more than once",
+                "allow it with --max-growth (max_growth=), or leave layers out with --skip",
+            )
 
 
 def _joined(plans: Sequence[FoldPlan], reading: Reading) -> FoldPlan:

@@ -1,0 +1,89 @@
+"""Fold a model file into another file: verified before it is written, all or nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from bnpass import external
+from bnpass.files import check_output, data_files, load_model, replacing, save_model
+from bnpass.frontends.onnx.transform import Folded, FoldOptions, fold_model
+from bnpass.patching import PatchedData
+
+Check = Callable[[Any, Any, frozenset[str]], object]
+"""(original, folded, values that changed) -> None, or raises; models are paths or ModelProtos."""
+
+
+def fold_file(
+    path: Path,
+    output: Path,
+    options: FoldOptions,
+    *,
+    check: Check | None = None,
+    force: bool = False,
+) -> Folded:
+    """Fold ``path`` into ``output``.
+
+    A model with external data is never read whole: its data file is copied by the kernel and the
+    weights that change are patched, one at a time.
+
+    Args:
+        path: the model file.
+        output: the file to write.
+        options: see :class:`FoldOptions`.
+        check: called before anything takes its final name.
+        force: replace an existing output.
+
+    Raises:
+        OutputError, InputError, RefusedError, and what ``check`` raises.
+    """
+    check_output(output, force=force, source=path)
+    model = load_model(path, data=False)
+    if any(external.is_external(t) for t in external.tensors(model)):
+        return _fold_external(path, model, output, options, check)
+    done = fold_model(model, options, fresh=lambda: load_model(path))
+    if check is not None and done.plan.entries:
+        check(path, done.model, done.changed)
+    save_model(done.model, output, force=force, source=path)
+    return done
+
+
+def _fold_external(
+    path: Path,
+    model: onnx.ModelProto,
+    output: Path,
+    options: FoldOptions,
+    check: Check | None,
+) -> Folded:
+    with PatchedData(model, path.parent, output) as store:
+        done = fold_model(
+            model,
+            options,
+            folder=path.parent,
+            store=store,
+            fresh=lambda: load_model(path, data=False),
+        )
+        store.redirect(external.tensors(done.model))
+        stale = _own_data(output) if output.exists() else []
+        with replacing(output) as temporary:
+            temporary.write_bytes(done.model.SerializeToString())
+            if check is not None and done.plan.entries:
+                check(path, temporary, done.changed)
+            store.flush()
+        store.keep()
+    for old in stale:
+        old.unlink(missing_ok=True)
+    return done
+
+
+def _own_data(output: Path) -> list[Path]:
+    """Data files that an earlier run of bnpass wrote for the output that is replaced."""
+    ours = re.compile(re.escape(output.name) + r"\.[0-9a-f]{16}\.data")
+    try:
+        return [p for p in data_files(output) if ours.fullmatch(p.name)]
+    except Exception:  # noqa: BLE001 - whatever was there, it is replaced
+        return []

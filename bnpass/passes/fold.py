@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from bnpass.affine import Map
-from bnpass.edits import FoldEdits, Leftover, Rewrite
+from bnpass.edits import FoldEdits, Leftover
 from bnpass.graph import Graph, Op, Use
 from bnpass.passes.chains import Chain, find_chains, refreshed
+from bnpass.passes.cleanup import drop_inverse_pairs, keep_adds
 from bnpass.passes.planner import Planner, Trial
 from bnpass.passes.select import selector
 from bnpass.rules import MapRefusedError
@@ -116,7 +117,7 @@ def plan_fold(
         leftovers=tuple(left for _, left in leftovers if left is not None),
         changed=frozenset(planner.changed),
     )
-    return FoldPlan(entries, _keep_adds(edits, graph))
+    return FoldPlan(entries, drop_inverse_pairs(keep_adds(edits, graph), graph))
 
 
 # --- one chain
@@ -248,40 +249,3 @@ def _merge_into_norm(chain: Chain, planner: Planner) -> None:
     trial.changed.update(link.op.outputs[0] for link in chain.links[:-1])
     planner.commit(trial, tuple(n for n in chain.names if n != norm.op.name))
     _remove(chain, planner, but=norm.op)
-
-
-# --- the Add behind a MatMul
-
-
-def _keep_adds(edits: FoldEdits, graph: Graph) -> FoldEdits:
-    """A shift behind a MatMul enters the Add that stood there, instead of a new one."""
-    removed = {op.name: data for op, data in edits.removed}
-    rewrites = {r.op.name: r for r in edits.rewrites}
-    for rewrite in edits.rewrites:
-        if rewrite.op.kind not in ("MatMul", "Einsum"):
-            continue
-        if rewrite.after is None or not rewrite.after.has_shift or rewrite.before is not None:
-            continue
-        add = _removed_add(rewrite.op, removed, graph)
-        if add is not None:
-            slot = 1 - removed.pop(add.name)
-            rewrites[rewrite.op.name] = Rewrite(
-                rewrite.op, None, rewrite.after.scale_only(), sources=rewrite.sources
-            )
-            new = Map(np.zeros_like(rewrite.after.shift), rewrite.after.shift)
-            rewrites[add.name] = Rewrite(add, constants={slot: new}, sources=rewrite.sources)
-    kept = tuple((op, data) for op, data in edits.removed if op.name in removed)
-    return FoldEdits(tuple(rewrites.values()), kept, edits.leftovers, edits.changed)
-
-
-def _removed_add(op: Op, removed: dict[str, int], graph: Graph) -> Op | None:
-    """The first removed Add of a constant that follows, only removed operators between."""
-    value = op.outputs[0]
-    while True:
-        uses = graph.uses(value)
-        if len(uses) != 1 or uses[0].op.name not in removed or graph.is_output(value):
-            return None
-        follower = uses[0].op
-        if follower.kind == "Add":
-            return follower
-        value = follower.outputs[0]

@@ -20,6 +20,7 @@ from bnpass.rules import RULES, MapRefusedError, Step
 from bnpass.rules.absorbers import weight
 
 _NEW = Op("a new operator", "BatchNormalization", [], [])
+_MANY = 1 << 20  # paths: more than any real sum has
 _RETRIES = 64  # alternatives tried for one map before it is given up: keeps the work linear
 
 
@@ -105,6 +106,7 @@ class Planner:
         self.removed: dict[str, int] = {}
         self.changed: set[str] = set()
         self._retries = 0
+        self._paths: dict[str, int] = {}
 
     # --- what rules may ask (the View)
 
@@ -125,6 +127,19 @@ class Planner:
     def constant(self, value: str) -> Constant | None:
         """The constant of that name, or None."""
         return self.graph.constant(value)
+
+    def paths(self, value: str) -> int:
+        """In how many ways sums lead to a value: how often a shared term counts in it."""
+        stack, counts = [value], self._paths
+        while stack:
+            op = self.graph.producer(stack[-1])
+            terms = [] if op is None else _terms(op)
+            missing = [t for t in terms if t not in counts and self.constant(t) is None]
+            if missing:
+                stack += missing
+                continue
+            counts[stack.pop()] = min(sum(counts.get(t, 0) for t in terms) or 1, _MANY)
+        return counts[value]
 
     def unread(self, value: str) -> bool:
         """Whether nothing reads a value."""
@@ -334,6 +349,13 @@ class Planner:
         self.rewrites[op.name] = Rewrite(
             op, rewrite.before, rewrite.after, rewrite.constants, known
         )
+
+
+def _terms(op: Op) -> list[str]:
+    """The values of which an operator's output is the sum, or the only one that it passes on."""
+    if op.kind in ("Add", "Sum", "Sub", "Mean"):
+        return [name for name in op.inputs if name]
+    return op.inputs[:1] if op.kind in ("Identity", "Dropout", "Cast") else []
 
 
 def _merged(maps: list[Map], value: str) -> Map:

@@ -39,6 +39,9 @@ class View(Protocol):
     def current(self, op: Op, index: int) -> np.ndarray:
         """A constant input in float64, the maps that it has already taken in applied."""
 
+    def paths(self, value: str) -> int:
+        """In how many ways sums lead to a value: how often a shared term counts in it."""
+
     def unread(self, value: str) -> bool:
         """Whether nothing reads a value."""
 

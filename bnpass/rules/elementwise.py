@@ -74,8 +74,11 @@ def sum_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
         return [Step(asks=everyone)]
     free = dynamic(op, view)
     shares = [{i: 1.0 / signs[i]} for i in [*constants(op, view), *free]]
-    if len(free) > 1:
-        shares.append({i: 1.0 / signs[i] / len(free) for i in free})
+    if len(free) > 1:  # a term that several operands share must get the same from each
+        counts = [view.paths(op.inputs[i]) for i in free]
+        for parts in ([1] * len(free), counts) if len(set(counts)) > 1 else (counts,):
+            pairs = zip(free, parts, strict=True)
+            shares.append({i: n / sum(parts) / signs[i] for i, n in pairs})
     steps = []
     reason: MapRefusedError | None = None
     for share in shares:

@@ -1,0 +1,91 @@
+"""What a fold leaves behind: an Add to keep behind a MatMul, reshapings that undo each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from bnpass.affine import Map
+from bnpass.edits import FoldEdits, Rewrite
+from bnpass.graph import Graph, Op
+
+_RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+
+
+def keep_adds(edits: FoldEdits, graph: Graph) -> FoldEdits:
+    """A shift behind a MatMul enters the Add that stood there, instead of a new one."""
+    removed = {op.name: data for op, data in edits.removed}
+    rewrites = {r.op.name: r for r in edits.rewrites}
+    for rewrite in edits.rewrites:
+        if rewrite.op.kind not in ("MatMul", "Einsum"):
+            continue
+        if rewrite.after is None or not rewrite.after.has_shift or rewrite.before is not None:
+            continue
+        add = _removed_add(rewrite.op, removed, graph)
+        if add is not None:
+            slot = 1 - removed.pop(add.name)
+            rewrites[rewrite.op.name] = Rewrite(
+                rewrite.op, None, rewrite.after.scale_only(), sources=rewrite.sources
+            )
+            new = Map(np.zeros_like(rewrite.after.shift), rewrite.after.shift)
+            rewrites[add.name] = Rewrite(add, constants={slot: new}, sources=rewrite.sources)
+    kept = tuple((op, data) for op, data in edits.removed if op.name in removed)
+    return FoldEdits(tuple(rewrites.values()), kept, edits.leftovers, edits.changed)
+
+
+def _removed_add(op: Op, removed: dict[str, int], graph: Graph) -> Op | None:
+    """The first removed Add of a constant that follows, only removed operators between."""
+    value = op.outputs[0]
+    while True:
+        uses = graph.uses(value)
+        if len(uses) != 1 or uses[0].op.name not in removed or graph.is_output(value):
+            return None
+        follower = uses[0].op
+        if follower.kind == "Add":
+            return follower
+        value = follower.outputs[0]
+
+
+def drop_inverse_pairs(edits: FoldEdits, graph: Graph) -> FoldEdits:
+    """Two Transposes, or two reshapings, that undo each other once what stood between is gone."""
+    removed = {op.name: data for op, data in edits.removed}
+    kept = {left.ops[-1].name for left in edits.leftovers}
+    pairs: list[tuple[Op, int]] = []
+    for op, data in edits.removed:
+        first = graph.producer(op.inputs[data])
+        if op.name in kept or first is None or first.name in removed:
+            continue
+        second = _next_kept(first, removed, kept, graph)
+        if second is not None and second.name not in removed and _inverse(first, second, graph):
+            removed[first.name] = removed[second.name] = 0
+            pairs += [(first, 0), (second, 0)]
+    if not pairs:
+        return edits
+    return replace(edits, removed=(*edits.removed, *pairs))
+
+
+def _next_kept(op: Op, removed: dict[str, int], kept: set[str], graph: Graph) -> Op | None:
+    """The operator behind the removed ones that follow, each the only reader of the one before."""
+    while True:
+        uses = graph.uses(op.outputs[0])
+        if len(uses) != 1 or uses[0].index < 0 or graph.is_output(op.outputs[0]):
+            return None
+        op = uses[0].op
+        if op.name in kept or (op.name in removed and removed[op.name] != uses[0].index):
+            return None
+        if op.name not in removed:
+            return op if uses[0].index == 0 else None
+
+
+def _inverse(first: Op, second: Op, graph: Graph) -> bool:
+    if first.kind == second.kind == "Transpose":
+        rank = graph.rank(first.inputs[0])
+        if rank is None:
+            return False
+        a, b = (op.attrs.get("perm") or list(range(rank))[::-1] for op in (first, second))
+        return [a[i] for i in b] == list(range(rank))
+    if first.kind in _RESHAPES and second.kind in _RESHAPES:
+        before, after = graph.shape(first.inputs[0]), graph.shape(second.outputs[0])
+        return before is not None and None not in before and before == after
+    return False

@@ -1,0 +1,11 @@
+"""The torch frontend: nn.Module, torch.fx.GraphModule or ExportedProgram <-> the neutral view.
+
+``tracing`` makes a GraphModule, ``info`` finds its shapes, ``inplace`` makes writes explicit,
+``read`` builds the view with the rows of ``vocabulary``, ``apply`` carries a plan out.
+"""
+
+from __future__ import annotations
+
+from bnpass.frontends.fx.transform import fx_fold, fx_graph, fx_insert
+
+__all__ = ["fx_fold", "fx_graph", "fx_insert"]

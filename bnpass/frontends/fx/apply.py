@@ -1,0 +1,282 @@
+"""Applies planned edits to the GraphModule that a view was read from."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from bnpass.edits import BiasDrop, FoldEdits, Leftover, NewNorm
+from bnpass.frontends.fx.call import Slot
+from bnpass.frontends.fx.editor import Arrays, Editor
+from bnpass.frontends.fx.info import META, Info
+from bnpass.frontends.fx.modules import ChannelsLastBatchNorm
+from bnpass.frontends.fx.read import Reading
+from bnpass.frontends.fx.slots import argument, data_argument, set_argument
+from bnpass.graph import Op
+from bnpass.importer.modules import BatchNorm
+from bnpass.passes.planner import Planner
+from bnpass.weights import NewWeights, new_weights
+
+_NORMS: dict[int, type[nn.Module]] = {
+    2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d
+}  # fmt: skip
+
+
+def apply_fold(reading: Reading, edits: FoldEdits) -> int:
+    """Change a reading's module in place; returns the bytes of weights that were duplicated.
+
+    Raises:
+        OverflowedError: some new weight is not finite; the module is then half edited.
+    """
+    editor = Editor(reading)
+    view = Planner(reading.graph)
+    planned = [(r.op, new_weights(r, view)) for r in edits.rewrites]
+    _set_modules(editor, planned)
+    for op, new in planned:
+        _set_function(editor, op, new)
+    last = {left.ops[-1].name for left in edits.leftovers}
+    removed = {op.name: data for op, data in edits.removed}
+    order = reading.graph.order
+    for op, data in sorted(edits.removed, key=lambda pair: order[pair[0].name]):
+        if op.name not in last:
+            editor.remove(op, data)
+    for left in edits.leftovers:
+        _write_leftover(editor, left, removed[left.ops[-1].name])
+    editor.finish()
+    return editor.grown
+
+
+def _set_modules(editor: Editor, planned: list[tuple[Op, NewWeights]]) -> None:
+    """All new weights of one module at once: its calls may want different ones."""
+    modules: dict[str, dict[fx.Node, tuple[str, Arrays]]] = {}
+    for op, new in planned:
+        node = editor.reading.nodes[op.name]
+        if node.op == "call_module" and new.constants:
+            arrays = {
+                editor.reading.slots[op.name, index].name: array
+                for index, array in new.constants.items()
+            }
+            modules.setdefault(str(node.target), {})[node] = op.name, arrays
+    for path, plans in modules.items():
+        editor.set_module(path, plans)
+
+
+def _set_function(editor: Editor, op: Op, new: NewWeights) -> None:
+    node = editor.reading.nodes[op.name]
+    if node.op != "call_module":
+        for index, array in sorted(new.constants.items()):
+            slot = editor.reading.slots[op.name, index]
+            editor.set_argument(op, slot, array, _like(editor, op, index))
+        for name, value in new.attrs.items():
+            if argument(node, name) is not None or op.input(2):
+                set_argument(node, name, value)
+    if new.add is not None:
+        editor.add_behind(node, op.name, new.add)
+
+
+def _like(editor: Editor, op: Op, index: int) -> torch.Tensor:
+    """A tensor of the type and the device that a constant input has, or gets."""
+    names = [op.input(index), *op.inputs]
+    dtype = next(
+        (editor.reading.graph.dtype(n) for n in names if n and editor.reading.graph.dtype(n)),
+        "float32",
+    )
+    device = editor.device(editor.reading.nodes[op.name])
+    return torch.empty(0, dtype=getattr(torch, str(dtype)), device=device)
+
+
+# --- what stays ----------------------------------------------------------------------------------
+
+
+def _write_leftover(editor: Editor, left: Leftover, data: int) -> None:
+    last = left.ops[-1]
+    node = editor.reading.nodes[last.name]
+    source = data_argument(node, editor.reading.slots.get((last.name, data)))
+    info = node.meta.get(META)
+    if left.style == "bn":
+        made = _as_batch_norm(editor, node, source, left)
+    else:
+        made = _as_affine(editor, node, source, left)
+    made.meta[META] = info
+    node.replace_all_uses_with(made, lambda user: user is not made)
+    editor.graph.erase_node(node)
+
+
+def _tensor(editor: Editor, node: fx.Node, array: np.ndarray) -> torch.Tensor:
+    info = node.meta.get(META)
+    dtype = getattr(torch, info.dtype) if isinstance(info, Info) else torch.float32
+    return torch.as_tensor(np.ascontiguousarray(array)).to(dtype=dtype, device=editor.device(node))
+
+
+def _as_batch_norm(editor: Editor, node: fx.Node, source: fx.Node, left: Leftover) -> fx.Node:
+    n = max(left.map.shape)
+    vectors = left.map.vectors(left.axis, n)
+    assert vectors is not None
+    module: Any = _NORMS.get(left.map.rank, BatchNorm)(n, eps=0.0)
+    module.weight = nn.Parameter(_tensor(editor, node, vectors[0]))
+    module.bias = nn.Parameter(_tensor(editor, node, vectors[1]))
+    module.running_mean = torch.zeros_like(module.weight.data)
+    module.running_var = torch.ones_like(module.weight.data)
+    path = editor.add_module(f"{left.ops[0].name}_bn", module)
+    with editor.graph.inserting_before(node):
+        return editor.graph.call_module(path, (source,))
+
+
+def _as_affine(editor: Editor, node: fx.Node, source: fx.Node, left: Leftover) -> fx.Node:
+    value = source
+    for role, function, array, wanted in (
+        ("scale", torch.mul, left.map.scale, left.map.has_scale),
+        ("shift", torch.add, left.map.shift, left.map.has_shift),
+    ):
+        if wanted:
+            tensor = _tensor(editor, node, array)
+            path = editor.add_tensor(f"{left.ops[0].name}_{role}", tensor, trainable=True)
+            with editor.graph.inserting_before(node):
+                constant = editor.graph.get_attr(path)
+                value = editor.graph.call_function(function, (value, constant))
+            value.meta[META] = node.meta.get(META)
+    return value
+
+
+# --- insertion -----------------------------------------------------------------------------------
+
+
+def apply_insert(reading: Reading, norms: list[NewNorm], *, sync: bool = False) -> dict[str, str]:
+    """Insert BatchNorms and drop the biases that they make redundant, in place.
+
+    Returns:
+        The path of every new module, by the norm's name.
+    """
+    editor = Editor(reading)
+    places = {norm.name: place_of(reading, norm.value) for norm in norms}
+    dropped: dict[str, list[BiasDrop]] = {}
+    seen: set[tuple[str, int]] = set()
+    paths = {}
+    for norm in norms:
+        place = places[norm.name]
+        assert place is not None
+        paths[norm.name] = _insert_norm(editor, norm, place, sync)
+    for norm in norms:
+        for drop in norm.drops:
+            if (drop.op.name, drop.index) in seen:
+                continue
+            seen.add((drop.op.name, drop.index))
+            if drop.whole:
+                editor.remove(drop.op, drop.data)
+            else:
+                slot = reading.slots[drop.op.name, drop.index]
+                dropped.setdefault(slot.module, []).append(drop)
+    for path, drops in dropped.items():
+        _drop_biases(editor, path, drops)
+    editor.finish()
+    return paths
+
+
+def place_of(reading: Reading, value: str) -> fx.Node | None:
+    """The node behind which a norm on this value stands; None where no node makes just it."""
+    node = reading.sources.get(value)
+    if node is None:
+        return None
+    if reading.values.get(node) == value:
+        return node
+    takers = [n for n in reading.gm.graph.nodes if reading.values.get(n) == value]
+    for other in takers[1:]:
+        other.replace_all_uses_with(takers[0])
+    return takers[0] if takers else None
+
+
+def _insert_norm(editor: Editor, norm: NewNorm, place: fx.Node, sync: bool) -> str:
+    module = _new_norm(norm, sync)
+    info = place.meta.get(META)
+    dtype = getattr(torch, info.dtype) if isinstance(info, Info) else torch.float32
+    module.to(dtype=dtype, device=editor.device(place))
+    path = editor.add_module(norm.name, module)
+    users = _readers(editor, norm, place)
+    made = [place]
+    turned = sync and norm.axis != 1 and norm.rank > 2
+    with editor.graph.inserting_after(_last_of(place)):
+        if turned:
+            made.append(editor.graph.call_method("movedim", (place, -1, 1)))
+            made.append(editor.graph.call_module(path, (made[-1],)))
+            made.append(editor.graph.call_method("movedim", (made[-1], 1, -1)))
+            for first, second in pairwise(made[1:]):
+                first.append(second)
+        else:
+            made.append(editor.graph.call_module(path, (place,)))
+    for node in made[1:]:
+        node.meta[META] = info
+    if turned and isinstance(info, Info):
+        moved = Info((info.shape[0], info.shape[-1], *info.shape[1:-1]), info.dtype)
+        made[1].meta[META] = made[2].meta[META] = moved
+    for user in users:
+        user.replace_input_with(place, made[-1])
+    return path
+
+
+def _last_of(place: fx.Node) -> fx.Node:
+    """Behind the inputs of the graph, not between them."""
+    while place.op == "placeholder" and place.next.op == "placeholder":
+        place = place.next
+    return place
+
+
+def _readers(editor: Editor, norm: NewNorm, place: fx.Node) -> list[fx.Node]:
+    chosen = getattr(norm, "readers", None)
+    if chosen is None:
+        return list(place.users)
+    nodes = {editor.reading.origins[name] for name in chosen}
+    return [user for user in place.users if user in nodes]
+
+
+def _new_norm(norm: NewNorm, sync: bool) -> nn.Module:
+    n = norm.scale.size
+    kind: Any = _NORMS.get(norm.rank, BatchNorm)
+    if sync:
+        kind = nn.SyncBatchNorm
+    elif norm.axis != 1 and norm.rank > 2:
+        kind = ChannelsLastBatchNorm
+    module = kind(n, eps=norm.epsilon, momentum=norm.momentum)
+    with torch.no_grad():
+        module.weight.copy_(torch.as_tensor(norm.scale))
+        module.bias.copy_(torch.as_tensor(norm.bias))
+        module.running_mean.copy_(torch.as_tensor(norm.mean))
+        module.running_var.copy_(torch.as_tensor(norm.var))
+    assert isinstance(module, nn.Module)
+    return module
+
+
+def _drop_biases(editor: Editor, path: str, drops: list[BiasDrop]) -> None:
+    if not path:
+        for drop in drops:
+            _drop_argument(editor.reading.slots[drop.op.name, drop.index])
+        return
+    nodes = [editor.reading.nodes[drop.op.name] for drop in drops]
+    calls = [n for n in editor.graph.nodes if n.op == "call_module" and n.target == path]
+    target = path
+    if len(nodes) < len(calls) or editor._others_read(path):
+        target = editor._clone(path, nodes)
+    module = editor.gm.get_submodule(target)
+    if torch.nn.utils.parametrize.is_parametrized(module, "bias"):
+        torch.nn.utils.parametrize.remove_parametrizations(module, "bias")
+    module.register_parameter("bias", None)
+
+
+def _drop_argument(slot: Slot) -> None:
+    node = slot.node
+    if slot.name != "x":  # only addmm's C is called so, and it cannot be left out
+        set_argument(node, slot.name, None)
+        return
+    names = ("mat1", "mat2")
+    alpha = argument(node, "alpha")
+    if alpha in (None, 1):
+        node.args, node.kwargs = tuple(argument(node, n) for n in names), {}
+        atens = isinstance(node.target, torch._ops.OpOverload)
+        if node.op == "call_method":
+            node.op = "call_function"
+        node.target = torch.ops.aten.mm.default if atens else torch.mm
+    else:
+        set_argument(node, "beta", 0)

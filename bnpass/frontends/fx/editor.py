@@ -1,0 +1,304 @@
+"""Surgery on a GraphModule: new weights, removed and added nodes, and no trace left behind."""
+
+from __future__ import annotations
+
+import copy
+import operator
+import re
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from bnpass.frontends.fx.call import Slot
+from bnpass.frontends.fx.info import META, Info
+from bnpass.frontends.fx.inplace import shares_written_memory
+from bnpass.frontends.fx.read import Reading
+from bnpass.frontends.fx.slots import argument, as_tensor, data_argument, set_argument
+from bnpass.frontends.fx.tracing import owner
+from bnpass.graph import Op
+
+Arrays = dict[str, np.ndarray]
+"""New values of a module's attributes, by name."""
+
+
+class OverflowedError(Exception):
+    """New weights of an operator are not finite in their type."""
+
+    def __init__(self, op: str) -> None:
+        super().__init__(op)
+        self.op = op
+
+
+class Editor:
+    """Edits the module of a reading in place; ``finish`` makes it runnable again."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading, self.gm = reading, reading.gm
+        self.graph = reading.gm.graph
+        self.grown = 0
+        self._before = self._targets()
+
+    def _targets(self) -> set[str]:
+        return {str(n.target) for n in self.graph.nodes if n.op in ("call_module", "get_attr")}
+
+    # --- names -----------------------------------------------------------------------------------
+
+    def path(self, name: str) -> str:
+        """A path that is free, made of a name that may hold any characters."""
+        clean = re.sub(r"[^0-9A-Za-z_.]+", "_", name).strip("._") or "bn"
+        path, n = clean, 1
+        while self._taken(path):
+            n += 1
+            path = f"{clean}_{n}"
+        return path
+
+    def _taken(self, path: str) -> bool:
+        at: Any = self.gm
+        for part in path.split("."):
+            if not hasattr(at, part):
+                return False
+            at = getattr(at, part)
+        return True
+
+    def add_module(self, name: str, module: nn.Module) -> str:
+        """Attach a module at a free path; returns the path."""
+        path = self.path(name)
+        module.train(self.gm.training)
+        owner(self.gm, path).add_module(path.rpartition(".")[2], module)
+        return path
+
+    def add_tensor(self, name: str, tensor: torch.Tensor, *, trainable: bool) -> str:
+        """Attach a parameter or a buffer at a free path; returns the path."""
+        path = self.path(name)
+        home, leaf = owner(self.gm, path), path.rpartition(".")[2]
+        if trainable:
+            home.register_parameter(leaf, nn.Parameter(tensor, requires_grad=True))
+        else:
+            home.register_buffer(leaf, tensor)
+        return path
+
+    # --- weights ---------------------------------------------------------------------------------
+
+    def set_module(self, path: str, plans: dict[fx.Node, tuple[str, Arrays]]) -> None:
+        """Give a module new weights; calls of it that want others get a clone.
+
+        Args:
+            path: of the module.
+            plans: (operator, new arrays) for the calls whose weights change.
+        """
+        calls = [n for n in self.graph.nodes if n.op == "call_module" and n.target == path]
+        same = self._others_read(path)
+        groups: list[tuple[Arrays, list[fx.Node], str]] = []
+        for node in calls:
+            name, arrays = plans.get(node, ("", {}))
+            for known, nodes, _ in groups:
+                if _equal(known, arrays):
+                    nodes.append(node)
+                    break
+            else:
+                groups.append((arrays, [node], name))
+        kept = same or any(not arrays for arrays, _, _ in groups)
+        for arrays, nodes, name in groups:
+            if not arrays:
+                continue
+            target = self._clone(path, nodes) if kept else path
+            kept = True
+            _write_module(self.gm.get_submodule(target), arrays, name)
+
+    def _others_read(self, path: str) -> bool:
+        """Whether a weight of the module is also read as an attribute."""
+        return any(
+            n.op == "get_attr" and str(n.target).startswith(f"{path}.") for n in self.graph.nodes
+        )
+
+    def _clone(self, path: str, nodes: list[fx.Node]) -> str:
+        module = copy.deepcopy(self.gm.get_submodule(path))
+        self.grown += sum(p.numel() * p.element_size() for p in module.parameters())
+        new = self.path(path)
+        owner(self.gm, new).add_module(new.rpartition(".")[2], module)
+        for node in nodes:
+            node.target = new
+        return new
+
+    def set_argument(self, op: Op, slot: Slot, array: np.ndarray, like: torch.Tensor) -> None:
+        """Give a function another constant."""
+        node = slot.node
+        old = argument(node, slot.name)
+        tensor = as_tensor(array, like)
+        check(op.name, tensor)
+        if slot.scalar or (isinstance(old, int | float) and tensor.numel() == 1):
+            set_argument(node, slot.name, float(tensor.double().reshape(())))
+            return
+        path = self._own_path(old, node)
+        if path is not None:
+            _replace_tensor(self.gm, path, tensor)
+            return
+        trainable = not isinstance(old, int | float)
+        base = f"{old.target}" if _is_attribute(old) else f"{op.name}_{slot.name.strip('*')}"
+        name = self.add_tensor(base, tensor, trainable=trainable)
+        self.grown += tensor.numel() * tensor.element_size()
+        with self.graph.inserting_before(node):
+            value = self.graph.get_attr(name)
+        value.meta[META] = Info(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        set_argument(node, slot.name, value)
+
+    def _own_path(self, old: Any, node: fx.Node) -> str | None:
+        """The path of an attribute that nothing but this one argument reads."""
+        if not _is_attribute(old):
+            return None
+        path = str(old.target)
+        readers = [n for n in self.graph.nodes if n.op == "get_attr" and n.target == path]
+        home = path.rpartition(".")[0]
+        called = any(n.op == "call_module" and n.target == home for n in self.graph.nodes)
+        users = [u for r in readers for u in r.users]
+        times = sum(a is old for a in [*node.args, *node.kwargs.values()])
+        return path if users == [node] and times == 1 and not called else None
+
+    # --- nodes -----------------------------------------------------------------------------------
+
+    def add_behind(self, node: fx.Node, name: str, shift: np.ndarray) -> None:
+        """Add a constant to what a node makes, for all its readers."""
+        info = node.meta.get(META)
+        dtype = getattr(torch, info.dtype) if isinstance(info, Info) else torch.float32
+        tensor = torch.as_tensor(_unpadded(shift)).to(dtype=dtype, device=self.device(node))
+        check(name, tensor)
+        path = self.add_tensor(f"{name}_bias", tensor, trainable=True)
+        with self.graph.inserting_after(node):
+            bias = self.graph.get_attr(path)
+        with self.graph.inserting_after(bias):
+            total = self.graph.call_function(operator.add, (node, bias))
+        bias.meta[META] = Info(tuple(tensor.shape), str(dtype).removeprefix("torch."))
+        total.meta[META] = info
+        node.replace_all_uses_with(total, lambda user: user is not total)
+
+    def remove(self, op: Op, data: int) -> None:
+        """Take a node out; its readers get what it read."""
+        node = self.reading.nodes[op.name]
+        source = data_argument(node, self.reading.slots.get((op.name, data)))
+        shared = source.op in ("placeholder", "get_attr") or len(source.users) > 1
+        if shared and shares_written_memory(self.gm, node):
+            with self.graph.inserting_before(node):
+                copied = self.graph.call_method("clone", (source,))
+            copied.meta[META] = source.meta.get(META)
+            source = copied
+        for user in node.users:
+            _allow_strides(user)
+        node.replace_all_uses_with(source)
+        self.graph.erase_node(node)
+
+    def device(self, node: fx.Node) -> torch.device:
+        """Where a node computes: where its module's or the network's parameters are."""
+        if node.op == "call_module":
+            held = list(self.gm.get_submodule(str(node.target)).parameters())
+            if held:
+                return held[0].device
+        everything = [*self.gm.parameters(), *self.gm.buffers()]
+        return everything[0].device if everything else torch.device("cpu")
+
+    def finish(self) -> None:
+        """Drop what nothing reads any more, and compile."""
+        for node in reversed(self.graph.nodes):
+            value = self.reading.values.get(node)
+            constant = isinstance(value, str) and value in self.reading.constants
+            if not node.users and (node.op == "get_attr" or constant):
+                self.graph.erase_node(node)
+        for path in sorted(self._before - self._targets()):
+            self._drop(path)
+        self.graph.lint()
+        self.gm.recompile()
+
+    def _drop(self, path: str) -> None:
+        home, _, leaf = path.rpartition(".")
+        try:
+            holder = self.gm.get_submodule(home)
+        except AttributeError:
+            return
+        if hasattr(holder, leaf) and not self._still_called(path):
+            delattr(holder, leaf)
+        while home and _is_empty(self.gm.get_submodule(home)):
+            self.gm.delete_submodule(home)
+            home = home.rpartition(".")[0]
+
+    def _still_called(self, path: str) -> bool:
+        """Whether some target lies at, above or below the path."""
+        return any(t.startswith(f"{path}.") or path.startswith(f"{t}.") for t in self._targets())
+
+
+def _unpadded(shift: np.ndarray) -> np.ndarray:
+    """Without the leading axes of size 1."""
+    axes = [i for i, n in enumerate(shift.shape) if n != 1]
+    return shift.reshape(shift.shape[axes[0] :] if axes else (1,))
+
+
+def _is_attribute(value: Any) -> bool:
+    return isinstance(value, fx.Node) and value.op == "get_attr"
+
+
+def _is_empty(module: nn.Module) -> bool:
+    held = (module._modules, module._parameters, module._buffers)
+    return type(module) is nn.Module and not any(held)
+
+
+def _equal(a: Arrays, b: Arrays) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def _allow_strides(user: fx.Node) -> None:
+    """``view`` may depend on the removed node's memory layout; ``reshape`` does not."""
+    if user.op == "call_method" and user.target == "view":
+        user.target = "reshape"
+    elif user.target is torch.ops.aten.view.default:
+        user.target = torch.ops.aten.reshape.default
+
+
+def check(op: str, tensor: torch.Tensor) -> None:
+    """Raise OverflowedError for numbers that are not finite."""
+    if not bool(torch.isfinite(tensor).all()):
+        raise OverflowedError(op)
+
+
+# --- modules -------------------------------------------------------------------------------------
+
+
+def _write_module(module: nn.Module, arrays: Arrays, op: str) -> None:
+    for name, array in arrays.items():
+        if isinstance(module, nn.RNNBase):
+            _write_recurrent(module, name, array, op)
+        else:
+            _write_attribute(module, name, array, op)
+
+
+def _write_recurrent(module: nn.RNNBase, name: str, array: np.ndarray, op: str) -> None:
+    """One row a direction; of a bias row the first half is the input's."""
+    for row, end in zip(array, ["", "_reverse"], strict=False):
+        half = row[: len(row) // 2] if name.startswith("bias") else row
+        _write_attribute(module, name + end, half, op)
+
+
+def _write_attribute(module: nn.Module, name: str, array: np.ndarray, op: str) -> None:
+    old = getattr(module, name, None)
+    if isinstance(old, int | float):
+        setattr(module, name, float(array))
+        return
+    like = old if old is not None else next(module.parameters(), None)
+    tensor = torch.as_tensor(array).float() if like is None else as_tensor(array, like)
+    check(op, tensor)
+    if name in module._buffers and old is not None:
+        module._buffers[name] = tensor
+        return
+    grad = old.requires_grad if old is not None else True
+    setattr(module, name, nn.Parameter(tensor, requires_grad=grad))
+
+
+def _replace_tensor(gm: fx.GraphModule, path: str, tensor: torch.Tensor) -> None:
+    home, _, leaf = path.rpartition(".")
+    holder = gm.get_submodule(home)
+    old = getattr(holder, leaf)
+    if isinstance(old, nn.Parameter):
+        setattr(holder, leaf, nn.Parameter(tensor, requires_grad=old.requires_grad))
+    elif leaf in holder._buffers:
+        holder._buffers[leaf] = tensor
+    else:
+        setattr(holder, leaf, tensor)

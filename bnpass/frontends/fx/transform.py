@@ -1,0 +1,148 @@
+"""Whole passes on torch modules: trace, read, plan, apply. The module given is never changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from bnpass.errors import RefusedError
+from bnpass.frontends.fx.apply import apply_fold, apply_insert, place_of
+from bnpass.frontends.fx.editor import OverflowedError
+from bnpass.frontends.fx.hooks import bake
+from bnpass.frontends.fx.info import propagate
+from bnpass.frontends.fx.read import Reading, read
+from bnpass.frontends.fx.tracing import mode, trace
+from bnpass.graph import Graph
+from bnpass.passes.fold import FoldPlan, plan_fold
+from bnpass.passes.insert import InsertPlan, Policy, new_norms, plan_insert
+
+Model = nn.Module | torch.export.ExportedProgram
+Inputs = tuple[Any, ...] | None
+
+
+def _ready(model: Model, example_inputs: Inputs) -> fx.GraphModule:
+    gm = trace(model, example_inputs)
+    propagate(gm, example_inputs)
+    return gm
+
+
+def _check_mode(model: Model) -> None:
+    if isinstance(model, nn.Module) and model.training:
+        raise RefusedError(
+            f"{type(model).__name__} is in train mode: its BatchNorms use the batch's statistics",
+            "call .eval() first (and bnpass.calibrate for the statistics of the population)",
+        )
+
+
+def fx_fold(
+    model: Model,
+    example_inputs: Inputs = None,
+    *,
+    only: tuple[str, ...] = (),
+    skip: tuple[str, ...] = (),
+    leftover: str = "bn",
+    training_mode: str = "refuse",
+    plan_only: bool = False,
+) -> fx.GraphModule | FoldPlan:
+    """Fold every per-channel affine map of a torch module; see :func:`bnpass.fold`.
+
+    Weights keep their type and device; each is rounded once. A module that is called twice, or a
+    weight that others read too, is cloned where the calls need different ones; parametrized
+    weights (weight_norm ...) become plain.
+
+    Args:
+        model: in eval mode.
+        example_inputs: a tuple of what ``forward`` takes; not needed for what ``insert`` made.
+        only, skip: glob patterns on operator names (paths of modules, names of nodes).
+        leftover: what a chain becomes that cannot fold: ``bn``, or ``affine``.
+        training_mode: ``inference``: take it as if it were in eval mode.
+        plan_only: return the plan and change nothing.
+
+    Raises:
+        RefusedError: the module is in train mode.
+        InputError, UnsupportedError: it cannot be traced, or its shapes cannot be found.
+    """
+    if training_mode != "inference":
+        _check_mode(model)
+    avoid: frozenset[str] = frozenset()
+    while True:
+        gm = _ready(model, example_inputs)
+        if training_mode == "inference":
+            gm.eval()
+        bake(gm)
+        reading = read(gm)
+        plan = plan_fold(reading.graph, only=only, skip=skip, leftover=leftover, avoid=avoid)
+        if plan_only:
+            return plan
+        try:
+            apply_fold(reading, plan.edits)
+        except OverflowedError as error:
+            avoid |= {error.op}
+            continue
+        return gm
+
+
+def fx_insert(
+    model: Model,
+    example_inputs: Inputs = None,
+    *,
+    policy: Policy | None = None,
+    init: str = "fresh",
+    data: Any = None,
+    eps: float = 1e-5,
+    momentum: float = 0.1,
+    sync: bool = False,
+    plan_only: bool = False,
+) -> fx.GraphModule | InsertPlan:
+    """Insert a BatchNorm in front of every nonlinearity; see :func:`bnpass.insert`.
+
+    New modules are named after the layer in front (``conv1`` -> ``conv1_bn``); for values whose
+    channels are the last of more than two axes they are
+    :class:`~bnpass.frontends.fx.modules.ChannelsLastBatchNorm`. An old state_dict loads into the
+    result: a bias that was dropped moves into beta.
+
+    Args:
+        model: in either mode; the result is in the same.
+        example_inputs: a tuple of what ``forward`` takes.
+        policy: which nonlinearities; by default all but gates and the last ones.
+        init, data, eps, momentum: see :func:`bnpass.insert`.
+        sync: insert SyncBatchNorm, for DistributedDataParallel.
+        plan_only: return the plan and change nothing.
+    """
+    from bnpass.frontends.fx.loading import find_arrivals, install
+    from bnpass.frontends.fx.moments import measure
+
+    gm = _ready(model, example_inputs)
+    with mode(gm, False):
+        reading = read(gm)
+    plan = _realizable(reading, policy or Policy())
+    if plan_only:
+        return plan
+    moments = None
+    if init == "calibrated":
+        moments = lambda sites: measure(gm, reading, sites, data)  # noqa: E731
+    norms = new_norms(plan, init, epsilon=eps, momentum=momentum, moments=moments)
+    arrivals = find_arrivals(reading, plan)
+    paths = apply_insert(reading, norms, sync=sync)
+    install(gm, arrivals, paths, eps)
+    return gm
+
+
+def _realizable(reading: Reading, policy: Policy) -> InsertPlan:
+    """A plan whose sites are values that nodes make, not steps inside of a node."""
+    while True:
+        plan = plan_insert(reading.graph, policy)
+        inside = [s for s in plan.sites if place_of(reading, s.value) is None]
+        if not inside:
+            return plan
+        names = tuple(n for s in inside for n in s.nonlinearities)
+        policy = Policy(**{**vars(policy), "skip": (*policy.skip, *names)})
+
+
+def fx_graph(model: Model, example_inputs: Inputs = None) -> Graph:
+    """The neutral view of a torch module, as inference sees it."""
+    gm = _ready(model, example_inputs)
+    with mode(gm, False):
+        return read(gm).graph

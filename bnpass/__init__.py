@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bnpass.api import fold as fold
     from bnpass.api import insert as insert
     from bnpass.api import inspect as inspect
+    from bnpass.api import strip as strip
     from bnpass.errors import BnpassError as BnpassError
     from bnpass.export import export as export
     from bnpass.importer import register_op as register_op
@@ -32,6 +33,7 @@ _HOME = {
     "fold": "bnpass.api",
     "calibrate": "bnpass.api",
     "inspect": "bnpass.api",
+    "strip": "bnpass.api",
     "export": "bnpass.export",
     "to_torch": "bnpass.importer",
     "write_back": "bnpass.importer",
@@ -50,6 +52,7 @@ __all__ = [
     "inspect",
     "register_op",
     "session",
+    "strip",
     "to_torch",
     "verify",
     "write_back",

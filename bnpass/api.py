@@ -75,6 +75,7 @@ def insert(
     before: Sequence[str] = (),
     norms: bool = False,
     allow_unfoldable: bool = False,
+    strip: Sequence[str] = (),
     eps: float = 1e-5,
     momentum: float = 0.1,
     sync: bool = False,
@@ -100,6 +101,7 @@ def insert(
         before: operator types, e.g. ``("relu", "sigmoid")``; empty: all.
         norms: also behind a LayerNorm, InstanceNorm or GroupNorm.
         allow_unfoldable: insert also where the BatchNorm could not be folded back.
+        strip: take ``lrn`` or ``dropout`` out first, see :func:`strip`.
         eps: added to the variance.
         momentum: torch's momentum of the running statistics.
         sync: torch only: insert SyncBatchNorm.
@@ -121,6 +123,8 @@ def insert(
     if is_module(model):
         from bnpass.frontends.fx import fx_insert
 
+        if strip:
+            model = _strip(model, strip, example_inputs)
         return fx_insert(
             model, example_inputs, policy=policy, init=init, data=data, eps=eps,
             momentum=momentum, sync=sync, plan_only=plan_only,
@@ -129,6 +133,7 @@ def insert(
 
     _check_output(model, output, force)
     proto, folder = _read(model)
+    proto = _strip(proto, strip) if strip else proto
     moments = _moments(proto, data) if init == "calibrated" else None
     options = InsertOptions(policy, init, eps, momentum)
     done = insert_model(proto, options, folder=folder, moments=moments, plan_only=plan_only)
@@ -219,6 +224,46 @@ def _verify(before: Any, after: Any, changed: frozenset[str]) -> None:
     from bnpass.runtime.verify import verify
 
     verify(before, after, changed=changed).raise_if_failed()
+
+
+def strip(
+    model: Any,
+    what: Sequence[str] = ("lrn", "dropout"),
+    example_inputs: tuple[Any, ...] | None = None,
+    *,
+    dropout: float | None = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    output: str | os.PathLike[str] | None = None,
+    force: bool = False,
+) -> Any:
+    """Take out what BatchNorm makes unnecessary: LRN and Dropout (arXiv:1502.03167, 4.2.1).
+
+    Args:
+        model: path of an ONNX file or ModelProto; or a torch module.
+        what: ``lrn``, ``dropout`` or both.
+        example_inputs: torch only, for a module that is not traced yet.
+        dropout: keep every Dropout, with this ratio instead.
+        only, skip: glob patterns on operator names.
+        output: ONNX only: write the result there.
+        force: replace an existing ``output``.
+
+    Returns:
+        A ModelProto, or the path written, or a GraphModule; the model given is unchanged.
+    """
+    if is_module(model):
+        from bnpass.frontends.fx import fx_strip
+
+        return fx_strip(model, what, example_inputs, dropout=dropout, only=only, skip=skip)
+    from bnpass.frontends.onnx.transform import strip_model
+
+    _check_output(model, output, force)
+    proto, folder = _read(model)
+    done = strip_model(proto, what, dropout=dropout, only=only, skip=skip, folder=folder)
+    return _written(done.model, model, output, force)
+
+
+_strip = strip  # :func:`insert` has an argument of that name
 
 
 def calibrate(

@@ -9,7 +9,7 @@ is named and nothing is changed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx
 
@@ -120,6 +120,9 @@ def _follow_node(
             states.update(zip(node.output, follow(view), strict=False))
             _collect(view, plan)
             return
+        own = [n for n in branch.node if n.op_type == "Constant" and n.attribute[0].name == "value"]
+        values = {n.output[0]: n.attribute[0].t for n in own}
+        first = replace(first, constants={**first.constants, **values})
         for inner in branch.node:
             before = len(plan.constants) + len(plan.dropped)
             _follow_node(inner, opset, plan, first, states)
@@ -143,7 +146,8 @@ def _branch(view: View) -> onnx.GraphProto | None:
     if known is None or view.state(0) is not None:
         view.refuse("its condition is computed")
     taken = "then_branch" if onnx.numpy_helper.to_array(known).item() else "else_branch"
-    return next(a.g for a in view.node.attribute if a.name == taken)
+    branch: onnx.GraphProto = next(a.g for a in view.node.attribute if a.name == taken)
+    return branch
 
 
 def _collect(view: View, plan: BatchPlan) -> None:

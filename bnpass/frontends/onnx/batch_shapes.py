@@ -135,7 +135,7 @@ def _folded(
         if dims is None or not all(isinstance(d, int) for d in dims):
             return None
         ends = {a.name: a.i for a in node.attribute}
-        return np.array(dims, dtype=np.int64)[ends.get("start", 0) : ends.get("end")]
+        return np.array(dims[ends.get("start", 0) : ends.get("end")], dtype=np.int64)
     inputs = [known.get(name) for name in node.input if name]
     arrays = [v for v in inputs if v is not None and v.size <= SMALL]
     if node.op_type not in FOLDED or not arrays or len(arrays) != len(node.input):

@@ -66,7 +66,7 @@ class Editor:
         rounded = self._rounded(op, array, old.dtype if old is not None else self._dtype(op))
         node = self.scope.nodes[op.name]
         if old is not None and op.inputs[index] not in node.input:
-            self._set_attribute(node, index, float(rounded.reshape(-1)[0]))
+            _set_attribute(node, index, float(rounded.reshape(-1)[0]))
             return
         tensor = self._own_tensor(op.input(index))
         if tensor is not None:
@@ -100,14 +100,6 @@ class Editor:
             if dtype is not None and not dtype.startswith(("int", "uint", "bool")):
                 return dtype
         return "float32"
-
-    @staticmethod
-    def _set_attribute(node: onnx.NodeProto, index: int, value: float) -> None:
-        """An input that the node's opset holds as an attribute: Pad's value before opset 11."""
-        assert (node.op_type, index) == ("Pad", 2)
-        kept = [a for a in node.attribute if a.name != "value"]
-        del node.attribute[:]
-        node.attribute.extend([*kept, onnx.helper.make_attribute("value", value)])
 
     def _own_tensor(self, name: str) -> onnx.TensorProto | None:
         """The tensor of that name if a single input reads it, so that it may be overwritten."""
@@ -302,6 +294,18 @@ def _rename_reads(node: onnx.NodeProto, final: dict[str, str]) -> None:
             if output.name in final and not any(output.name in n.output for n in body.node):
                 identity = body.node.add(op_type="Identity", output=[output.name])
                 identity.input.append(final[output.name])
+
+
+# Inputs that were attributes in older opsets.
+_ATTRIBUTES = {("Pad", 2): "value", ("Dropout", 1): "ratio"}
+
+
+def _set_attribute(node: onnx.NodeProto, index: int, value: float) -> None:
+    """An input that the node's opset holds as an attribute."""
+    name = _ATTRIBUTES[node.op_type, index]
+    kept = [a for a in node.attribute if a.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
 
 
 def _np_dtype(name: str) -> np.dtype:

@@ -130,6 +130,9 @@ def _dropout(
     node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context
 ) -> None:
     """Inference unless its training_mode input (opset 12) may be true with a ratio above 0."""
+    if context.opset < 12:
+        ratio = np.array(attrs.pop("ratio", 0.5), np.float32)
+        _extend(inputs, 1, context.made(f"{node.output[0]}#ratio", ratio))
     training = inputs[2] if len(inputs) > 2 else ""
     constant = context.constant(training) if training else None
     attrs["training"] = bool(training) and (constant is None or bool(constant.small))

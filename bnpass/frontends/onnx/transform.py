@@ -20,6 +20,7 @@ from bnpass.frontends.onnx.read import Reading, Scope, bodies, has_bodies, opset
 from bnpass.passes.fold import FoldEntry, FoldPlan, plan_fold
 from bnpass.passes.insert import InsertPlan, Moments, Policy, Skip, new_norms, plan_insert
 from bnpass.passes.nonlinear import find_nonlinearities
+from bnpass.passes.strip import StripPlan, plan_strip
 from bnpass.patching import PatchedData
 
 _QUANTIZED = frozenset(
@@ -246,6 +247,31 @@ def insert_model(
     )
     apply_insert(reading, reading.main, norms)
     return Inserted(copy, plan)
+
+
+@dataclass
+class Stripped:
+    """A model without the operators that were asked for, and what was done."""
+
+    model: onnx.ModelProto
+    plan: StripPlan
+
+
+def strip_model(
+    model: onnx.ModelProto,
+    what: Sequence[str] = ("lrn", "dropout"),
+    *,
+    dropout: float | None = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    folder: Path | None = None,
+) -> Stripped:
+    """Take LRN and Dropout out of the main graph; see :func:`bnpass.passes.strip.plan_strip`."""
+    copy = _copy(model)
+    reading = read(copy, folder=folder)
+    plan = plan_strip(reading.main.graph, what, dropout=dropout, only=only, skip=skip)
+    apply_fold(reading, reading.main, plan.edits)
+    return Stripped(copy, plan)
 
 
 def _inside_bodies(reading: Reading) -> list[Skip]:

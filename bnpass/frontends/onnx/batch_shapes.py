@@ -174,10 +174,10 @@ def _evaluated(
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     feeds: dict[str, Any] = dict(zip(names, inputs, strict=True))
     try:
-        value = ReferenceEvaluator(model).run(None, feeds)[0]
+        outputs: Any = ReferenceEvaluator(model).run(None, feeds)
     except (ValueError, TypeError, RuntimeError, IndexError):
         return None
-    array = np.asarray(value)
+    array = np.asarray(outputs[0])
     return array if array.size <= SMALL else None
 
 

@@ -16,12 +16,19 @@ Array = np.ndarray[Any, Any]
 
 
 class Builder:
-    """Appends nodes and constants with fresh names to a list, in a model's own opset."""
+    """Collects nodes with fresh names, in a model's own opset.
+
+    Attributes:
+        head: constants, which belong in front of the model's nodes.
+        nodes: the others, in order.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
         self.opset = opset_of(model)
         self.nodes: list[onnx.NodeProto] = []
+        self.head: list[onnx.NodeProto] = []
+        self._constants: dict[bytes, str] = {}
         self._count = 0
         self._taken = {name for n in model.graph.node for name in (*n.input, *n.output)}
 
@@ -40,9 +47,16 @@ class Builder:
         return output
 
     def constant(self, values: Any, dtype: Any = np.int64) -> str:
-        """Append a Constant node."""
+        """Return a constant; equal ones are one Constant node, which goes in front of all others.
+
+        (Thousands of Constant nodes would make onnxruntime's loading time quadratic.)
+        """
         tensor = numpy_helper.from_array(np.asarray(values, dtype=dtype))
-        return self.add("Constant", value=tensor)
+        key = tensor.SerializeToString()
+        if key not in self._constants:
+            name = self._constants[key] = self.fresh()
+            self.head.append(helper.make_node("Constant", [], [name], name=name, value=tensor))
+        return self._constants[key]
 
     def mean(self, value: str, axis: int) -> str:
         """Append a ReduceMean that keeps its axis."""
@@ -50,9 +64,12 @@ class Builder:
             return self.add("ReduceMean", value, axes=[axis], keepdims=1)
         return self.add("ReduceMean", value, self.constant([axis]), keepdims=1)
 
-    def cast(self, value: str, kind: int) -> str:
-        """Append a Cast."""
-        return self.add("Cast", value, to=kind)
+    def cast(self, value: str, kind: int, have: int = 0) -> str:
+        """Append a Cast, unless the value is known to ``have`` that type.
+
+        (onnxruntime takes needless Casts out one by one, in quadratic time.)
+        """
+        return value if have == kind else self.add("Cast", value, to=kind)
 
 
 @dataclass(frozen=True)
@@ -92,7 +109,7 @@ def add_moments(build: Builder, value: str, axis: int, kind: int) -> BatchMoment
         kind: the value's ONNX element type.
     """
     wide = TensorProto.DOUBLE if kind == TensorProto.DOUBLE else TensorProto.FLOAT
-    source = value if kind == wide else build.cast(value, wide)
+    source = build.cast(value, wide, kind)
     grouped = _grouped(build, source, axis)
     mean = _mean(build, grouped)
     centred = build.add("Sub", grouped, build.cast(mean, wide))

@@ -24,6 +24,7 @@ from bnpass.runtime.signature import attribute, inferred, inputs_of, node_name, 
 
 Array = np.ndarray[Any, Any]
 METHODS = ("pooled", "paper", "ema")
+_LARGE = 1000  # nodes
 
 
 def calibrate_onnx(
@@ -158,22 +159,20 @@ def _on_batch_statistics(model: onnx.ModelProto, wanted: set[str]) -> dict[str, 
 
     Returns the moments by the BN's output name.
     """
-    kinds = inferred(model)
+    kinds = {name: port.kind for name, port in inferred(model).items()}
     build = Builder(model)
     nodes: list[onnx.NodeProto] = []
     moments: dict[str, BatchMoments] = {}
     for node in model.graph.node:
         if node.output and node.output[0] in wanted and node.op_type == "BatchNormalization":
-            known = kinds.get(node.input[0])
-            kind = known.kind if known else TensorProto.FLOAT
             build.nodes = []
-            moments[node.output[0]] = _spell_out(build, node, kind or TensorProto.FLOAT)
+            moments[node.output[0]] = _spell_out(build, node, kinds)
             nodes += build.nodes
         else:
             _dropout_off(node, opset_of(model))
             nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
     del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    model.graph.node.extend([*build.head, *nodes])
     _fetch_only(model, moments)
     return moments
 
@@ -190,20 +189,26 @@ def _dropout_off(node: onnx.NodeProto, opset: int) -> None:
         del node.input[2:]  # training_mode; absent means inference
 
 
-def _spell_out(build: Builder, node: onnx.NodeProto, kind: int) -> BatchMoments:
+def _spell_out(build: Builder, node: onnx.NodeProto, kinds: dict[str, int]) -> BatchMoments:
     """Add gamma * (x - mean_B) / sqrt(var_B + eps) + beta under the BN's output name."""
     x, gamma, beta = node.input[:3]
+    kind = kinds.get(x) or TensorProto.FLOAT
     found = add_moments(build, x, 1, kind)
     column = build.constant([1, -1, 1])
     double = TensorProto.DOUBLE
     epsilon = build.constant(attribute(node, "epsilon", 1e-5), np.float64)
     sigma = build.add("Sqrt", build.add("Add", found.var, epsilon))
-    scale = build.add("Div", build.add("Reshape", build.cast(gamma, double), column), sigma)
-    scaled = build.add("Mul", found.centred, build.cast(scale, found.kind))
-    shift = build.add("Reshape", build.cast(beta, found.kind), column)
+    wide_gamma = build.cast(gamma, double, kinds.get(gamma, 0))
+    scale = build.add("Div", build.add("Reshape", wide_gamma, column), sigma)
+    scaled = build.add("Mul", found.centred, build.cast(scale, found.kind, double))
+    wide_beta = build.cast(beta, found.kind, kinds.get(beta, 0))
+    shifted = build.add("Add", scaled, build.add("Reshape", wide_beta, column))
     shape = build.add("Shape", x)
-    shaped = build.add("Reshape", build.add("Add", scaled, shift), shape)
-    build.add("Cast", shaped, to=kind, output=node.output[0])
+    if kind == found.kind:
+        build.add("Reshape", shifted, shape, output=node.output[0])
+    else:
+        narrow = build.add("Reshape", shifted, shape)
+        build.add("Cast", narrow, to=kind, output=node.output[0])
     return found
 
 
@@ -224,7 +229,7 @@ def _measured(model: onnx.ModelProto, values: Sequence[tuple[str, int]]) -> dict
         moments[name] = add_moments(
             build, name, axis + rank if axis < 0 else axis, port.kind if port else TensorProto.FLOAT
         )
-    model.graph.node.extend(build.nodes)
+    model.graph.node.extend([*build.head, *build.nodes])
     _fetch_only(model, moments)
     return moments
 
@@ -236,7 +241,8 @@ def _run_all(
     provider: str,
     progress: Callable[[int], None] | None,
 ) -> Iterator[dict[str, Batch]]:
-    built = session(model, provider)
+    # onnxruntime's optimizer takes quadratic time: on large graphs it costs more than it saves.
+    built = session(model, provider, optimize=len(model.graph.node) < _LARGE)
     used = {i.name for i in built.get_inputs()}
     names = [name for m in moments.values() for name in m.outputs]
     for batch in feeds:

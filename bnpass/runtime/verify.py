@@ -105,6 +105,7 @@ def verify(
     limit: int = 8,
     threads: int | None = None,
     tf32: bool = False,
+    optimize: bool = True,
     locate: bool = True,
 ) -> VerifyReport:
     """Compare two models on the same inputs.
@@ -128,6 +129,8 @@ def verify(
         limit: how many batches of ``data`` are used.
         threads: of the candidate's session.
         tf32: allow it in the candidate's session on CUDA.
+        optimize: the candidate's graph optimizations, which take onnxruntime quadratic time (about
+            a minute at 20,000 nodes).
         locate: on failure, look for the first tensor that differs.
 
     Raises:
@@ -150,7 +153,7 @@ def verify(
     notes = _weaknesses(first, cases)
     kind_of_reference = first.kind
     del first  # its weights go before the candidate's come
-    options = {"provider": provider, "threads": threads, "tf32": tf32}
+    options = {"provider": provider, "threads": threads, "tf32": tf32, "optimize": optimize}
     second = _engine(candidate, right, ports, **options)
     protos = [m.proto if m else None for m in (left, right)]
     pairs = pair_outputs(protos[0], protos[1], mapping or {})

@@ -6,6 +6,7 @@ from bnpass.training.checkpoints import Checkpoint, load_checkpoint, restore
 from bnpass.training.config import TrainConfig, paper_recipe
 from bnpass.training.evaluate import Score, evaluate
 from bnpass.training.history import History, Row
+from bnpass.training.initialize import initialize
 from bnpass.training.loop import Progress, train
 from bnpass.training.lr_range import LrRange, lr_range_test
 from bnpass.training.norms import freeze
@@ -23,6 +24,7 @@ __all__ = [
     "calibrate",
     "evaluate",
     "freeze",
+    "initialize",
     "load_checkpoint",
     "logits_module",
     "lr_range_test",

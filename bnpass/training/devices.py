@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,21 +44,22 @@ def repeatable(*, deterministic: bool = True) -> Iterator[None]:
     With ``deterministic=False`` a GPU takes the fastest algorithms that it finds instead.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    debugging: Any = torch.utils.deterministic
     before = (torch.are_deterministic_algorithms_enabled(),
               torch.is_deterministic_algorithms_warn_only_enabled(),
               torch.backends.cudnn.benchmark,
-              torch.utils.deterministic.fill_uninitialized_memory)
+              debugging.fill_uninitialized_memory)
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.backends.cudnn.benchmark = not deterministic
     # A debugging aid that writes every new tensor twice; nothing here reads unwritten memory.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    debugging.fill_uninitialized_memory = False
     try:
         with torch.random.fork_rng():
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = before[2]
-        torch.utils.deterministic.fill_uninitialized_memory = before[3]
+        debugging.fill_uninitialized_memory = before[3]
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -53,21 +53,40 @@ def value_module(gm: fx.GraphModule, name: str) -> fx.GraphModule:
 
     Args:
         gm: the network.
-        name: a node's name, or the path of the module that a node calls.
+        name: a node's name, the path of the module that a node calls, or the name of a node or a
+            value of the ONNX model that the network came from. ``"before:NAME"`` is the first input
+            of NAME: what goes into a nonlinearity, with BN or without.
 
     Raises:
         UsageError: there is no such value.
     """
-    known = {str(n.target): n for n in gm.graph.nodes if n.op == "call_module"}
-    known |= {n.name: n for n in gm.graph.nodes if n.op != "output"}
-    if name not in known:
-        raise UsageError(f"no value {name!r} in the network",
-                         close_matches(name, known) or "names are those of the fx nodes")
+    known = _names(gm)
+    wanted = name.removeprefix("before:")
+    if wanted not in known:
+        raise UsageError(f"no value {wanted!r} in the network",
+                         close_matches(wanted, known) or "names are those of the model's nodes")
+    node = known[wanted]
+    if wanted != name:
+        if not node.all_input_nodes:
+            raise UsageError(f"{wanted!r} has no input", "leave out the 'before:'")
+        node = node.all_input_nodes[0]
     graph, copies = _copy(gm)
     output = next(n for n in graph.nodes if n.op == "output")
-    output.args = (copies[known[name]],)
+    output.args = (copies[node],)
     _drop_unread(graph)
     return fx.GraphModule(gm, graph)
+
+
+def _names(gm: fx.GraphModule) -> dict[str, fx.Node]:
+    known: dict[str, fx.Node] = {}
+    nodes = [n for n in gm.graph.nodes if n.op != "output"]
+    for node in nodes:
+        # The importer notes (ONNX node, operator, its outputs); the last fx node of them counts.
+        origin = node.meta.get("onnx")
+        if origin:
+            known |= dict.fromkeys((origin[0], *origin[2]), node)
+    known |= {str(n.target): n for n in nodes if n.op == "call_module"}
+    return known | {n.name: n for n in nodes}
 
 
 def _copy(gm: fx.GraphModule) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:

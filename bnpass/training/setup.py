@@ -86,7 +86,7 @@ class Setup:
         with statistics_kept(self.gm), autocast(self.device, self.config.precision):
             if calibrated:
                 few = self.feed.data.subset(np.arange(len(self.feed.data))[: _STATISTICS_SAMPLES])
-                calibrate(self.gm, few, deal=False)
+                calibrate(self.gm, few, deal=False, warn=False)
             result = score(self.goal, self.validation, self.device,
                            precision=self.config.precision,
                            channels_last=self.config.channels_last)

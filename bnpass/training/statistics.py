@@ -8,6 +8,7 @@ variance instead: the mean of the biased batch variances plus the variance of th
 
 from __future__ import annotations
 
+import inspect
 import logging
 from typing import Any
 
@@ -37,6 +38,7 @@ def calibrate(
     seed: int = 0,
     memory_budget: int = 2 << 30,
     deal: bool = True,
+    warn: bool = True,
 ) -> nn.Module:
     """Set the running statistics of every BN from data, in one pass; leaves ``gm`` in eval mode.
 
@@ -55,6 +57,7 @@ def calibrate(
         seed: of the shuffling.
         memory_budget: bytes of activations to stay within by taking smaller batches.
         deal: under torchrun, deal the batches (``False``: each process computes alone).
+        warn: log what makes the statistics poor (few samples, a BN that got none).
 
     Returns:
         ``gm`` itself.
@@ -81,6 +84,8 @@ def calibrate(
         raise InputError("no data to take population statistics from", "the loader is empty")
     size = min(batch_size, _affordable(gm, norms, source.example(2), place, memory_budget))
     moments = _collect(gm, norms, source, size, place, deal=deal)
+    if warn:
+        _warn(moments)
     _store(norms, moments, method)
     gm.to(home)
     return gm
@@ -118,16 +123,20 @@ def _merged(moments: dict[str, Moments]) -> dict[str, Moments]:
     return merged
 
 
-def _store(norms: dict[str, nn.Module], moments: dict[str, Moments], method: str) -> None:
-    for name, norm in norms.items():
-        seen = moments[name]
+def _warn(moments: dict[str, Moments]) -> None:
+    for name, seen in moments.items():
         if not seen.batches:
             log.warning("population statistics: %s got no input and keeps its own", name)
-            continue
-        if seen.smallest < _FEW:
+        elif seen.smallest < _FEW:
             log.warning("population statistics: %s saw only %d elements per channel in a batch; "
                         "give more samples or larger batches", name, seen.smallest)
-        mean, var = seen.result(method)
+
+
+def _store(norms: dict[str, nn.Module], moments: dict[str, Moments], method: str) -> None:
+    for name, norm in norms.items():
+        if not moments[name].batches:
+            continue
+        mean, var = moments[name].result(method)
         if not (torch.isfinite(mean).all() and torch.isfinite(var).all()):
             raise InputError(f"population statistics of {name} are not finite",
                              "the network overflows on this data: check weights and scaling")
@@ -164,5 +173,7 @@ def _device(module: nn.Module) -> torch.device:
 def _arity(module: nn.Module) -> int:
     graph = getattr(module, "graph", None)
     if graph is None:
-        return 1
+        wanted = inspect.signature(module.forward).parameters.values()
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return sum(p.kind in kinds and p.default is p.empty for p in wanted) or 1
     return sum(n.op == "placeholder" and not n.args for n in graph.nodes) or 1

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnpass.data import from_arrays
+from bnpass.data import InputSpec, from_arrays
 from bnpass.errors import InputError, MissingDependencyError, UsageError
 from bnpass.training import TrainConfig, calibrate, evaluate, freeze, train
 from bnpass.training.norms import batch_norms
@@ -210,6 +210,25 @@ def test_samples_larger_than_memory_are_read_as_they_come(monkeypatch) -> None:
     monkeypatch.setattr("bnpass.data.dataset.Data.cached", lambda self, limit=0: self)
     train(nets[1], blobs(), None, replace(QUICK, steps=10))
     assert same(*nets)
+
+
+def test_tokens_in_labels_for_each_token_out() -> None:
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(20, 8)
+            self.norm = nn.BatchNorm1d(8)
+            self.out = nn.Linear(8, 3)
+
+        def forward(self, tokens):
+            hidden = self.norm(self.table(tokens).transpose(1, 2)).transpose(1, 2)
+            return torch.softmax(self.out(torch.relu(hidden)), -1)
+
+    tokens = np.random.default_rng(0).integers(0, 20, (200, 5))
+    data = from_arrays(tokens, tokens % 3, inputs=InputSpec((None, 5), "int64"))
+    torch.manual_seed(0)
+    history = train(torch.fx.symbolic_trace(Tagger()), data, data, QUICK)
+    assert history.accuracy == 1
 
 
 def test_bad_input() -> None:

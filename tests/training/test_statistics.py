@@ -188,7 +188,8 @@ def test_memory_budget_makes_batches_smaller(monkeypatch: pytest.MonkeyPatch) ->
     assert sizes == [2] + [20] * 5
 
 
-def test_network_with_two_inputs() -> None:
+@pytest.mark.parametrize("traced", [True, False])
+def test_network_with_two_inputs(traced: bool) -> None:
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
@@ -197,7 +198,7 @@ def test_network_with_two_inputs() -> None:
         def forward(self, a, b):
             return self.bn(a - b)
 
-    gm = fx.symbolic_trace(Two())
+    gm = fx.symbolic_trace(Two()) if traced else Two()
     a, b = torch.randn(2, 50, 2, generator=torch.Generator().manual_seed(0))
     calibrate(gm, [(a, b, torch.zeros(50))])
     torch.testing.assert_close(gm.bn.running_mean, (a - b).mean(0))

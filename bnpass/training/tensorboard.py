@@ -1,0 +1,47 @@
+"""TensorBoard as one more listener to a training run; the package is optional."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bnpass.errors import MissingDependencyError
+from bnpass.training.loop import Progress
+
+_CURVES = {
+    "loss": "loss/training", "validation_loss": "loss/validation",
+    "accuracy": "accuracy/training", "validation_accuracy": "accuracy/validation",
+    "lr": "learning rate", "ms_per_step": "ms per step",
+}
+
+
+class TensorBoard:
+    """A progress callback that writes each row of the metrics as TensorBoard events.
+
+    Args:
+        folder: where the event file goes.
+
+    Raises:
+        MissingDependencyError: tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingDependencyError("TensorBoard is not installed",
+                                         "pip install tensorboard") from error
+        self.writer: Any = SummaryWriter(str(folder))
+
+    def __call__(self, progress: Progress) -> None:
+        """Write one row."""
+        for name, curve in _CURVES.items():
+            value = getattr(progress.row, name)
+            if value is not None:
+                self.writer.add_scalar(curve, value, progress.step)
+        if progress.step == progress.total:
+            self.close()
+
+    def close(self) -> None:
+        """Write what is still held back; a run that stops early should call this."""
+        self.writer.close()

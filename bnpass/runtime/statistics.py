@@ -155,7 +155,7 @@ def _free(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _on_batch_statistics(model: onnx.ModelProto, wanted: set[str]) -> dict[str, BatchMoments]:
-    """Spell out, in place, the chosen BNs on batch statistics; their moments become the outputs.
+    """Put, in place, the chosen BNs on batch statistics; their moments become the outputs.
 
     Returns the moments by the BN's output name.
     """
@@ -166,7 +166,7 @@ def _on_batch_statistics(model: onnx.ModelProto, wanted: set[str]) -> dict[str, 
     for node in model.graph.node:
         if node.output and node.output[0] in wanted and node.op_type == "BatchNormalization":
             build.nodes = []
-            moments[node.output[0]] = _spell_out(build, node, kinds)
+            moments[node.output[0]] = _on_batch(build, node, kinds)
             nodes += build.nodes
         else:
             _dropout_off(node, opset_of(model))
@@ -189,27 +189,43 @@ def _dropout_off(node: onnx.NodeProto, opset: int) -> None:
         del node.input[2:]  # training_mode; absent means inference
 
 
-def _spell_out(build: Builder, node: onnx.NodeProto, kinds: dict[str, int]) -> BatchMoments:
-    """Add gamma * (x - mean_B) / sqrt(var_B + eps) + beta under the BN's output name."""
-    x, gamma, beta = node.input[:3]
-    kind = kinds.get(x) or TensorProto.FLOAT
-    found = add_moments(build, x, 1, kind)
-    column = build.constant([1, -1, 1])
-    double = TensorProto.DOUBLE
+def _on_batch(build: Builder, node: onnx.NodeProto, kinds: dict[str, int]) -> BatchMoments:
+    """Add the moments of a BN's input, and what normalises with them, under the BN's output."""
+    kind = kinds.get(node.input[0]) or TensorProto.FLOAT
+    found = add_moments(build, node.input[0], 1, kind)
+    if kind == found.kind:
+        _normalise(build, node, found)
+    else:
+        _normalise_wide(build, node, found, kind)
+    return found
+
+
+def _normalise(build: Builder, node: onnx.NodeProto, found: BatchMoments) -> None:
+    """Case 1, float32 and float64: a BN in inference mode that is fed the batch's moments."""
+    flat = build.constant([-1])
+    mean, var = (
+        build.add("Reshape", build.cast(m, found.kind, TensorProto.DOUBLE), flat)
+        for m in (found.mean, found.var)
+    )
+    copy = onnx.NodeProto.FromString(node.SerializeToString())
+    copy.input[3:5] = mean, var
+    kept = [a for a in copy.attribute if a.name not in ("training_mode", "momentum")]
+    del copy.attribute[:]
+    copy.attribute.extend(kept)
+    build.nodes.append(copy)
+
+
+def _normalise_wide(build: Builder, node: onnx.NodeProto, found: BatchMoments, kind: int) -> None:
+    """Case 2, fp16 and bf16: spelt out in float32, where the variance cannot overflow."""
+    column, double = build.constant([1, -1, 1]), TensorProto.DOUBLE
     epsilon = build.constant(attribute(node, "epsilon", 1e-5), np.float64)
     sigma = build.add("Sqrt", build.add("Add", found.var, epsilon))
-    wide_gamma = build.cast(gamma, double, kinds.get(gamma, 0))
-    scale = build.add("Div", build.add("Reshape", wide_gamma, column), sigma)
-    scaled = build.add("Mul", found.centred, build.cast(scale, found.kind, double))
-    wide_beta = build.cast(beta, found.kind, kinds.get(beta, 0))
-    shifted = build.add("Add", scaled, build.add("Reshape", wide_beta, column))
-    shape = build.add("Shape", x)
-    if kind == found.kind:
-        build.add("Reshape", shifted, shape, output=node.output[0])
-    else:
-        narrow = build.add("Reshape", shifted, shape)
-        build.add("Cast", narrow, to=kind, output=node.output[0])
-    return found
+    gamma = build.add("Reshape", build.cast(node.input[1], double), column)
+    scale = build.cast(build.add("Div", gamma, sigma), found.kind)
+    beta = build.add("Reshape", build.cast(node.input[2], found.kind), column)
+    shifted = build.add("Add", build.add("Mul", found.centred, scale), beta)
+    shaped = build.add("Reshape", shifted, build.add("Shape", node.input[0]))
+    build.add("Cast", shaped, to=kind, output=node.output[0])
 
 
 def _measured(model: onnx.ModelProto, values: Sequence[tuple[str, int]]) -> dict[str, BatchMoments]:

@@ -37,7 +37,8 @@ def new_weights(rewrite: Rewrite, view: View) -> NewWeights:
     rewriter = _REWRITERS.get(rewrite.op.kind)
     new = NewWeights() if rewriter is None else rewriter(rewrite, view)
     for index, m in rewrite.constants.items():
-        new.constants[index] = _mapped(rewrite.op, index, m, view)
+        if index not in new.constants:
+            new.constants[index] = _mapped(rewrite.op, index, m, view)
     return new
 
 
@@ -184,12 +185,20 @@ def _recurrent(rewrite: Rewrite, view: View) -> NewWeights:
     return new
 
 
+def _taken_in(rewrite: Rewrite, index: int, view: View) -> np.ndarray:
+    """A parameter, the map that it has taken in applied."""
+    m = rewrite.constants.get(index)
+    if m is None:
+        return _must(rewrite.op, index, view)
+    return _mapped(rewrite.op, index, m, view)
+
+
 def _batch_norm(rewrite: Rewrite, view: View) -> NewWeights:
     """gamma*(s*x + t - mean)/std + beta; a shift alone is taken off the mean."""
     if rewrite.before is None:
         return NewWeights()
     op = rewrite.op
-    gamma, beta, mean, var = (_must(op, i, view) for i in (1, 2, 3, 4))
+    gamma, beta, mean, var = (_taken_in(rewrite, i, view) for i in (1, 2, 3, 4))
     scale, shift = _vector(rewrite.before, 1, gamma.shape[0])
     if not rewrite.before.has_scale:
         return NewWeights(constants={3: mean - shift})

@@ -30,7 +30,8 @@ class TrainConfig:
         decay_all: decay gamma, beta and biases too.
         schedule: ``"constant"``, ``"step"``, ``"cosine"`` or ``"onecycle"``.
         warmup: steps over which the rate rises linearly to its schedule.
-        decay_every: steps between two decays of the step schedule; 0 means a third of the run.
+        decay_every: steps between two decays of the step schedule; 0 spreads them over the run.
+        decays: equal parts of the run at whose ends it decays, where ``decay_every`` is 0.
         decay_factor: what each of them multiplies the rate with.
         batch_size: samples a step, over all devices.
         steps: length of the run; 0 means ``epochs``.
@@ -69,6 +70,7 @@ class TrainConfig:
     schedule: str = "cosine"
     warmup: int = 0
     decay_every: int = 0
+    decays: int = 3
     decay_factor: float = 0.1
     batch_size: int = 60
     steps: int = 0
@@ -110,7 +112,7 @@ class TrainConfig:
     def _check_numbers(self) -> None:
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UsageError(f"learning rate {self.lr}", "it must be above 0")
-        for name in ("batch_size", "accumulate"):
+        for name in ("batch_size", "accumulate", "decays"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)}", "it must be 1 or more")
         for field in fields(self):
@@ -141,16 +143,12 @@ def paper_recipe(config: TrainConfig, *, faster: float = 5.0) -> TrainConfig:
     """The changes that BN allows, as a transform of a configuration for the plain network.
 
     A higher learning rate (5 times), a learning-rate decay six times as fast, L2 divided by 5 and
-    no Dropout; samples are shuffled anew in each pass anyway. Removing LRN is a change of the
-    network: see :func:`bnpass.strip`. Source: Ioffe & Szegedy 2015, section 4.2.1 and 4.2.2.
+    no Dropout; samples are shuffled anew in each pass anyway. A schedule without a decay interval
+    of its own becomes an exponential decay to a fortieth over the run. Removing LRN is a change of
+    the network: see :func:`bnpass.strip`. Source: Ioffe & Szegedy 2015, section 4.2.1 and 4.2.2.
     """
-    every = config.decay_every or max(1, config.steps // 3)
-    return replace(
-        config,
-        lr=config.lr * faster,
-        weight_decay=config.weight_decay / 5,
-        schedule="step",
-        decay_every=max(1, every // 6),
-        decay_factor=config.decay_factor if config.schedule == "step" else 0.94,
-        dropout=False,
-    )
+    changed = replace(config, lr=config.lr * faster, weight_decay=config.weight_decay / 5,
+                      schedule="step", dropout=False)
+    if config.schedule == "step" and config.decay_every:
+        return replace(changed, decay_every=max(1, config.decay_every // 6))
+    return replace(changed, decay_every=0, decays=60, decay_factor=0.94)

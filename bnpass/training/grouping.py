@@ -52,7 +52,7 @@ class Source:
             return
         count = len(self.data)
         order = np.random.default_rng((self.seed, 0xB47C)).permutation(count)
-        for index in np.array_split(order, math.ceil(count / size)):
+        for index in np.array_split(order, _parts(count, size)):
             yield _inputs(self._fetch(index), self.arity)
 
     def _stream(self) -> Iterator[Inputs]:
@@ -102,8 +102,13 @@ def _regrouped(stream: Iterable[Inputs], size: int) -> Iterator[Inputs]:
             held, count = [tuple(x[size:] for x in joined)], count - size
     if count:
         joined = _join(held)
-        parts = math.ceil(count / size)
+        parts = _parts(count, size)
         yield from zip(*(x.tensor_split(parts) for x in joined), strict=True)
+
+
+def _parts(count: int, size: int) -> int:
+    """Into how many batches to deal samples: of at most ``size``, but never a single one."""
+    return max(1, min(math.ceil(count / size), count // 2))
 
 
 def _join(held: list[Inputs]) -> Inputs:

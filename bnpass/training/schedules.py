@@ -24,7 +24,7 @@ def _constant(_config: TrainConfig, _step: int, _total: int) -> float:
 
 
 def _step(config: TrainConfig, step: int, total: int) -> float:
-    every = config.decay_every or max(1, math.ceil(total / 3))
+    every = config.decay_every or max(1, math.ceil(total / config.decays))
     return float(config.decay_factor ** (step // every))
 
 

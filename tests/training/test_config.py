@@ -63,6 +63,14 @@ def test_paper_recipe() -> None:
     assert recipe.steps == plain.steps
 
 
+def test_paper_recipe_of_a_run_in_epochs_decays_over_the_run() -> None:
+    recipe = paper_recipe(TrainConfig(lr=0.2, epochs=5))
+    values = [learning_rate(recipe, step, 6000) for step in range(6000)]
+    assert values[0] == pytest.approx(1.0)
+    assert values[99] == values[0] > values[100]
+    assert values[-1] == pytest.approx(0.94**59)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -47,6 +47,7 @@ class Importer:
         self._problems: list[str] = []
         self._lost: set[str] = set()
         self._source: onnx.ModelProto | None = None
+        self._numeric: set[str] = set()
         self._shapes: Mapping[str, list[int | None]] | None = None
 
     def run(self, model: onnx.ModelProto) -> tuple[list[str], list[str]]:
@@ -58,6 +59,7 @@ class Importer:
         self._source = model
         graph = model.graph
         check_ops(graph.node, self._opsets)
+        self._numeric = steering(graph)
         inputs = self._add_inputs(graph)
         self.add_constants(graph)
         self.add_nodes(graph.node)
@@ -94,7 +96,11 @@ class Importer:
         if graph.sparse_initializer:
             self._problems.append("sparse initializers")
         for proto in graph.initializer:
-            self._values[proto.name] = Const(proto.name, proto, release=self._release)
+            self._constant(Const(proto.name, proto, release=self._release))
+
+    def _constant(self, const: Const) -> None:
+        const.numeric = const.name in self._numeric
+        self._values[const.name] = const
 
     def value(self, name: str) -> Value | None:
         """A value that is known so far."""
@@ -134,7 +140,7 @@ class Importer:
 
     def _add_node(self, node: onnx.NodeProto) -> None:
         if node.op_type == "Constant" and not node.domain:
-            self._values[node.output[0]] = _constant(node, self._release)
+            self._constant(_constant(node, self._release))
             return
         if node.op_type == "If" and not node.domain:
             self._add_branch(node)
@@ -213,6 +219,26 @@ def check_ops(nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int]) -> Non
             f"operators that cannot be imported: {listed}",
             "register a translation of your own with bnpass.importer.register_op",
         )
+
+
+_STEERED = {"Resize": (1, 2), "Upsample": (1,)}
+
+
+def steering(graph: onnx.GraphProto) -> set[str]:
+    """The values that a Resize gets its scales from: however computed, they are no weights."""
+    makers = {name: node for node in graph.node for name in node.output}
+    open_ = [
+        name for n in graph.node for i in _STEERED.get(n.op_type, ()) for name in n.input[i : i + 1]
+    ]
+    found: set[str] = set()
+    while open_:
+        name = open_.pop()
+        maker = makers.get(name)
+        if name in found or (maker is not None and maker.op_type in ("Shape", "Size")):
+            continue
+        found.add(name)
+        open_.extend(maker.input if maker is not None else ())
+    return found
 
 
 def _title(node: onnx.NodeProto) -> str:

@@ -91,6 +91,7 @@ class Const:
         name: its ONNX name if it is an initializer or a Constant node's output; empty if computed.
         shape: its dimensions.
         dtype: its torch element type.
+        numeric: a number that steers an operator (scales of a Resize), so never a weight.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Const:
         self._proto = proto
         self._tensor = tensor
         self._release = release
+        self.numeric = False
         if tensor is not None:
             self.shape, self.dtype = tuple(tensor.shape), tensor.dtype
         elif proto is not None:
@@ -119,7 +121,8 @@ class Const:
     @property
     def is_weight(self) -> bool:
         """Whether this is a float constant of the file with more than one element."""
-        return bool(self.name) and self.dtype.is_floating_point and self.numel > 1
+        trainable = bool(self.name) and not self.numeric and self.dtype.is_floating_point
+        return trainable and self.numel > 1
 
     @property
     def tensor(self) -> torch.Tensor:

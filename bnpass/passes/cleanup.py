@@ -17,6 +17,7 @@ def keep_adds(edits: FoldEdits, graph: Graph) -> FoldEdits:
     """A shift behind a MatMul enters the Add that stood there, instead of a new one."""
     removed = {op.name: data for op, data in edits.removed}
     rewrites = {r.op.name: r for r in edits.rewrites}
+    changed = set(edits.changed)
     for rewrite in edits.rewrites:
         if rewrite.op.kind not in ("MatMul", "Einsum"):
             continue
@@ -25,13 +26,14 @@ def keep_adds(edits: FoldEdits, graph: Graph) -> FoldEdits:
         add = _removed_add(rewrite.op, removed, graph)
         if add is not None:
             slot = 1 - removed.pop(add.name)
+            changed.add(add.outputs[0])
             rewrites[rewrite.op.name] = Rewrite(
                 rewrite.op, None, rewrite.after.scale_only(), sources=rewrite.sources
             )
             new = Map(np.zeros_like(rewrite.after.shift), rewrite.after.shift)
             rewrites[add.name] = Rewrite(add, constants={slot: new}, sources=rewrite.sources)
     kept = tuple((op, data) for op, data in edits.removed if op.name in removed)
-    return FoldEdits(tuple(rewrites.values()), kept, edits.leftovers, edits.changed)
+    return FoldEdits(tuple(rewrites.values()), kept, edits.leftovers, frozenset(changed))
 
 
 def _removed_add(op: Op, removed: dict[str, int], graph: Graph) -> Op | None:

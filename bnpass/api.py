@@ -75,6 +75,7 @@ def insert(
     before: Sequence[str] = (),
     norms: bool = False,
     allow_unfoldable: bool = False,
+    clone: bool = False,
     strip: Sequence[str] = (),
     eps: float = 1e-5,
     momentum: float = 0.1,
@@ -101,6 +102,7 @@ def insert(
         before: operator types, e.g. ``("relu", "sigmoid")``; empty: all.
         norms: also behind a LayerNorm, InstanceNorm or GroupNorm.
         allow_unfoldable: insert also where the BatchNorm could not be folded back.
+        clone: duplicate the layer where something else reads its value too.
         strip: take ``lrn`` or ``dropout`` out first, see :func:`strip`.
         eps: added to the variance.
         momentum: torch's momentum of the running statistics.
@@ -119,7 +121,9 @@ def insert(
     _choice("init", init, INITS)
     if init == "calibrated" and data is None and not plan_only:
         raise UsageError("init='calibrated' needs data", "pass data=..., or use init='preserve'")
-    policy = Policy(gates, last, tuple(only), tuple(skip), tuple(before), norms, allow_unfoldable)
+    policy = Policy(
+        gates, last, tuple(only), tuple(skip), tuple(before), norms, allow_unfoldable, clone
+    )
     if is_module(model):
         from bnpass.frontends.fx import fx_insert
 

@@ -114,6 +114,8 @@ class NewNorm:
         scale, bias, mean, var: float64, shape (C,): gamma, beta and the statistics to start with.
         drops: the biases that go with it.
         readers: operators that read the normalised value; None: all that read ``value``.
+        clones: operators, in order, to be duplicated: the copy of the last one makes the value
+            that is normalised for ``readers``; the others keep what they read.
     """
 
     name: str
@@ -128,3 +130,4 @@ class NewNorm:
     momentum: float = 0.1
     drops: tuple[BiasDrop, ...] = ()
     readers: frozenset[str] | None = None
+    clones: tuple[Op, ...] = ()

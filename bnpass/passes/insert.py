@@ -63,6 +63,7 @@ class Site:
     drops: tuple[BiasDrop, ...] = ()
     constant: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)
     readers: frozenset[str] | None = None
+    clones: tuple[Op, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -74,6 +75,7 @@ class Site:
             "nonlinearities": list(self.nonlinearities),
             "absorbers": list(self.absorbers),
             "dropped": list(self.dropped),
+            "cloned": [op.name for op in self.clones],
         }
 
 
@@ -119,6 +121,7 @@ class Policy:
         before: operator types, case does not matter; empty: all.
         norms: also behind a LayerNorm, InstanceNorm or GroupNorm.
         allow_unfoldable: insert also where the BatchNorm cannot be folded back.
+        clone: duplicate the layer where something else reads its value too.
     """
 
     gates: bool = False
@@ -128,6 +131,7 @@ class Policy:
     before: tuple[str, ...] = ()
     norms: bool = False
     allow_unfoldable: bool = False
+    clone: bool = False
 
 
 def plan_insert(graph: Graph, policy: Policy = Policy()) -> InsertPlan:
@@ -135,7 +139,7 @@ def plan_insert(graph: Graph, policy: Policy = Policy()) -> InsertPlan:
     return _Inserter(graph, policy).plan()
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Place:
     """A legal place for a BatchNorm, found from some nonlinearity."""
 
@@ -144,6 +148,8 @@ class _Place:
     channels: int
     rank: int
     trial: Trial
+    readers: frozenset[str] | None = None
+    clones: tuple[Op, ...] = ()
 
 
 class _Inserter:
@@ -204,7 +210,8 @@ class _Inserter:
                 reasons.append(found)
                 continue
             for place in found:
-                names = places.setdefault(place.value, (place, []))[1]
+                key = place.value if place.readers is None else f"{place.value} {n.op.name}"
+                names = places.setdefault(key, (place, []))[1]
                 if n.op.name not in names:
                     names.append(n.op.name)
         if len(reasons) == len(n.entries):
@@ -212,13 +219,27 @@ class _Inserter:
         return []
 
     def _force(self, entry: str, n: Nonlinearity, reason: str) -> list[_Place] | str:
+        """What the policy allows where no place is legal: a clone, or a BatchNorm that stays."""
+        if self.policy.clone and self.stranger(entry):
+            try:
+                place = self._here(entry)
+            except MapRefusedError as refusal:
+                reason = refusal.reason
+            else:
+                return [self._cloned(place, n)]
         if not self.policy.allow_unfoldable or "already normalised" in reason:
             return reason
         shape = self.graph.shape(entry)
         if shape is None or len(shape) < 2 or not isinstance(shape[1], int):
             return reason
-        trial = Trial(crossed=set(n.region))
-        return [_Place(entry, 1, shape[1], len(shape), trial)]
+        return [_Place(entry, 1, shape[1], len(shape), Trial(), n.region)]
+
+    def _cloned(self, place: _Place, n: Nonlinearity) -> _Place:
+        """The same place on a copy of everything from the layers on, for this reader alone."""
+        order = self.graph.order
+        names = sorted(place.trial.crossed, key=lambda name: order[name])
+        clones = tuple(self.graph.ops[name] for name in names)
+        return replace(place, readers=n.region, clones=clones)
 
     def find(self, value: str) -> list[_Place] | str:
         """Places for BatchNorms that normalise what ``value`` is made of, or why there is none."""
@@ -304,7 +325,7 @@ class _Inserter:
                 if name and (self.graph.uses(name) or self.graph.is_output(name)):
                     deeper = self.stranger(name)
                     if deeper:
-                        return f"{also}: {deeper}" if "also read" not in deeper else deeper
+                        return f"{also} ({deeper})"
         return ""
 
     # --- what
@@ -312,10 +333,9 @@ class _Inserter:
     def _site(self, place: _Place, names: list[str]) -> Site:
         producer = self.graph.producer(place.value)
         base = producer.name if producer is not None else place.value
-        forced = None if place.trial.into else frozenset(place.trial.crossed)
         absorbers = [n for n in place.trial.into if self.graph.ops[n].kind in _LAYERS | _NORMS]
         return Site(
-            name=f"{base}_bn",
+            name=f"{base}_bn" if place.readers is None else f"{names[0]}_bn",
             value=place.value,
             axis=place.axis,
             channels=place.channels,
@@ -323,7 +343,8 @@ class _Inserter:
             nonlinearities=tuple(names),
             absorbers=tuple(absorbers),
             constant=np.zeros(place.channels),
-            readers=forced,
+            readers=place.readers,
+            clones=place.clones,
         )
 
 
@@ -367,11 +388,13 @@ def _drop_biases(
     planner: Planner,
 ) -> list[Site]:
     """Drop every bias that reaches sites, and only sites, as a per-channel constant."""
-    stops = frozenset(site.value for site in sites if site.readers is None)
+    alone = [site for site in sites if site.readers is not None]
+    sites = [site for site in sites if site.readers is None]
+    stops = frozenset(site.value for site in sites)
     by_value = {site.value: site for site in sites}
     seen: set[tuple[str, int]] = set()
     for place, _ in places.values():
-        if place.value not in stops:
+        if place.readers is not None:
             continue
         for drop, m in _biases(place.trial, graph, planner):
             if (drop.op.name, drop.index) in seen:
@@ -388,7 +411,7 @@ def _drop_biases(
                     dropped=(*site.dropped, drop.op.name),
                 )
                 first = False
-    return [by_value[site.value] for site in sites]
+    return [*(by_value[site.value] for site in sites), *alone]
 
 
 def _biases(trial: Trial, graph: Graph, planner: Planner) -> list[tuple[BiasDrop, Map]]:
@@ -522,6 +545,7 @@ def new_norms(
                 momentum,
                 site.drops,
                 site.readers,
+                site.clones,
             )
         )
     return norms

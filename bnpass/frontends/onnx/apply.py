@@ -80,8 +80,8 @@ def _write_leftover(editor: Editor, left: Leftover, data: dict[str, int]) -> Non
     source = editor.resolve(first.inputs[data[first.name]])
     dtype = _dtype(editor.scope.graph.dtype(last.outputs[0]) or "float32")
     for name in node.input:
-        if name and name != last.inputs[data[last.name]]:
-            editor.reading.readers[name] -= 1
+        if name != last.inputs[data[last.name]]:
+            editor.release(name)
     if left.style == "bn":
         _as_batch_norm(editor, node, left.map, source, dtype)
     else:
@@ -158,8 +158,6 @@ def _drop_bias(editor: Editor, op: Op, index: int) -> None:
 
 
 def _insert_norm(editor: Editor, norm: NewNorm) -> None:
-    producer = editor.scope.graph.producer(norm.value)
-    assert producer is not None
     dtype = _dtype(editor.scope.graph.dtype(norm.value) or "float32")
     arrays = {
         "weight": norm.scale,
@@ -169,7 +167,7 @@ def _insert_norm(editor: Editor, norm: NewNorm) -> None:
     }
     name = editor.unique(norm.name)
     names = [editor.add_initializer(f"{name}.{k}", a.astype(dtype)) for k, a in arrays.items()]
-    value = editor.resolve(norm.value)
+    anchor, value = _source(editor, norm)
     result = editor.unique(f"{name}.output")
     source, behind = value, []
     if norm.axis != 1:
@@ -194,5 +192,29 @@ def _insert_norm(editor: Editor, norm: NewNorm) -> None:
         behind.append(
             onnx.helper.make_node("Transpose", [inner], [result], f"{name}.out", perm=perm)
         )
-    editor.insert_behind(editor.scope.nodes[producer.name], *behind)
-    editor.redirect(norm.value, result)
+    editor.insert_behind(anchor, *behind)
+    if norm.readers is None:
+        editor.redirect(norm.value, result)
+        return
+    for op in norm.readers:
+        editor.replace_reads(editor.scope.nodes[op], norm.value, result)
+
+
+def _source(editor: Editor, norm: NewNorm) -> tuple[onnx.NodeProto, str]:
+    """(the node to insert behind, the value to normalise), clones made where they are asked for."""
+    producer = editor.scope.graph.producer(norm.value)
+    assert producer is not None
+    anchor = editor.scope.nodes[producer.name]
+    if not norm.clones:
+        return anchor, editor.resolve(norm.value)
+    names: dict[str, str] = {}
+    for op in norm.clones:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(editor.scope.nodes[op.name])
+        copy.name = editor.unique(f"{op.name}_clone")
+        copy.input[:] = [names.get(name, name) for name in copy.input]
+        for name in filter(None, op.outputs):
+            names[name] = editor.unique(f"{name}_clone")
+        copy.output[:] = [names.get(name, name) for name in copy.output]
+        editor.insert_behind(anchor, copy)
+    return anchor, names[norm.value]

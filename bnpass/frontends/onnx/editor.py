@@ -133,18 +133,24 @@ class Editor:
         """Let a node read ``name`` as input ``index``, optional ones before it left out."""
         while len(node.input) <= index:
             node.input.append("")
-        self._release(node.input[index])
+        self.release(node.input[index])
         node.input[index] = name
         self.reading.readers[name] = self.reading.readers.get(name, 0) + 1
 
+    def replace_reads(self, node: onnx.NodeProto, old: str, new: str) -> None:
+        """Let one node read ``new`` wherever it reads ``old``."""
+        for index, name in enumerate(node.input):
+            if name == old:
+                self.set_input(node, index, new)
+
     def drop_input(self, node: onnx.NodeProto, index: int) -> None:
         """Leave an optional input out; trailing empty ones go."""
-        self._release(node.input[index])
+        self.release(node.input[index])
         node.input[index] = ""
         while node.input and not node.input[-1]:
             node.input.pop()
 
-    def _release(self, name: str) -> None:
+    def release(self, name: str) -> None:
         if name:
             self.reading.readers[name] -= 1
             self._released.append(name)
@@ -168,7 +174,7 @@ class Editor:
         source, result = self.resolve(op.inputs[data]), op.outputs[0]
         for index, name in enumerate(node.input):
             if index != data:
-                self._release(name)
+                self.release(name)
         if not self.scope.graph.is_output(result):
             self._alias[result] = source
         elif self._may_rename(source):

@@ -27,6 +27,9 @@ def _place(node: fx.Node, name: str) -> tuple[int | None, str]:
 
 def argument(node: fx.Node, name: str) -> Any:
     """What a node passes for a parameter; None where it is left out."""
+    if ":" in name:
+        held, _, number = name.partition(":")
+        return argument(node, held)[int(number)]
     position, keyword = _place(node, name)
     if keyword in node.kwargs:
         return node.kwargs[keyword]
@@ -37,6 +40,12 @@ def argument(node: fx.Node, name: str) -> Any:
 
 def set_argument(node: fx.Node, name: str, value: Any) -> None:
     """Let a node pass another value for a parameter."""
+    if ":" in name:  # one element of a list
+        held, _, number = name.partition(":")
+        items = list(argument(node, held))
+        items[int(number)] = value
+        set_argument(node, held, items)
+        return
     position, keyword = _place(node, name)
     if position is not None and position < len(node.args):
         node.update_arg(position, value)

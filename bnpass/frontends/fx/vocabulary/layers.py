@@ -187,20 +187,23 @@ def matmul(call: Call, x: Any, other: Any) -> None:
 def einsum(call: Call, equation: str, *operands: Any) -> None:
     """Einsum; operands side by side or in one list."""
     if len(operands) == 1 and isinstance(operands[0], list | tuple):
-        operands = tuple(operands[0])
-    names = [call.value(x) for x in operands]
-    if call.node.args[1:] != tuple(operands):
-        raise UnknownError("its operands are in a list")
-    slots = {i: f"*{i + 1}" for i in range(len(names))}
-    call.emit("Einsum", names, {"equation": equation}, slots=slots)
+        _einsum(call, equation, operands[0], "*1:")
+    else:
+        _einsum(call, equation, operands, "*")
 
 
 @function("aten.einsum")
 def einsum_list(call: Call, equation: str, tensors: Any, path: Any = None) -> None:
-    """Einsum over a list of operands: no slot for a weight, so a map only passes by its scale."""
+    """Einsum over a list of operands."""
     del path
-    names = [call.value(x) for x in tensors]
-    call.emit("torch::einsum", names, {"equation": equation})
+    _einsum(call, equation, tensors, "tensors:")
+
+
+def _einsum(call: Call, equation: str, operands: Any, slot: str) -> None:
+    first = 1 if slot == "*" else 0
+    names = [call.value(v) for v in operands]
+    slots = {i: f"{slot}{i + first}" for i in range(len(names))}
+    call.emit("Einsum", names, {"equation": equation}, slots=slots)
 
 
 @module(nn.Embedding)

@@ -18,14 +18,12 @@ class Origin:
 
     Attributes:
         name: the initializer, or the output of the Constant or Identity node, that holds it.
-        output: first output of the one node that reads it, if other nodes read ``name`` as well
-            and must not see its new value (shared BN statistics); else empty.
-        index: the input of that node.
+        uses: (first output, input index) of the nodes that see its new value, if other readers of
+            ``name`` must not (shared BN statistics); else empty, for all readers.
     """
 
     name: str
-    output: str = ""
-    index: int = -1
+    uses: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass
@@ -74,9 +72,13 @@ class Store:
         """Let the parameter ``path`` of a module be the one of this ONNX name."""
         self._slot(const, trainable=True).paths.append(path)
 
-    def own(self, const: Const, path: str, origin: Origin) -> None:
-        """Give the buffer ``path`` of a module a tensor of its own."""
-        self._slots[path] = Slot(const.tensor.clone(), False, origin, [path])
+    def own(self, const: Const, path: str, use: tuple[str, int]) -> None:
+        """Give the buffer ``path`` of a module a tensor of its own, or add a use to it."""
+        slot = self._slots.get(path)
+        if slot is None:
+            slot = self._slots[path] = Slot(const.tensor.clone(), False, Origin(const.name), [path])
+        assert slot.origin is not None
+        slot.origin = Origin(const.name, (*slot.origin.uses, use))
 
     def install(self, root: nn.Module) -> dict[str, Origin]:
         """Make every tensor an attribute of ``root``; return path -> origin of what can change."""
@@ -88,7 +90,7 @@ class Store:
             value = nn.Parameter(slot.tensor) if slot.trainable else slot.tensor
             for path in slot.paths:
                 _set(root, path, value)
-                if slot.origin is not None and (slot.trainable or slot.origin.output):
+                if slot.origin is not None and (slot.trainable or slot.origin.uses):
                     origins[path] = slot.origin
         for node in self._nodes.values():
             node.meta.pop("constant", None)

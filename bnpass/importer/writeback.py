@@ -45,8 +45,8 @@ def write_back(
     tensors = dict(gm.named_parameters(remove_duplicate=False)) | dict(gm.named_buffers())
     values = {origins[path]: to_array(t) for path, t in tensors.items() if path in origins}
     writer = _Writer(result)
-    writer.write_constants({o: v for o, v in values.items() if not o.output})
-    writer.write_statistics({o: v for o, v in values.items() if o.output})
+    writer.write_constants({o: v for o, v in values.items() if not o.uses})
+    writer.write_statistics({o: v for o, v in values.items() if o.uses})
     writer.drop_replaced()
     return result
 
@@ -159,13 +159,15 @@ class _Writer:
             holder = self._checked(source, value)
             if holder.holds(value):
                 continue
-            if source == origin.name and self._readers.get(origin.name, 0) == 1:
+            if source == origin.name and self._readers.get(source, 0) == len(origin.uses):
                 holder.fill(value)
                 continue
-            name = self._fresh(f"{origin.output}.{('mean', 'var')[origin.index - 3]}")
+            output, index = origin.uses[0]
+            name = self._fresh(f"{output}.{('mean', 'var')[index - 3]}")
             self._add(value, name)
-            self._nodes[origin.output].input[origin.index] = name
-            self._readers[origin.name] -= 1
+            for output, index in origin.uses:
+                self._nodes[output].input[index] = name
+            self._readers[source] -= len(origin.uses)
 
     def _checked(self, name: str, value: np.ndarray) -> _Holder:
         holder = self._holders.get(name)

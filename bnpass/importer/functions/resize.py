@@ -200,26 +200,40 @@ def _taps(axis: Axis, mode: Mode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _coordinates(axis: Axis, kind: str) -> np.ndarray:
-    """For each output position the position in the input."""
-    at = np.arange(axis.out, dtype=np.float64)
+    """For each output position the position in the input.
+
+    In float32, as onnxruntime computes it: ``nearest`` depends on the last bit where it rounds.
+    """
+    return _exact_coordinates(axis, np.float32(axis.scale), kind).astype(np.float64)
+
+
+def _exact_coordinates(axis: Axis, scale: np.float32, kind: str) -> np.ndarray:
+    at = np.arange(axis.out, dtype=np.float32)
+    one, half = np.float32(1), np.float32(0.5)
     if kind == "asymmetric":
-        return at / axis.scale
+        return at / scale
     if kind == "tf_half_pixel_for_nn":
-        return (at + 0.5) / axis.scale
+        return (at + half) / scale
     if kind == "align_corners":
-        return at * (axis.size - 1) / (axis.out - 1) if axis.out > 1 else at * 0
+        last = np.float32(max(axis.out - 1, 1))
+        return at * np.float32(axis.size - 1) / last
     if kind == "tf_crop_and_resize":
-        start, end = axis.roi
-        if axis.out == 1:
-            return at * 0 + 0.5 * (start + end) * (axis.size - 1)
-        return start * (axis.size - 1) + at * (end - start) * (axis.size - 1) / (axis.out - 1)
+        return _cropped(axis, at)
     if kind == "pytorch_half_pixel" and axis.out == 1:
         return at * 0
-    half = (at + 0.5) / axis.scale - 0.5
+    centre = (at + half) / scale - half
     if kind == "half_pixel_symmetric":
-        adjusted = axis.out / (axis.scale * axis.size)
-        half = half + axis.size / 2 * (1 - adjusted)
-    return half
+        adjusted = np.float32(axis.out) / (scale * np.float32(axis.size))
+        centre = centre + np.float32(axis.size) * half * (one - adjusted)
+    return centre
+
+
+def _cropped(axis: Axis, at: np.ndarray) -> np.ndarray:
+    start, end = (np.float32(v) for v in axis.roi)
+    last = np.float32(axis.size - 1)
+    if axis.out == 1:
+        return at * 0 + np.float32(0.5) * (start + end) * last
+    return start * last + at * (end - start) * last / np.float32(axis.out - 1)
 
 
 def _rounds_up(ratio: np.ndarray, mode: str) -> np.ndarray:

@@ -9,7 +9,6 @@ from bnpass.importer.functions import norm as functions
 from bnpass.importer.modules import BatchNorm, Dropout
 from bnpass.importer.op import Op
 from bnpass.importer.registry import register_op
-from bnpass.importer.store import Origin
 from bnpass.importer.values import Arg, Const
 
 _SUFFIXES = ("weight", "bias", "running_mean", "running_var")
@@ -43,17 +42,15 @@ def _module(op: Op, eps: float, momentum: float) -> tuple[BatchNorm, str]:
     scale, bias, mean, var = consts
     key = ("BatchNormalization", *(c.name or id(c) for c in consts), eps, momentum)
     made: tuple[BatchNorm, str] | None = op.store.shared.get(key)
-    if made is not None:  # one layer called twice, e.g. on two inputs
-        return made
-    module = BatchNorm(scale.numel, eps=eps, momentum=momentum, dtype=scale.dtype)
-    path = op.store.module(_folder(op, [c.name for c in consts]), module)
-    op.store.tie(scale, f"{path}.weight")
-    op.store.tie(bias, f"{path}.bias")
+    if made is None:
+        module = BatchNorm(scale.numel, eps=eps, momentum=momentum, dtype=scale.dtype)
+        path = op.store.module(_folder(op, [c.name for c in consts]), module)
+        op.store.tie(scale, f"{path}.weight")
+        op.store.tie(bias, f"{path}.bias")
+        made = op.store.shared[key] = module, path
     for index, const, name in ((3, mean, "running_mean"), (4, var, "running_var")):
-        origin = Origin(const.name, op.node.output[0], index)
-        op.store.own(const, f"{path}.{name}", origin)
-    op.store.shared[key] = module, path
-    return module, path
+        op.store.own(const, f"{made[1]}.{name}", (op.node.output[0], index))
+    return made  # the same for all nodes with these tensors: one layer, called several times
 
 
 def _folder(op: Op, names: list[str]) -> str:

@@ -1,0 +1,140 @@
+"""The table: what is missing is named, what is inexact is refused, users add to it; opsets, If."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from bnpass.errors import UnsupportedError  # noqa: E402
+from bnpass.importer import Op, register_op, to_torch  # noqa: E402
+from tests.importer.nets import ort_run, relative  # noqa: E402
+from tests.importer.test_parameters import model, normal  # noqa: E402
+
+
+def test_all_missing_operators_are_listed_at_once() -> None:
+    proto = model(
+        """(float[N, 4] x) => (float[N, 4] y) {
+        a = com.example.Odd(x)  b = Relu(a)  c = com.example.Even(b)  y = com.example.Odd(c) }""",
+        {},
+    )
+    proto.opset_import.append(onnx.helper.make_opsetid("com.example", 3))
+    for node, name in zip(proto.graph.node, ("first", "relu", "second", "third"), strict=True):
+        node.name = name
+    with pytest.raises(UnsupportedError) as caught:
+        to_torch(proto)
+    for text in ("com.example::Odd (opset 3)", "'first'", "'third'", "Even", "'second'"):
+        assert text in caught.value.message
+    assert "register_op" in caught.value.hint
+
+
+def test_every_inexact_node_is_named() -> None:
+    proto = model(
+        """(float[T, N, 4] x, float[1, 8, 4] W, float[1, 8, 2] R) => (float[T, 1, N, 2] y) {
+        a = LSTM <hidden_size = 2, clip = 1.0> (x, W, R)
+        y = LSTM <hidden_size = 2, clip = 2.0> (x, W, R) }""",
+        {},
+    )
+    with pytest.raises(UnsupportedError, match=r"LSTM 'a'.*LSTM 'y'"):
+        to_torch(proto)
+
+
+def test_a_user_adds_an_operator() -> None:
+    @register_op("Twice", domain="com.example.test")
+    def twice(op: Op) -> object:
+        return op.call(torch.mul, op.tensor(0), op.attr("factor", 2.0))
+
+    proto = model(
+        """(float[N, 4] x) => (float[N, 4] y)
+        { h = com.example.test.Twice <factor = 3.0> (x)  y = Relu(h) }""",
+        {},
+    )
+    proto.opset_import.append(onnx.helper.make_opsetid("com.example.test", 1))
+    x = torch.randn(2, 4)
+    assert torch.equal(to_torch(proto, batch="keep")(x), torch.relu(3 * x))
+
+
+@pytest.mark.parametrize("opset", range(7, onnx.defs.onnx_opset_version() + 1))
+def test_every_opset(opset: int) -> None:
+    proto = model(
+        """(float[N, 3, 8, 8] x) => (float[N, 5] y) {
+        c = Conv <pads = [1, 1, 1, 1]> (x, W, b)  r = Relu(c)
+        p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r)
+        f = Flatten(p)  g = Gemm(f, V, u)  y = Softmax(g) }""",
+        {"W": normal(4, 3, 3, 3), "b": normal(4), "V": normal(64, 5), "u": normal(5)},
+        ir=min(10, 8 if opset < 20 else 10),
+        opset=opset,
+    )
+    x = normal(2, 3, 8, 8)
+    made = to_torch(proto)(torch.from_numpy(x)).detach()
+    assert made.sum(1).numpy() == pytest.approx(np.ones(2), abs=1e-5)
+    if opset <= 23:  # what the installed onnxruntime is sure to load
+        assert relative(made, ort_run(proto, x)[0]) < 1e-5
+
+
+def test_an_if_on_a_static_shape_takes_its_branch() -> None:
+    proto = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        agraph (float[N, 1, H] x) => (float[N, H] y)
+        <int64 one = {1}, int64[1] axis = {1}> {
+            s = Shape(x)  d = Gather(s, one)  c = Equal(d, one)
+            y = If (c) <
+                then_branch = g1 () => (float[N, H] a) { a = Squeeze(x, axis) },
+                else_branch = g2 () => (float[N, H] b) { b = Identity(x) }
+            >
+        }""")
+    assert to_torch(proto)(torch.zeros(2, 1, 5)).shape == (2, 5)
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "C"
+    with pytest.raises(UnsupportedError, match="not the same in every run"):
+        to_torch(proto)
+
+
+@pytest.mark.parametrize(
+    ("mode", "coordinates", "nearest"),
+    [
+        ("nearest", "half_pixel", "round_prefer_floor"), ("nearest", "asymmetric", "floor"),
+        ("nearest", "asymmetric", "ceil"), ("nearest", "align_corners", "round_prefer_ceil"),
+        ("linear", "half_pixel", "floor"), ("linear", "pytorch_half_pixel", "floor"),
+        ("linear", "align_corners", "floor"), ("linear", "asymmetric", "floor"),
+        ("cubic", "half_pixel", "floor"), ("cubic", "align_corners", "floor"),
+        ("cubic", "asymmetric", "floor"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("scale", [(2.0, 2.0), (4.0, 3.0), (1.5, 1.3), (0.5, 0.7)])
+def test_resize_agrees_with_onnxruntime(
+    mode: str, coordinates: str, nearest: str, scale: tuple[float, float]
+) -> None:
+    proto = model(
+        f"""(float[N, 2, 6, 7] x) => (float[N, 2, A, B] y)
+        {{ y = Resize <mode = "{mode}", coordinate_transformation_mode = "{coordinates}",
+        nearest_mode = "{nearest}"> (x, , scales) }}""",
+        {"scales": np.array([1, 1, *scale], np.float32)},
+    )
+    x = normal(2, 2, 6, 7)
+    gm = to_torch(proto, batch="keep").eval()
+    assert not list(gm.parameters())
+    assert relative(gm(torch.from_numpy(x)), ort_run(proto, x)[0]) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("lengths", [False, True])
+def test_recurrent_layers_agree_with_onnxruntime(kind: str, direction: str, lengths: bool) -> None:
+    gates, d = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind], 1 + (direction == "bidirectional")
+    weights = {"W": normal(d, gates * 5, 3), "R": normal(d, gates * 5, 5),
+               "B": normal(d, gates * 10), "h0": normal(d, 4, 5)}  # fmt: skip
+    if lengths:
+        weights["lengths"] = np.array([6, 2, 1, 4], np.int32)
+    proto = model(
+        f"""(float[T, M, 3] x) => (float[T, D, M, 5] y, float[D, M, 5] h)
+        {{ y, h = {kind} <hidden_size = 5, direction = "{direction}">
+        (x, W, R, B, {"lengths" if lengths else ""}, h0) }}""",
+        weights,
+    )
+    x = normal(6, 4, 3)
+    made = to_torch(proto, batch="keep")(torch.from_numpy(x))
+    for ours, theirs in zip(made, ort_run(proto, x), strict=True):
+        assert relative(ours, theirs) < 1e-5

@@ -37,7 +37,8 @@ def new_weights(rewrite: Rewrite, view: View) -> NewWeights:
     rewriter = _REWRITERS.get(rewrite.op.kind)
     new = NewWeights() if rewriter is None else rewriter(rewrite, view)
     for index, m in rewrite.constants.items():
-        if index not in new.constants:
+        left_out = not rewrite.op.input(index)
+        if index not in new.constants and (m.has_shift or not left_out):
             new.constants[index] = _mapped(rewrite.op, index, m, view)
     return new
 

@@ -140,16 +140,23 @@ def _fold(chain: Chain, planner: Planner, avoid: frozenset[str]) -> FoldEntry:
         ("split", lambda: _scale_back_shift_on(chain, planner)),
     ]
     reasons = []
+    costly: tuple[str, list[Trial], tuple[str, ...]] | None = None
     for how, way in ways:
         try:
             trials = way()
             into = tuple(dict.fromkeys(name for t in trials for name in t.into))
-            _check_worth(chain, trials, into, avoid)
+            adds = _check_worth(chain, trials, into, planner, avoid)
         except MapRefusedError as refusal:
             reasons.append(f"{how}: {refusal.reason}")
-        else:
+            continue
+        if not adds:
             _commit(chain, trials, planner)
             return FoldEntry(head.name, head.kind, names, how, into)
+        costly = costly or (how, trials, into)  # a way without an Add behind a MatMul is better
+    if costly is not None:
+        how, trials, into = costly
+        _commit(chain, trials, planner)
+        return FoldEntry(head.name, head.kind, names, how, into)
     return FoldEntry(head.name, head.kind, names, "", (), "; ".join(reasons[:2]))
 
 
@@ -185,13 +192,32 @@ def _scale_back_shift_on(chain: Chain, planner: Planner) -> list[Trial]:
 
 
 def _check_worth(
-    chain: Chain, trials: list[Trial], into: tuple[str, ...], avoid: frozenset[str]
-) -> None:
-    if not chain.norms and sum(t.adds for t in trials) >= len(chain.links):
+    chain: Chain,
+    trials: list[Trial],
+    into: tuple[str, ...],
+    planner: Planner,
+    avoid: frozenset[str],
+) -> int:
+    """How many new Adds the trials cost."""
+    adds = sum(not _adds_already(name, planner) for name in _shifted(trials))
+    if not chain.norms and adds >= len(chain.links):
         raise MapRefusedError("it would only move")
     stopped = avoid.intersection(into)
     if stopped:
         raise MapRefusedError(f"the new weights of {min(stopped)!r} would not be finite numbers")
+    return adds
+
+
+def _shifted(trials: list[Trial]) -> set[str]:
+    """Operators without a bias of their own that get a shift."""
+    taken = [pair for t in trials for pair in (*t.before, *t.after)]
+    return {op.name for op, m in taken if op.kind in ("MatMul", "Einsum") and m.has_shift}
+
+
+def _adds_already(name: str, planner: Planner) -> bool:
+    rewrite = planner.rewrites.get(name)
+    parts = (rewrite.before, rewrite.after) if rewrite is not None else ()
+    return any(m is not None and m.has_shift for m in parts)
 
 
 def _commit(chain: Chain, trials: list[Trial], planner: Planner) -> None:

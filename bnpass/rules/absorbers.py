@@ -152,13 +152,10 @@ def recurrent_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]
 def _affine_inputs(op: Op, m: Map, shape: tuple[int, ...], view: View) -> list[Step]:
     """scale *= s, bias = s*bias + t, where the map's arrays broadcast to the parameters' shape."""
     bias(op, 2, view)
-    parts = {1: m.scale_only(), 2: m}
-    if not op.input(2):  # no bias yet: it starts as zeros
-        if not m.has_shift:
-            del parts[2]
-        else:
-            parts[2] = Map(np.zeros(shape), np.broadcast_to(m.shift, shape))
-    return [Step(constants=parts)]
+    if op.input(2):
+        return [Step(constants={1: m.scale_only(), 2: m})]
+    full = Map(*(np.broadcast_to(a, shape) for a in (m.scale, m.shift)))  # of zeros so far
+    return [Step(constants={1: m.scale_only(), 2: full})]
 
 
 def channel_norm_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:

@@ -17,8 +17,8 @@ from bnpass.importer import to_torch, write_back  # noqa: E402
 from tests.importer.nets import ort_run, relative  # noqa: E402
 
 FOLDER = Path(onnx.backend.test.__file__).parent / "data" / "light"
-FAST = ("squeezenet", "shufflenet", "inception_v1", "bvlc_alexnet")
-SLOW = ("resnet50", "densenet121", "inception_v2", "zfnet512", "vgg19")
+FAST = ("squeezenet", "shufflenet")
+SLOW = ("inception_v1", "bvlc_alexnet", "resnet50", "densenet121", "inception_v2", "zfnet512", "vgg19")
 
 
 def with_random_weights(path: Path) -> onnx.ModelProto:

@@ -1,0 +1,163 @@
+"""free_batch: what is provably the batch becomes symbolic, everything else is named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper
+
+from bnpass.errors import InputError
+from bnpass.frontends.onnx.batch import free_batch
+
+RNG = np.random.default_rng(0)
+
+
+def parse(text: str, opset: int = 17, **weights: np.ndarray) -> onnx.ModelProto:
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> agraph {text}')
+    model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in weights.items())
+    return model
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    result: np.ndarray = session.run(None, {session.get_inputs()[0].name: x})[0]
+    return result
+
+
+def check(model: onnx.ModelProto, *shape: int) -> onnx.ModelProto:
+    """The freed model on 5 samples gives what the original gives on each of them."""
+    before = model.SerializeToString()
+    freed = free_batch(model)
+    assert model.SerializeToString() == before
+    onnx.checker.check_model(freed, full_check=True)
+    size = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    x = normal(3 * size, *shape)
+    each = [run(model, part) for part in np.split(x, 3)]
+    np.testing.assert_allclose(run(freed, x), np.concatenate(each), rtol=1e-4, atol=1e-5)
+    assert freed.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+    assert freed.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "N"
+    return freed
+
+
+def test_conv_reshape_gemm() -> None:
+    model = parse(
+        """(float[1, 3, 8, 8] x) => (float[1, 5] y)
+        <int64[2] shape = {1, 256}, float[1, 4, 8, 8] hidden> {
+        hidden = Conv <pads = [1, 1, 1, 1]> (x, W)  r = Relu(hidden)  f = Reshape(r, shape)
+        y = Gemm(f, V) }""",
+        W=normal(4, 3, 3, 3), V=normal(256, 5),
+    )  # fmt: skip
+    freed = check(model, 3, 8, 8)
+    assert "shape" not in {t.name for t in freed.graph.initializer}
+
+
+def test_one_shape_constant_for_two_meanings() -> None:
+    """[2, 6] is a batch of 2 once; the other use of the same constant is a weight's shape."""
+    model = parse(
+        """(float[2, 2, 3] x) => (float[2, 2] y) <int64[2] shape = {2, 6}> {
+        f = Reshape(x, shape)  w = Reshape(W, shape)  t = Transpose <perm = [1, 0]> (w)
+        y = MatMul(f, t) }""",
+        W=normal(12),
+    )
+    freed = check(model, 2, 3)
+    assert "shape" in {t.name for t in freed.graph.initializer}
+
+
+def test_shuffle_and_attention_shapes() -> None:
+    check(
+        parse(
+            """(float[1, 6, 4, 4] x) => (float[1, 6, 4, 4] y)
+            <int64[5] split = {1, 2, 3, 4, 4}, int64[4] back = {1, 6, 4, 4}> {
+            a = Reshape(x, split)  b = Transpose <perm = [0, 2, 1, 3, 4]> (a)
+            y = Reshape(b, back) }"""
+        ),
+        6, 4, 4,
+    )  # fmt: skip
+    check(
+        parse(
+            """(float[1, 4, 6] x) => (float[1, 4, 6] y)
+            <int64[3] heads = {4, 2, 3}, int64[3] back = {1, 4, 6}, int64[2] flat = {-1, 6}> {
+            f = Reshape(x, flat)  m = MatMul(f, W)  h = Reshape(m, back)
+            y = Add(h, x) }""",
+            W=normal(6, 6),
+        ),
+        4, 6,
+    )  # fmt: skip
+
+
+def test_softmax_before_opset_13_and_a_recurrent_layer() -> None:
+    check(
+        parse("(float[1, 6] x) => (float[1, 6] y) { y = Softmax <axis = 1> (x) }", opset=11), 6
+    )
+    model = parse(
+        """(float[1, 4, 3] x) => (float[1, 4, 5] y) <int64[1] axis = {1}> {
+        t = Transpose <perm = [1, 0, 2]> (x)
+        r = GRU <hidden_size = 5> (t, W, R, , , h0)  s = Squeeze(r, axis)
+        y = Transpose <perm = [1, 0, 2]> (s) }""",
+        W=normal(1, 15, 3), R=normal(1, 15, 5), h0=np.zeros((1, 1, 5), np.float32),
+    )  # fmt: skip
+    freed = check(model, 4, 3)
+    assert freed.graph.node[1].input[5] == ""
+
+
+def test_computed_shapes_and_constants_of_shape() -> None:
+    check(
+        parse(
+            """(float[1, 4, 3] x) => (float[1, 12] y)
+            <int64 zero = {0}, int64[1] axes = {0}, int64[1] rest = {-1}> {
+            s = Shape(x)  n = Gather(s, zero)  u = Unsqueeze(n, axes)
+            shape = Concat <axis = 0> (u, rest)  y = Reshape(x, shape) }"""
+        ),
+        4, 3,
+    )  # fmt: skip
+
+
+def test_a_symbolic_model_comes_back_equal() -> None:
+    model = parse("(float[batch, 4] x) => (float[batch, 4] y) { y = Relu(x) }")
+    freed = free_batch(model)
+    assert freed is not model
+    assert freed.SerializeToString() == model.SerializeToString()
+
+
+REFUSED = {
+    "ReduceMean 'y'": "(float[4, 3] x) => (float[1, 3] y) { y = ReduceMean <axes = [0]> (x) }",
+    "Squeeze 'y'": "(float[1, 4] x) => (float[4] y) <int64[1] a = {0}> { y = Squeeze(x, a) }",
+    "Concat 'y'": "(float[2, 4] x) => (float[4, 4] y) { y = Concat <axis = 0> (x, x) }",
+    "Add 'y'": "(float[2, 3] x) => (float[2, 3] y) <float[2, 1] c = {1.0, 2.0}> { y = Add(x, c) }",
+    "Softmax 'y'": "(float[2, 3] x) => (float[2, 3] y) { y = Softmax <axis = 0> (x) }",
+    "Reshape 'y'": "(float[2, 3] x) => (float[3, 2] y) <int64[2] s = {3, 2}> { y = Reshape(x, s) }",
+    "MatMul 'y'": "(float[3, 3] x) => (float[3, 3] y) { t = Transpose(x)  y = MatMul(t, x) }",
+    "Mul 'y'": "(float[2, 3] x) => (float[2, 3] y) { t = Shape(x) c = Cast <to = 1> (t)"
+    "  i = ReduceSum <keepdims = 0> (c)  y = Mul(x, i) }",
+}
+
+
+@pytest.mark.parametrize("node", [n for n in REFUSED if not n.startswith("Mul")])
+def test_what_mixes_samples_is_refused_by_name(node: str) -> None:
+    with pytest.raises(InputError, match=node) as caught:
+        free_batch(parse(REFUSED[node]))
+    assert caught.value.hint
+
+
+def test_a_number_that_holds_the_batch_size_is_refused() -> None:
+    with pytest.raises(InputError, match="ReduceSum 'i'"):
+        free_batch(parse(REFUSED["Mul 'y'"]))
+
+
+def test_torch_is_not_imported() -> None:
+    code = "import sys, bnpass.frontends.onnx.batch; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

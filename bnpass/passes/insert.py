@@ -90,11 +90,12 @@ class Skip:
 
 @dataclass(frozen=True)
 class InsertPlan:
-    """Where BatchNorms go in one graph, and why not elsewhere."""
+    """Where BatchNorms go in one graph, why not elsewhere, and what else to know."""
 
     sites: list[Site] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
     nonlinearities: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def dropped(self) -> int:
@@ -108,6 +109,7 @@ class InsertPlan:
             "sites": [site.to_dict() for site in self.sites],
             "skipped": [vars(skip) for skip in self.skipped],
             "biases_dropped": self.dropped,
+            "notes": self.notes,
         }
 
 
@@ -132,6 +134,15 @@ class Policy:
     norms: bool = False
     allow_unfoldable: bool = False
     clone: bool = False
+
+
+def wanted(op: Op, policy: Policy) -> bool:
+    """Whether a policy's names and types let an operator's insertion happen at all."""
+    names, before = [op.name, op.kind], [b.lower() for b in policy.before]
+    if before and op.kind.lower() not in before:
+        return False
+    chosen = not policy.only or any(matches(x, policy.only) for x in names)
+    return chosen and not any(matches(x, policy.skip) for x in names)
 
 
 def plan_insert(graph: Graph, policy: Policy = Policy()) -> InsertPlan:

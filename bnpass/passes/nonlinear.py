@@ -20,6 +20,9 @@ SINGLE = frozenset(
 )  # fmt: skip
 """Operators that are a nonlinearity by themselves. Softmax is none: it makes probabilities."""
 
+RECURRENT = frozenset({"RNN", "LSTM", "GRU"})
+"""Layers with nonlinearities inside; normalised is the input's contribution, once it is split."""
+
 BOUNDED = frozenset({"Sigmoid", "Tanh", "HardSigmoid", "Softsign", "Clip", "Min", "Max"})
 """Nonlinearities whose result is bounded: those that serve as gates."""
 
@@ -67,12 +70,22 @@ def find_nonlinearities(graph: Graph) -> list[Nonlinearity]:
     return sorted(found, key=lambda n: graph.order[n.op.name])
 
 
+def is_split(op: Op, graph: Graph) -> bool:
+    """Whether a recurrent layer's input is already the contribution of all gates, as wide as W."""
+    weight = graph.constant(op.input(1))
+    if weight is None or len(weight.shape) != 3:
+        return False
+    return weight.shape[2] == weight.shape[0] * weight.shape[1]
+
+
 # --- single operators
 
 
 def _single(op: Op, graph: Graph) -> Nonlinearity | None:
     name = frozenset([op.name])
     if op.kind in SINGLE:
+        return Nonlinearity(op, (op.inputs[0],), name, op.kind)
+    if op.kind in RECURRENT and is_split(op, graph):
         return Nonlinearity(op, (op.inputs[0],), name, op.kind)
     if op.kind not in ("Max", "Min") or (graph.dtype(op.outputs[0]) or "float").startswith("int"):
         return None

@@ -36,6 +36,7 @@ class Editor:
         self._nodes = list(self.graph.node)  # kept, so that their ids stay theirs
         self._initializers = {t.name: t for t in self.graph.initializer}
         self._behind: dict[int, list[onnx.NodeProto]] = {}
+        self._before: dict[int, list[onnx.NodeProto]] = {}
         self._gone: set[int] = set()
         self._alias: dict[str, str] = {}
         self._rename: dict[str, str] = {}
@@ -151,6 +152,7 @@ class Editor:
             node.input.pop()
 
     def release(self, name: str) -> None:
+        """Note that one input less reads a value."""
         if name:
             self.reading.readers[name] -= 1
             self._released.append(name)
@@ -160,6 +162,14 @@ class Editor:
     def insert_behind(self, node: onnx.NodeProto, *new: onnx.NodeProto) -> None:
         """Put new nodes right behind another one."""
         self._behind.setdefault(id(node), []).extend(new)
+        self._count(new)
+
+    def insert_before(self, node: onnx.NodeProto, *new: onnx.NodeProto) -> None:
+        """Put new nodes right in front of another one."""
+        self._before.setdefault(id(node), []).extend(new)
+        self._count(new)
+
+    def _count(self, new: Iterable[onnx.NodeProto]) -> None:
         for one in new:
             for name in one.input:
                 if name:
@@ -203,9 +213,10 @@ class Editor:
     def finish(self) -> None:
         """Apply removals, insertions and names; drop what nothing reads any more."""
         gone = self._gone | self._sweep()
-        if self._behind or gone:
+        if self._behind or self._before or gone:
             nodes = []
             for node in self._nodes:
+                nodes.extend(self._before.get(id(node), ()))
                 if id(node) not in gone:
                     nodes.append(node)
                 nodes.extend(self._behind.get(id(node), ()))

@@ -13,13 +13,22 @@ import onnx
 from bnpass import external
 from bnpass.edits import FoldEdits
 from bnpass.errors import InputError, RefusedError
+from bnpass.frontends.onnx import recurrent
 from bnpass.frontends.onnx.apply import apply_fold, apply_insert
 from bnpass.frontends.onnx.editor import OverflowedError
 from bnpass.frontends.onnx.functions import inline_norms
 from bnpass.frontends.onnx.read import Reading, Scope, bodies, has_bodies, opset_of, read
 from bnpass.passes.fold import FoldEntry, FoldPlan, plan_fold
-from bnpass.passes.insert import InsertPlan, Moments, Policy, Skip, new_norms, plan_insert
-from bnpass.passes.nonlinear import find_nonlinearities
+from bnpass.passes.insert import (
+    InsertPlan,
+    Moments,
+    Policy,
+    Skip,
+    new_norms,
+    plan_insert,
+    wanted,
+)
+from bnpass.passes.nonlinear import RECURRENT, find_nonlinearities
 from bnpass.passes.strip import StripPlan, plan_strip
 from bnpass.patching import PatchedData
 
@@ -168,7 +177,20 @@ def _fold_model(
                 store.restart()
             continue
         size.check_growth(grown, options.max_growth)
+        _join_recurrent(copy, folder, store, whole)
         return Folded(copy, whole, plans[0].edits.changed, grown)
+
+
+def _join_recurrent(
+    model: onnx.ModelProto, folder: Path | None, store: PatchedData | None, plan: FoldPlan
+) -> None:
+    """The inverse of the insertion's split; the plan gets an entry for each layer."""
+    if not any(node.op_type in RECURRENT for node in model.graph.node):
+        return
+    reading = read(model, folder=folder, store=store)
+    for name in recurrent.join(reading):
+        kind = reading.main.graph.ops[name].kind
+        plan.entries.append(FoldEntry(name, kind, (name,), "forward", (name,)))
 
 
 class _Size:
@@ -233,8 +255,10 @@ def insert_model(
     """
     _refuse_quantized(model)
     copy = _copy(model)
+    notes = recurrent.split(copy, lambda op: wanted(op, options.policy))
     reading = read(copy, folder=folder)
     plan = plan_insert(reading.main.graph, options.policy)
+    plan.notes.extend(notes)
     plan.skipped.extend(_inside_bodies(reading))
     if plan_only or not plan.sites:
         return Inserted(copy, plan)

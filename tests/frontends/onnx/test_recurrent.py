@@ -1,0 +1,104 @@
+"""Recurrent layers: the input's contribution gets a BatchNorm, and fold puts everything back."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import bnpass
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+HIDDEN, WIDTH = 5, 7
+
+
+def network(kind, directions=1, bias=True, lengths=False):
+    rng = np.random.default_rng(0)
+    rows = GATES[kind] * HIDDEN
+    shapes = {
+        "W": (directions, rows, WIDTH),
+        "R": (directions, rows, HIDDEN),
+        "B": (directions, 2 * rows),
+        "V": (HIDDEN, 3),
+    }
+    arrays = {n: (0.4 * rng.normal(size=s)).astype(np.float32) for n, s in shapes.items()}
+    if not bias:
+        del arrays["B"]
+    inputs = [helper.make_tensor_value_info("x", 1, ["T", "N", WIDTH])]
+    reads = ["x", "W", "R", "B" if bias else ""]
+    if lengths:
+        inputs.append(helper.make_tensor_value_info("lengths", 6, ["N"]))
+        reads.append("lengths")
+    direction = "bidirectional" if directions == 2 else "forward"
+    options = {"linear_before_reset": 1} if kind == "GRU" else {}
+    nodes = [
+        helper.make_node(
+            kind, reads, ["h"], "layer", hidden_size=HIDDEN, direction=direction, **options
+        ),
+        helper.make_node("MatMul", ["h", "V"], ["y"], "head"),
+    ]
+    outputs = [helper.make_tensor_value_info("y", 1, ["T", directions, "N", 3])]
+    tensors = [numpy_helper.from_array(a, n) for n, a in arrays.items()]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def with_random_statistics(model):
+    rng = np.random.default_rng(1)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        shape = tuple(tensor.dims)
+        if tensor.name.endswith(("running_mean", "_bn.bias", "_bn.weight")):
+            new = rng.normal(size=shape)
+        elif tensor.name.endswith("running_var"):
+            new = rng.uniform(0.5, 2, shape)
+        else:
+            continue
+        tensor.CopyFrom(numpy_helper.from_array(new.astype(np.float32), tensor.name))
+    return copy
+
+
+def kinds(model):
+    return [node.op_type for node in model.graph.node]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("kind", list(GATES))
+def test_inserted_preserved_and_folded_into_the_layer_again(kind, directions, bias):
+    model = network(kind, directions, bias)
+    inserted = bnpass.insert(model, init="preserve")
+    assert kinds(inserted).count("BatchNormalization") == 1
+    assert bnpass.verify(model, inserted).passed
+    trained = with_random_statistics(inserted)
+    assert not bnpass.verify(model, trained).passed
+    folded = bnpass.fold(trained, verify=False)
+    assert bnpass.verify(trained, folded).passed
+    assert kinds(folded) == [kind, "MatMul"]
+    weight = next(t for t in folded.graph.initializer if t.name == folded.graph.node[0].input[1])
+    assert tuple(weight.dims) == (directions, GATES[kind] * HIDDEN, WIDTH)
+
+
+def test_the_input_bias_goes_and_a_second_insert_changes_nothing():
+    plan = bnpass.insert(network("LSTM"), plan_only=True)
+    assert [len(site.drops) for site in plan.sites] == [1]
+    inserted = bnpass.insert(network("LSTM"))
+    assert bnpass.insert(inserted) == inserted
+
+
+def test_calibrated_keeps_the_function():
+    model = network("GRU", 2)
+    rng = np.random.default_rng(2)
+    data = [rng.normal(size=(4, 8, WIDTH)).astype(np.float32) for _ in range(3)]
+    inserted = bnpass.insert(model, init="calibrated", data=data)
+    assert bnpass.verify(model, inserted).passed
+
+
+def test_padded_steps_are_pointed_out():
+    plan = bnpass.insert(network("LSTM", lengths=True), plan_only=True)
+    assert any("sequence_lens" in note for note in plan.notes)
+
+
+def test_a_layer_that_is_skipped_stays_as_it_is():
+    model = network("LSTM")
+    assert bnpass.insert(model, skip=["layer"]) == model

@@ -12,6 +12,7 @@ from torch import fx, nn
 from bnpass.edits import BiasDrop, FoldEdits, Leftover, NewNorm
 from bnpass.frontends.fx.call import Slot
 from bnpass.frontends.fx.editor import Arrays, Editor
+from bnpass.frontends.fx.hooks import unparametrize
 from bnpass.frontends.fx.info import META, Info
 from bnpass.frontends.fx.modules import ChannelsLastBatchNorm
 from bnpass.frontends.fx.read import Reading
@@ -190,10 +191,10 @@ def place_of(reading: Reading, value: str) -> fx.Node | None:
 
 
 def _insert_norm(editor: Editor, norm: NewNorm, place: fx.Node, sync: bool) -> str:
-    module = _new_norm(norm, sync)
     info = place.meta.get(META)
     dtype = getattr(torch, info.dtype) if isinstance(info, Info) else torch.float32
-    module.to(dtype=dtype, device=editor.device(place))
+    module = _new_norm(norm, sync).to(dtype=dtype, device=editor.device(place))
+    _start(module, norm)
     path = editor.add_module(norm.name, module)
     users = _readers(editor, norm, place)
     made = [place]
@@ -239,14 +240,17 @@ def _new_norm(norm: NewNorm, sync: bool) -> nn.Module:
         kind = nn.SyncBatchNorm
     elif norm.axis != 1 and norm.rank > 2:
         kind = ChannelsLastBatchNorm
-    module = kind(n, eps=norm.epsilon, momentum=norm.momentum)
+    module: nn.Module = kind(n, eps=norm.epsilon, momentum=norm.momentum)
+    return module
+
+
+def _start(module: Any, norm: NewNorm) -> None:
+    """Initial gamma, beta and statistics, rounded once to the module's type."""
     with torch.no_grad():
         module.weight.copy_(torch.as_tensor(norm.scale))
         module.bias.copy_(torch.as_tensor(norm.bias))
         module.running_mean.copy_(torch.as_tensor(norm.mean))
         module.running_var.copy_(torch.as_tensor(norm.var))
-    assert isinstance(module, nn.Module)
-    return module
 
 
 def _drop_biases(editor: Editor, path: str, drops: list[BiasDrop]) -> None:
@@ -261,7 +265,7 @@ def _drop_biases(editor: Editor, path: str, drops: list[BiasDrop]) -> None:
         target = editor._clone(path, nodes)
     module = editor.gm.get_submodule(target)
     if torch.nn.utils.parametrize.is_parametrized(module, "bias"):
-        torch.nn.utils.parametrize.remove_parametrizations(module, "bias")
+        unparametrize(module, "bias")
     module.register_parameter("bias", None)
 
 

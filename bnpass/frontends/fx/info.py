@@ -11,6 +11,7 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bnpass.errors import InputError
+from bnpass.frontends.fx.hooks import OBSERVED, has_hooks, watched
 from bnpass.frontends.fx.tracing import mode
 from bnpass.graph import Dim
 
@@ -127,12 +128,19 @@ class _Recorder(fx.Interpreter):
 
     def __init__(self, gm: fx.GraphModule) -> None:
         super().__init__(gm)
+        self.graph_module = gm
         self.infos: dict[fx.Node, Infos] = {}
         self.extra_traceback = False
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node."""
-        value = super().run_node(n)
+        module = module_of(self.graph_module, n)
+        if module is not None and has_hooks(module):
+            with watched(module) as alters:
+                value = super().run_node(n)
+            n.meta[OBSERVED] = not alters
+        else:
+            value = super().run_node(n)
         self.infos[n] = describe(value)
         return value
 
@@ -143,7 +151,8 @@ Recorded = dict[fx.Node, Infos]
 def _run(gm: fx.GraphModule, inputs: tuple[Any, ...]) -> Recorded:
     """Without computing where that works, else for real on copies of the buffers."""
     failure: Exception | None = None
-    for run in (_run_fake, _run_real):
+    hooked = any(has_hooks(m) for m in gm.modules())  # hooks should not meet fake tensors
+    for run in (_run_real,) if hooked else (_run_fake, _run_real):
         try:
             return run(gm, inputs)
         except Exception as error:  # noqa: BLE001 - whatever the user's forward raises

@@ -13,7 +13,8 @@ from bnpass.errors import UsageError, close_matches
 if TYPE_CHECKING:
     import onnx
 
-    from bnpass.passes.insert import Moments, Site
+    from bnpass.frontends.onnx.transform import Measure
+    from bnpass.passes.insert import Site
 
 INITS = ("fresh", "preserve", "calibrated")
 LEFTOVERS = ("bn", "affine")
@@ -138,17 +139,17 @@ def insert(
     _check_output(model, output, force)
     proto, folder = _read(model)
     proto = _strip(proto, strip) if strip else proto
-    moments = _moments(proto, data) if init == "calibrated" else None
+    moments = _moments(data) if init == "calibrated" else None
     options = InsertOptions(policy, init, eps, momentum)
     done = insert_model(proto, options, folder=folder, moments=moments, plan_only=plan_only)
     return done.plan if plan_only else _written(done.model, model, output, force)
 
 
-def _moments(proto: onnx.ModelProto, data: Any) -> Moments:
-    def measure(sites: Sequence[Site]) -> Any:
+def _moments(data: Any) -> Measure:
+    def measure(model: onnx.ModelProto, sites: Sequence[Site]) -> Any:
         from bnpass.runtime.statistics import batch_moments
 
-        return batch_moments(proto, [(site.value, site.axis) for site in sites], data)
+        return batch_moments(model, [(site.value, site.axis) for site in sites], data)
 
     return measure
 

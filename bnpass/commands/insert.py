@@ -20,7 +20,8 @@ from bnpass.report.ui import Ui
 if TYPE_CHECKING:
     import onnx
 
-    from bnpass.passes.insert import InsertPlan, Moments, Policy
+    from bnpass.frontends.onnx.transform import Measure
+    from bnpass.passes.insert import InsertPlan, Policy
 
 
 _BATCH = 1000
@@ -91,15 +92,15 @@ def _policy(args: argparse.Namespace) -> Policy:
                   args.norms, args.allow_unfoldable)
 
 
-def _moments(model: onnx.ModelProto, args: argparse.Namespace) -> Moments | None:
+def _moments(model: onnx.ModelProto, args: argparse.Namespace) -> Measure | None:
     if args.init != "calibrated" or not args.data:
         return None
     from bnpass.pipeline.datasets import open_for
     from bnpass.runtime.statistics import batch_moments
 
     data = open_for(model, args.data, labels=False)
-    return lambda sites: batch_moments(
-        model, [(s.value, s.axis) for s in sites], (x for x, _ in data.batches(_BATCH))
+    return lambda ready, sites: batch_moments(
+        ready, [(s.value, s.axis) for s in sites], (x for x, _ in data.batches(_BATCH))
     )
 
 

@@ -6,8 +6,10 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from bnpass import external
@@ -21,8 +23,8 @@ from bnpass.frontends.onnx.read import Reading, Scope, bodies, has_bodies, opset
 from bnpass.passes.fold import FoldEntry, FoldPlan, plan_fold
 from bnpass.passes.insert import (
     InsertPlan,
-    Moments,
     Policy,
+    Site,
     Skip,
     new_norms,
     plan_insert,
@@ -222,6 +224,10 @@ def _inside(entry: FoldEntry, scope: Scope) -> FoldEntry:
 # --- insert
 
 
+Measure = Callable[[onnx.ModelProto, Sequence[Site]], dict[str, tuple[np.ndarray, np.ndarray]]]
+"""(model, sites) -> mean and biased variance, (C,) each, of the sites' values by name."""
+
+
 @dataclass(frozen=True)
 class InsertOptions:
     """What an insertion is asked for; the names are those of :func:`bnpass.insert`."""
@@ -245,7 +251,7 @@ def insert_model(
     options: InsertOptions = InsertOptions(),
     *,
     folder: Path | None = None,
-    moments: Moments | None = None,
+    moments: Measure | None = None,
     plan_only: bool = False,
 ) -> Inserted:
     """Insert a BatchNorm in front of every nonlinearity of the main graph.
@@ -267,7 +273,7 @@ def insert_model(
         options.init,
         epsilon=options.epsilon,
         momentum=options.momentum,
-        moments=moments,
+        moments=None if moments is None else partial(moments, copy),
     )
     apply_insert(reading, reading.main, norms)
     return Inserted(copy, plan)

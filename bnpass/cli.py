@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments, ui)
     except KeyboardInterrupt:
-        ui.error("interrupted", "")
+        ui.error("interrupted", "every file that is there is whole; run it again to go on")
         return 130
     except BrokenPipeError:
         return _reader_left()

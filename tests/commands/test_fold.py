@@ -106,17 +106,17 @@ def test_an_existing_output_is_kept_without_force(
 def test_a_failed_verification_writes_nothing(
     bnpass: Run, normed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bnpass.frontends.onnx import transform
+    from bnpass.frontends.onnx import fold_file
 
-    right = transform.fold_model
+    right = fold_file.fold_model
 
-    def wrong(*arguments: object, **options: object) -> transform.Folded:
+    def wrong(*arguments: object, **options: object) -> object:
         done = right(*arguments, **options)  # type: ignore[arg-type]
         bias = next(t for t in done.model.graph.initializer if t.name == "b1")
         bias.CopyFrom(onnx.numpy_helper.from_array(np.full(3, 9, np.float32), "b1"))
         return done
 
-    monkeypatch.setattr(transform, "fold_model", wrong)
+    monkeypatch.setattr(fold_file, "fold_model", wrong)
     result = bnpass("fold", normed, "-o", tmp_path / "out.onnx")
     assert result.code == 1
     assert "the two models differ" in result.errors[0]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +115,28 @@ def test_a_gpu_that_is_not_there_is_exit_3(bnpass: Run, plain: Path, data: Path)
     result = bnpass("train", plain, "--data", data, "-o", plain.with_name("o.onnx"), "--steps", "2",
                     "--device", f"cuda:{torch.cuda.device_count()}")
     result.assert_refused(3, "cuda")
+
+
+def test_ctrl_c_ends_with_130_and_keeps_the_checkpoint(
+    bnpass: Run, plain: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.onnx"
+    common = ("train", str(plain), "--data", str(data), "-o", str(out), "--steps", "100000",
+              "--eval-every", "10", "--device", "cpu")
+    running = subprocess.Popen([sys.executable, "-m", "bnpass", *common], stderr=subprocess.PIPE,
+                               text=True)
+    assert running.stderr is not None
+    for line in running.stderr:
+        if line.startswith("train:"):
+            break
+    checkpoint = tmp_path / "out.run/checkpoints/last.pt"
+    while not checkpoint.exists() and running.poll() is None:
+        pass
+    running.send_signal(signal.SIGINT)
+    left = running.stderr.read().splitlines()
+    assert running.wait(60) == 130
+    assert left[-2] == "error: interrupted"
+    assert left[-1].startswith("hint:")
+    assert not any("Traceback" in line for line in left)
+    assert not out.exists()
+    assert checkpoint.exists()

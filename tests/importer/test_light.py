@@ -18,7 +18,9 @@ from tests.importer.nets import ort_run, relative  # noqa: E402
 
 FOLDER = Path(onnx.backend.test.__file__).parent / "data" / "light"
 FAST = ("squeezenet", "shufflenet")
-SLOW = ("inception_v1", "bvlc_alexnet", "resnet50", "densenet121", "inception_v2", "zfnet512", "vgg19")
+SLOW = (
+    "inception_v1", "bvlc_alexnet", "resnet50", "densenet121", "inception_v2", "zfnet512", "vgg19",
+)  # fmt: skip
 
 
 def with_random_weights(path: Path) -> onnx.ModelProto:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -97,10 +98,16 @@ def plan_fold(
         found = find_chains(planner, selected)
         chains, reasons = [], {op.name: reason for op, reason in found.refused}
         refused = found.refused
+        planner.joinable = {c.result: partial(_current, c, planner) for c in found.chains}
+        by_result = {c.result: c for c in found.chains}
         for chain in found.chains:
-            entry = _fold(chain, planner, avoid)
+            if chain.result not in planner.joinable:
+                continue  # it went along with another one
+            entry = _fold(chain, planner, avoid, by_result)
             if entry.how:
                 entries.append(entry)
+                del planner.joinable[chain.result]
+                entries += _along(entry, by_result, planner)
             else:
                 chains.append(chain)
                 reasons[chain.head.name] = entry.reason
@@ -123,7 +130,24 @@ def plan_fold(
 # --- one chain
 
 
-def _fold(chain: Chain, planner: Planner, avoid: frozenset[str]) -> FoldEntry:
+def _current(chain: Chain, planner: Planner) -> Map:
+    return refreshed(chain, planner).map
+
+
+def _along(entry: FoldEntry, chains: dict[str, Chain], planner: Planner) -> list[FoldEntry]:
+    """Entries of the chains that went along with one."""
+    found = []
+    for result in [r for r, c in chains.items() if c.names[0] in planner.removed]:
+        if planner.joinable.pop(result, None) is not None:
+            chain = chains[result]
+            head = chain.head
+            found.append(FoldEntry(head.name, head.kind, chain.names, entry.how, entry.into))
+    return found
+
+
+def _fold(
+    chain: Chain, planner: Planner, avoid: frozenset[str], chains: dict[str, Chain]
+) -> FoldEntry:
     """Try the ways of this file's head in turn."""
     names, head = chain.names, chain.head
     try:
@@ -151,6 +175,8 @@ def _fold(chain: Chain, planner: Planner, avoid: frozenset[str]) -> FoldEntry:
             continue
         if not adds:
             _commit(chain, trials, planner)
+            for result in {name for trial in trials for name in trial.joined}:
+                _remove(chains[result], planner)
             return FoldEntry(head.name, head.kind, names, how, into)
         costly = costly or (how, trials, into)  # a way without an Add behind a MatMul is better
     if costly is not None:
@@ -242,7 +268,8 @@ def _leave(
     """A chain that stays becomes one operator where that is shorter."""
     head, names = chain.head, chain.names
     if chain.norms and style == "bn":
-        if len(chain.links) == 1:
+        along_others = any(axis != 1 for link in chain.links for axis in link.map.axes)
+        if len(chain.links) == 1 or along_others:
             return FoldEntry(head.name, head.kind, names, "", (), reason), None
         _merge_into_norm(chain, planner)
         return FoldEntry(head.name, head.kind, names, "merged", (head.name,), reason), None

@@ -156,8 +156,13 @@ def node_names(model: onnx.ModelProto) -> list[str]:
     """Names and operator types that ``--only`` and ``--skip`` can match."""
     from bnpass.runtime.signature import all_nodes, node_name
 
-    nodes = list(all_nodes(model))
-    return [node_name(node) for node in nodes] + sorted({node.op_type for node in nodes})
+    names: dict[str, int] = {}
+    for node in all_nodes(model):
+        name = node_name(node)
+        names[name] = names.get(name, 0) + 1
+    # Nodes that share a name are told apart by a number, as in reports.
+    again = [f"{name}#{n}" for name, times in names.items() for n in range(2, times + 1)]
+    return [*names, *again, *sorted({node.op_type for node in all_nodes(model)})]
 
 
 def check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:

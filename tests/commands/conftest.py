@@ -12,6 +12,17 @@ from tests.commands.helpers import CLASSES, FEATURES, Result, Run, add_norm, mlp
 
 
 @pytest.fixture
+def one_thread():
+    """Nets this small train faster so, and other processes may want the cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def bnpass(capsys: pytest.CaptureFixture[str]) -> Run:
     def run(*arguments: object) -> Result:
         capsys.readouterr()

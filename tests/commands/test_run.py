@@ -14,6 +14,8 @@ import pytest
 
 from tests.commands.helpers import CLASSES, FEATURES, Run, files, mlp, write
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHORT = ("--steps", "40", "--device", "cpu", "--lr", "0.3")
 WRITTEN = [
     "checkpoints/best.pt", "checkpoints/last.pt", "curves.png", "deploy.onnx", "inserted.onnx",

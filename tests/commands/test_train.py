@@ -14,6 +14,8 @@ import pytest
 
 from tests.commands.helpers import Run, files, mlp, write
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHORT = ("--steps", "20", "--device", "cpu")
 
 

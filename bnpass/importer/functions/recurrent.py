@@ -118,7 +118,8 @@ def _by_torch(
         weights += [_reorder(part, _TO_TORCH[kind]) for part in parts]
     both = direction == "bidirectional"
     x = x.flip(0) if direction == "reverse" else x
-    common = (weights, True, 1, 0.0, False, both, False)
+    # "train" only steers the dropout, which is 0; without it cuDNN refuses a backward pass
+    common = (weights, True, 1, 0.0, torch.is_grad_enabled(), both, False)
     if kind == "LSTM":
         y, h, c = torch.lstm(x, start, *common)
     else:

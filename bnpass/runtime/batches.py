@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ def batches_of(data: Any, batch_size: int) -> Iterable[Any]:
     """Return an iterable of batches for a data set, one array (one batch), or an iterable."""
     if hasattr(data, "batches"):
         return data.batches(batch_size, shuffle=False, seed=0, drop_last=False)  # type: ignore[no-any-return]
-    if isinstance(data, np.ndarray):
+    if isinstance(data, np.ndarray | Mapping):
         return [data]
     return data  # type: ignore[no-any-return]
 
@@ -34,11 +34,16 @@ def checked(data: Iterable[Any], ports: list[Port]) -> Iterator[Feeds]:
     for index, batch in enumerate(data):
         feeds = feeds_of(batch, ports)
         for name, array in feeds.items():
-            if is_float(array.dtype) and not np.isfinite(array.astype(np.float32)).all():
+            if is_float(array.dtype) and not _finite(array):
                 raise InputError(
                     f"batch {index} of the data has NaN or Inf in {name!r}", "clean the data"
                 )
         yield feeds
+
+
+def _finite(array: np.ndarray[Any, Any]) -> bool:
+    known = array.dtype.kind == "f"  # ml_dtypes' types have no isfinite in every version
+    return bool(np.isfinite(array if known else array.astype(np.float32)).all())
 
 
 def regroup(

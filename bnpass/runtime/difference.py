@@ -15,7 +15,7 @@ from bnpass.runtime.inputs import Feeds
 from bnpass.runtime.signature import captured, node_name
 from bnpass.runtime.tolerance import Tolerance
 
-_AT_ONCE = 64  # values fetched in one run, so that they need not all be held
+_FIRST, _HELD = 64, 2**28  # values in the first run; bytes held at once in the later ones
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,19 @@ def _compare_all(
     candidate_feeds: Feeds,
     rule: Tolerance,
 ) -> Iterator[tuple[str, Comparison]]:
-    for start in range(0, len(shared), _AT_ONCE):
-        names = shared[start : start + _AT_ONCE]
+    # Each run computes the whole network: few runs for small tensors, little memory for large ones.
+    start, count = 0, _FIRST
+    while start < len(shared):
+        names = shared[start : start + count]
         a, b = left.fetch(feeds, names), right.fetch(candidate_feeds, names)
         for name in names:
             if a[name].shape == b[name].shape:
                 yield name, compare(a[name], b[name], rule)
             else:
                 yield name, Comparison(passed=False, max_abs=float("inf"), max_rel=float("inf"))
+        start += len(names)
+        each = max(sum(value.nbytes for value in a.values()) // len(names), 1)
+        count = max(_HELD // each, 1)
 
 
 def _reached(

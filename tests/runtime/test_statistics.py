@@ -402,3 +402,19 @@ def test_no_torch_is_imported(tmp_path, convnet):
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_mapping_or_array_is_one_batch(convnet, images):
+    want = calibrate_onnx(convnet, [images]).SerializeToString()
+    assert calibrate_onnx(convnet, images).SerializeToString() == want
+    assert calibrate_onnx(convnet, {"x": images}).SerializeToString() == want
+
+
+def test_data_set_with_batches(convnet, images):
+    class Data:
+        def batches(self, batch_size, *, shuffle, seed, drop_last):
+            assert not drop_last
+            yield from ((images[i : i + 100], None) for i in range(0, 300, 100))
+
+    found = calibrate_onnx(convnet, Data())
+    assert found.SerializeToString() == calibrate_onnx(convnet, [images]).SerializeToString()

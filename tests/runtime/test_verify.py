@@ -303,3 +303,18 @@ class TestTorch:
         with pytest.raises(InputError, match="data="):
             verify(module, module)
         assert verify(module, module, data=[rng.normal(size=(3, 6)).astype(np.float32)]).passed
+
+
+def test_large_tensors_are_located_in_several_runs(monkeypatch, rng):
+    """Only a few values are held at once; the first difference is still the right one."""
+    import bnpass.runtime.difference as module
+
+    monkeypatch.setattr(module, "_FIRST", 3)
+    monkeypatch.setattr(module, "_HELD", 200)
+    nodes = "\n".join(f"v{i + 1} = Add(v{i}, w{i})" for i in range(20))
+    weights = {f"w{i}": rng.normal(size=8).astype(np.float32) for i in range(20)}
+    model = text(
+        f" g (float[N, 8] v0) => (float[N, 8] v20) {{ {nodes} }}".replace("\n", " "), **weights
+    )
+    wrong = edit(model, "w13", lambda w: w + np.float32(0.1))
+    assert verify(model, wrong).first_difference.value == "v14"

@@ -47,6 +47,21 @@ def _copy_range(source: int, target: int, count: int) -> int:
     return os.write(target, os.read(source, 1 << 24))
 
 
+class Discarded:
+    """Takes new numbers and forgets them: for a plan that is not carried out."""
+
+    def patch(self, tensor: onnx.TensorProto, array: np.ndarray) -> None:
+        """Do nothing."""
+
+    def append(self, tensor: onnx.TensorProto, array: np.ndarray) -> None:
+        """Note the type and shape."""
+        tensor.dims[:] = array.shape
+        tensor.data_type = _elem_type(array)
+
+    def restart(self) -> None:
+        """Do nothing."""
+
+
 class PatchedData:
     """Copies of a model's data files under fresh names, to be patched and extended.
 
@@ -128,6 +143,10 @@ class PatchedData:
                 for entry in tensor.external_data:
                     if entry.key == "location":
                         entry.value = names[(self._folder / entry.value).resolve()]
+
+
+Store = PatchedData | Discarded
+"""Where new numbers of external tensors go."""
 
 
 def _elem_type(array: np.ndarray) -> int:

@@ -103,11 +103,13 @@ def plan_fold(
         for chain in found.chains:
             if chain.result not in planner.joinable:
                 continue  # it went along with another one
-            entry = _fold(chain, planner, avoid, by_result)
+            entry, joined = _fold(chain, planner, avoid)
             if entry.how:
                 entries.append(entry)
                 del planner.joinable[chain.result]
-                entries += _along(entry, by_result, planner)
+                for result in joined:
+                    del planner.joinable[result]
+                    entries.append(_along(entry, by_result[result], planner))
             else:
                 chains.append(chain)
                 reasons[chain.head.name] = entry.reason
@@ -134,56 +136,63 @@ def _current(chain: Chain, planner: Planner) -> Map:
     return refreshed(chain, planner).map
 
 
-def _along(entry: FoldEntry, chains: dict[str, Chain], planner: Planner) -> list[FoldEntry]:
-    """Entries of the chains that went along with one."""
-    found = []
-    for result in [r for r, c in chains.items() if c.names[0] in planner.removed]:
-        if planner.joinable.pop(result, None) is not None:
-            chain = chains[result]
-            head = chain.head
-            found.append(FoldEntry(head.name, head.kind, chain.names, entry.how, entry.into))
-    return found
+def _along(entry: FoldEntry, chain: Chain, planner: Planner) -> FoldEntry:
+    """The entry of a chain that went along with another one."""
+    _remove(chain, planner)
+    return FoldEntry(chain.head.name, chain.head.kind, chain.names, entry.how, entry.into)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way for a chain to leave, tried and found possible."""
+
+    how: str
+    trials: list[Trial]
+    adds: int
+
+    @property
+    def into(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for trial in self.trials for name in trial.into))
 
 
 def _fold(
-    chain: Chain, planner: Planner, avoid: frozenset[str], chains: dict[str, Chain]
-) -> FoldEntry:
-    """Try the ways of this file's head in turn."""
+    chain: Chain, planner: Planner, avoid: frozenset[str]
+) -> tuple[FoldEntry, frozenset[str]]:
+    """Try the ways of this file's head in turn; also the results of chains that go along."""
     names, head = chain.names, chain.head
     try:
         chain = refreshed(chain, planner)
     except MapRefusedError as refusal:
-        return FoldEntry(head.name, head.kind, names, "", (), refusal.reason)
+        return FoldEntry(head.name, head.kind, names, "", (), refusal.reason), frozenset()
     if chain.map.is_identity:
         _commit(chain, [], planner)
-        return FoldEntry(head.name, head.kind, names, "backward")
-    ways: list[tuple[str, Callable[[], list[Trial]]]] = [
-        ("backward", lambda: [_back(chain, chain.map, planner)]),
-        ("forward", lambda: [planner.forward(chain.result, chain.map)]),
-        ("split", lambda: _scale_on_shift_back(chain, planner)),
-        ("split", lambda: _scale_back_shift_on(chain, planner)),
-    ]
+        return FoldEntry(head.name, head.kind, names, "backward"), frozenset()
+    way, reasons = _best_way(chain, planner, avoid)
+    if way is None:
+        return FoldEntry(head.name, head.kind, names, "", (), "; ".join(reasons[:2])), frozenset()
+    _commit(chain, way.trials, planner)
+    joined = frozenset(name for trial in way.trials for name in trial.joined)
+    return FoldEntry(head.name, head.kind, names, way.how, way.into), joined
+
+
+def _best_way(
+    chain: Chain, planner: Planner, avoid: frozenset[str]
+) -> tuple[_Way | None, list[str]]:
+    """The first way that costs nothing, else the first that costs an Add behind a MatMul."""
+    costly: _Way | None = None
     reasons = []
-    costly: tuple[str, list[Trial], tuple[str, ...]] | None = None
-    for how, way in ways:
+    for how, attempt in _WAYS:
         try:
-            trials = way()
+            trials = attempt(chain, planner)
             into = tuple(dict.fromkeys(name for t in trials for name in t.into))
-            adds = _check_worth(chain, trials, into, planner, avoid)
+            way = _Way(how, trials, _check_worth(chain, trials, into, planner, avoid))
         except MapRefusedError as refusal:
             reasons.append(f"{how}: {refusal.reason}")
             continue
-        if not adds:
-            _commit(chain, trials, planner)
-            for result in {name for trial in trials for name in trial.joined}:
-                _remove(chains[result], planner)
-            return FoldEntry(head.name, head.kind, names, how, into)
-        costly = costly or (how, trials, into)  # a way without an Add behind a MatMul is better
-    if costly is not None:
-        how, trials, into = costly
-        _commit(chain, trials, planner)
-        return FoldEntry(head.name, head.kind, names, how, into)
-    return FoldEntry(head.name, head.kind, names, "", (), "; ".join(reasons[:2]))
+        if not way.adds:
+            return way, reasons
+        costly = costly or way
+    return costly, reasons
 
 
 def _back(chain: Chain, m: Map, planner: Planner) -> Trial:
@@ -257,6 +266,22 @@ def _remove(chain: Chain, planner: Planner, but: Op | None = None) -> None:
         if link.op is not but:
             planner.removed[link.op.name] = link.data
             planner.rewrites.pop(link.op.name, None)
+
+
+def _backward(chain: Chain, planner: Planner) -> list[Trial]:
+    return [_back(chain, chain.map, planner)]
+
+
+def _forward(chain: Chain, planner: Planner) -> list[Trial]:
+    return [planner.forward(chain.result, chain.map)]
+
+
+_WAYS: tuple[tuple[str, Callable[[Chain, Planner], list[Trial]]], ...] = (
+    ("backward", _backward),
+    ("forward", _forward),
+    ("split", _scale_on_shift_back),
+    ("split", _scale_back_shift_on),
+)
 
 
 # --- what stays

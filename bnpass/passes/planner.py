@@ -8,7 +8,7 @@ to the last. Where a rule has alternatives, the first that leads to absorbers ev
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,6 +34,7 @@ class Trial:
         changed: values whose numbers would differ.
         crossed: names of the operators that the map goes through or ends in.
         arrived: forward: the maps that reached a value where the walk was told to stop.
+        joined: forward: results of other chains whose maps had to come along.
         adds: operators that the trial costs.
     """
 
@@ -43,6 +44,7 @@ class Trial:
     changed: set[str] = field(default_factory=set)
     crossed: set[str] = field(default_factory=set)
     arrived: dict[str, Map] = field(default_factory=dict)
+    joined: set[str] = field(default_factory=set)
     adds: int = 0
 
     @property
@@ -60,6 +62,7 @@ class Trial:
             set(self.changed),
             set(self.crossed),
             dict(self.arrived),
+            set(self.joined),
             self.adds,
         )
 
@@ -107,6 +110,7 @@ class Planner:
         self.changed: set[str] = set()
         self._retries = 0
         self._paths: dict[str, int] = {}
+        self.joinable: dict[str, Callable[[], Map]] = {}  # maps that wait, by their result
 
     # --- what rules may ask (the View)
 
@@ -286,7 +290,7 @@ class Planner:
         while pending.heap:
             op = self.graph.ops[pending.pop()]
             maps = {i: pending.carried[v] for i, v in enumerate(op.inputs) if v in pending.carried}
-            steps = self._step_on(op, maps)
+            steps = self._step_on(op, maps, pending, trial)
             for step in steps[:-1]:
                 try:
                     branch, tried = pending.copy(), trial.copy()
@@ -297,7 +301,9 @@ class Planner:
             self._take_on(op, steps[-1], pending, trial)
         return trial
 
-    def _step_on(self, op: Op, carried: dict[int, Map]) -> list[Step]:
+    def _step_on(
+        self, op: Op, carried: dict[int, Map], pending: _Pending, trial: Trial
+    ) -> list[Step]:
         if op.name in self.removed:
             return [Step(gives={0: carried[self.removed[op.name]]})]
         if op.kind == "Shape":
@@ -305,7 +311,30 @@ class Planner:
         rule = RULES.get(op.kind)
         if rule is None:
             raise MapRefusedError("a map does not pass it", op)
-        return rule.forward(op, carried, self)
+        try:
+            return rule.forward(op, carried, self)
+        except MapRefusedError:
+            more = self._join(op, carried, pending, trial)
+            if not more:
+                raise
+            return rule.forward(op, {**carried, **more}, self)
+
+    def _join(
+        self, op: Op, carried: dict[int, Map], pending: _Pending, trial: Trial
+    ) -> dict[int, Map]:
+        """Maps of other chains that end in an operator's other inputs come along."""
+        waiting = {name for _, name in pending.heap}
+        found = {}
+        for index, value in enumerate(op.inputs):
+            if index in carried or value not in self.joinable:
+                continue
+            readers = {use.op.name for use in self.graph.uses(value)} - {op.name}
+            if readers & (pending.queued - waiting):
+                continue  # a reader was already asked without this map
+            found[index] = self.joinable[value]()
+            self._give(value, found[index], pending, trial)
+            trial.joined.add(value)
+        return found
 
     def _take_on(self, op: Op, step: Step, pending: _Pending, trial: Trial) -> None:
         trial.take(op, step)

@@ -19,7 +19,7 @@ from bnpass.frontends.onnx.constants import (
 )
 from bnpass.frontends.onnx.normalize import OLDEST_OPSET, Context, normalize
 from bnpass.graph import Constant, Dim, Graph, Op
-from bnpass.patching import PatchedData
+from bnpass.patching import Store
 
 OVERRIDABLE = "an initializer that callers may override (a graph input with a default)"
 
@@ -60,7 +60,7 @@ class Reading:
     opset: int
     scopes: list[Scope] = field(default_factory=list)
     readers: dict[str, int] = field(default_factory=dict)
-    store: PatchedData | None = None
+    store: Store | None = None
 
     @property
     def main(self) -> Scope:
@@ -90,7 +90,7 @@ def read(
     *,
     folder: Path | None = None,
     freeze_inputs: bool = False,
-    store: PatchedData | None = None,
+    store: Store | None = None,
 ) -> Reading:
     """Build the views of a model.
 

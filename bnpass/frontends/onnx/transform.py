@@ -32,7 +32,7 @@ from bnpass.passes.insert import (
 )
 from bnpass.passes.nonlinear import RECURRENT, find_nonlinearities
 from bnpass.passes.strip import StripPlan, plan_strip
-from bnpass.patching import PatchedData
+from bnpass.patching import Discarded, Store
 
 _QUANTIZED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
@@ -118,7 +118,7 @@ def fold_model(
     *,
     folder: Path | None = None,
     plan_only: bool = False,
-    store: PatchedData | None = None,
+    store: Store | None = None,
     fresh: Callable[[], onnx.ModelProto] | None = None,
 ) -> Folded:
     """Fold every map of a model that algebra allows to fold.
@@ -155,18 +155,18 @@ def _fold_model(
     options: FoldOptions,
     folder: Path | None,
     plan_only: bool,
-    store: PatchedData | None,
+    store: Store | None,
     fresh: Callable[[], onnx.ModelProto] | None,
 ) -> Folded:
     avoid: frozenset[str] = frozenset()
     size = _Size(model)
+    if plan_only:  # carried out on a copy all the same: only the numbers tell what overflows
+        store, fresh = Discarded(), None
     while True:
         copy = _prepared(model, options, own=fresh is not None)
         reading = read(copy, folder=folder, freeze_inputs=options.freeze_inputs, store=store)
         plans = plan_folds(reading, options, avoid)
         whole = _joined(plans, reading)
-        if plan_only:
-            return Folded(model, whole)
         try:
             grown = sum(
                 apply_fold(reading, scope, plan.edits)
@@ -179,12 +179,14 @@ def _fold_model(
                 store.restart()
             continue
         size.check_growth(grown, options.max_growth)
+        if plan_only:
+            return Folded(model, whole)
         _join_recurrent(copy, folder, store, whole)
         return Folded(copy, whole, plans[0].edits.changed, grown)
 
 
 def _join_recurrent(
-    model: onnx.ModelProto, folder: Path | None, store: PatchedData | None, plan: FoldPlan
+    model: onnx.ModelProto, folder: Path | None, store: Store | None, plan: FoldPlan
 ) -> None:
     """The inverse of the insertion's split; the plan gets an entry for each layer."""
     if not any(node.op_type in RECURRENT for node in model.graph.node):

@@ -10,6 +10,7 @@ from __future__ import annotations
 COMMANDS: dict[str, str] = {
     "run": "the whole job: insert, train, calibrate, fold, verify",
     "insert": "put a BatchNorm in front of every nonlinearity",
+    "strip": "take out LRN and Dropout",
     "train": "train an ONNX model in PyTorch",
     "calibrate": "population statistics for the BatchNorms, on onnxruntime",
     "fold": "fold every BatchNorm into the weights around it",

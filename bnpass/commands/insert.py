@@ -39,10 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="also in front of gates, whose result only multiplies another path")
     group.add_argument("--last", action="store_true",
                        help="also in front of the last nonlinearity before an output")
+    group.add_argument("--clone", action="store_true",
+                       help="duplicate a layer whose output is also read elsewhere")
     group.add_argument("--norms", action="store_true",
                        help="also behind a LayerNorm, InstanceNorm or GroupNorm")
     group.add_argument("--allow-unfoldable", action="store_true",
                        help="also where the BatchNorm could not be folded back")
+    options.add_strip(parser.add_argument_group("layers that BatchNorm makes unnecessary"))
     group = parser.add_argument_group("the BatchNorm")
     group.add_argument("--init", choices=("fresh", "preserve", "calibrated"), default="fresh",
                        help="gamma 1, beta 0, for training from scratch (default); the function "
@@ -69,6 +72,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
                          "preserve")
     model, external = options.read_model(args.model)
     options.check_patterns((*args.only, *args.skip), options.node_names(model))
+    model = _stripped(model, args, ui)
     wanted = InsertOptions(_policy(args), args.init, args.eps, args.momentum)
     done = insert_model(model, wanted, folder=Path(args.model).parent, plan_only=path is None,
                         moments=_moments(model, args))
@@ -85,11 +89,23 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     return 1 if args.require_change and not done.plan.sites else 0
 
 
+def _stripped(model: onnx.ModelProto, args: argparse.Namespace, ui: Ui) -> onnx.ModelProto:
+    if not args.strip and args.dropout is None:
+        return model
+    from bnpass.frontends.onnx.transform import strip_model
+
+    done = strip_model(model, args.strip or ("dropout",), dropout=args.dropout)
+    ui.document["strip"] = done.plan.to_dict()
+    ui.say(f"strip: {len(done.plan.removed)} layers taken out, {len(done.plan.reduced)} Dropouts "
+           "reduced")
+    return done.model
+
+
 def _policy(args: argparse.Namespace) -> Policy:
     from bnpass.passes.insert import Policy
 
     return Policy(args.gates, args.last, tuple(args.only), tuple(args.skip), args.before,
-                  args.norms, args.allow_unfoldable)
+                  args.norms, args.allow_unfoldable, args.clone)
 
 
 def _moments(model: onnx.ModelProto, args: argparse.Namespace) -> Measure | None:

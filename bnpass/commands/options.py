@@ -47,6 +47,17 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
                            help=f"{what} nodes whose name matches (again for several patterns)")
 
 
+def add_strip(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, default: tuple[str, ...] = ()
+) -> None:
+    """``--strip`` and ``--dropout``."""
+    shown = ",".join(default) or "nothing"
+    parser.add_argument("--strip", type=names, default=default, metavar="lrn,dropout",
+                        help=f"layers to take out (default {shown})")
+    parser.add_argument("--dropout", type=fraction, metavar="N",
+                        help="do not take Dropout out, but give it this ratio")
+
+
 def add_seed(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """``--seed``."""
     parser.add_argument("--seed", type=count, default=0, help="fixes everything random (default 0)")
@@ -146,7 +157,7 @@ def read_model(path: str) -> tuple[onnx.ModelProto, bool | None]:
 
 def sibling(path: Path, word: str) -> Path:
     """The name that the next step's output could have: ``net.trained.onnx`` beside ``net.onnx``."""
-    steps = {".bn", ".trained", ".ready", ".folded"}
+    steps = {".bn", ".trained", ".ready", ".folded", ".stripped"}
     stem = path.name.removesuffix(".onnx")
     kept = stem.removesuffix(next((s for s in steps if stem.endswith(s)), ""))
     return path.with_name(f"{kept}.{word}.onnx")

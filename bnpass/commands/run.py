@@ -37,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("insert and fold")
     group.add_argument("--gates", action="store_true", help="also in front of gates")
     group.add_argument("--last", action="store_true", help="also in front of the last nonlinearity")
+    group.add_argument("--clone", action="store_true",
+                       help="duplicate a layer whose output is also read elsewhere")
+    group.add_argument("--strip", type=options.names, default=(), metavar="lrn,dropout",
+                       help="take these layers out of the network with BN first")
     for name, what in (("--only", "only in front of"), ("--skip", "not in front of")):
         group.add_argument(name, action="append", default=[], metavar="GLOB",
                            help=f"BN {what} nodes whose name matches")
@@ -75,6 +79,6 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
 
 
 def _insert_options(args: argparse.Namespace) -> dict[str, object]:
-    given = {"gates": args.gates, "last": args.last, "only": tuple(args.only),
-             "skip": tuple(args.skip)}
+    given = {"gates": args.gates, "last": args.last, "clone": args.clone, "strip": args.strip,
+             "only": tuple(args.only), "skip": tuple(args.skip)}
     return {name: value for name, value in given.items() if value}

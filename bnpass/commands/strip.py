@@ -1,0 +1,65 @@
+"""Take out what BatchNorm makes unnecessary: LRN and Dropout (section 4.2.1 of the paper).
+
+Without LRN the network computes something else and wants training; without Dropout inference is
+unchanged. --dropout 0.1 keeps every Dropout with that ratio instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from bnpass.commands import options
+from bnpass.report.tables import Table, size
+from bnpass.report.ui import Ui
+
+if TYPE_CHECKING:
+    from bnpass.passes.strip import StripPlan
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    options.add_model(parser)
+    options.add_written(parser)
+    options.add_plan_options(parser)
+    options.add_strip(parser, default=("lrn", "dropout"))
+    options.add_output_options(parser)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> int:
+    """Run the command."""
+    from bnpass.files import save_model
+    from bnpass.frontends.onnx.transform import strip_model
+
+    path = options.want_output(args, "stripped")
+    model, external = options.read_model(args.model)
+    options.check_patterns((*args.only, *args.skip), options.node_names(model))
+    done = strip_model(model, args.strip, dropout=args.dropout, only=tuple(args.only),
+                       skip=tuple(args.skip))
+    plan = done.plan
+    ui.document.update(ok=True, plan=plan.to_dict())
+    if args.explain:
+        ui.table(strip_table(plan))
+    changes = len(plan.removed) + len(plan.reduced)
+    ui.say(f"{len(plan.removed)} layers taken out, {len(plan.reduced)} Dropouts reduced"
+           if changes else f"nothing to do: no {' and no '.join(args.strip)} in the model")
+    if path is None:
+        ui.say("nothing written (no -o, or --dry-run)")
+    else:
+        save_model(done.model, path, force=args.force, source=args.model, external=external)
+        ui.document["output"] = path
+        ui.say(f"wrote {path} ({size(path.stat().st_size)}) | next: bnpass insert {path} -o "
+               f"{options.sibling(path, 'bn')}")
+    return 1 if args.require_change and not changes else 0
+
+
+def strip_table(plan: StripPlan) -> Table:
+    """What happens to every layer that was asked for."""
+    table = Table("strip", ["node", "what", "reason"])
+    for name in plan.removed:
+        table.add(name, "taken out", "")
+    for name in plan.reduced:
+        table.add(name, "reduced", "")
+    for name, reason in plan.refused:
+        table.add(name, "stays", reason)
+    return table

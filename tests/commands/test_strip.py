@@ -1,0 +1,69 @@
+"""bnpass strip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from tests.commands.helpers import Run, files, write
+
+TEXT = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 4, 5, 5] x) => (float[N, 4, 5, 5] y)
+<float[4, 4, 1, 1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16},
+ float r = {0.5}>
+{ c = Conv(x, w)  a = Relu(c)  n = LRN <size = 3> (a)  d = Dropout(n, r)  y = Identity(d) }
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write(onnx.parser.parse_model(TEXT), tmp_path / "net.onnx")
+
+
+def kinds(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def test_both_go_by_default(bnpass: Run, model: Path, tmp_path: Path) -> None:
+    result = bnpass("strip", model, "-o", tmp_path / "out.onnx", "--explain")
+    assert result.code == 0, result.err
+    assert not {"LRN", "Dropout"} & set(kinds(tmp_path / "out.onnx"))
+    assert "2 layers taken out" in result.out
+    onnx.checker.check_model(str(tmp_path / "out.onnx"), full_check=True)
+
+
+def test_one_of_them(bnpass: Run, model: Path, tmp_path: Path) -> None:
+    bnpass("strip", model, "-o", tmp_path / "out.onnx", "--strip", "lrn")
+    assert "Dropout" in kinds(tmp_path / "out.onnx")
+    assert "LRN" not in kinds(tmp_path / "out.onnx")
+
+
+def test_dropout_can_be_reduced(bnpass: Run, model: Path, tmp_path: Path) -> None:
+    document = bnpass("strip", model, "-o", tmp_path / "out.onnx", "--dropout", "0.1",
+                      "--json").document
+    assert len(document["plan"]["reduced"]) == 1
+    assert "Dropout" in kinds(tmp_path / "out.onnx")
+
+
+def test_insert_strips_on_request(bnpass: Run, model: Path, tmp_path: Path) -> None:
+    result = bnpass("insert", model, "-o", tmp_path / "out.onnx", "--strip", "lrn,dropout",
+                    "--last")
+    assert result.code == 0, result.err
+    assert not {"LRN", "Dropout"} & set(kinds(tmp_path / "out.onnx"))
+    assert "BatchNormalization" in kinds(tmp_path / "out.onnx")
+
+
+def test_nothing_to_do(bnpass: Run, plain: Path) -> None:
+    result = bnpass("strip", plain, "--dry-run")
+    assert result.code == 0
+    assert "nothing to do" in result.out
+    assert bnpass("strip", plain, "--dry-run", "--require-change").code == 1
+    assert files(plain.parent) == ["plain.onnx"]
+
+
+def test_an_unknown_kind_gets_a_close_match(bnpass: Run, model: Path) -> None:
+    bnpass("strip", model, "--dry-run", "--strip", "dropuot").assert_refused(
+        2, "dropuot", "did you mean 'dropout'?")

@@ -1,6 +1,7 @@
 # make demo    the whole job on real digits: insert BN, train, calibrate, fold, verify; with pictures
 # make test    the tests
 # make lint    ruff and mypy --strict
+# make fuzz    thousands of random graphs: folded, inserted into, compared in float64 (N=2000)
 # make clean   remove the environment, the caches and what the demo wrote
 #
 # The first call makes .venv and installs everything into it; later calls start at once.
@@ -14,6 +15,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 OUT ?= out/demo
 ARGS ?=
+N ?= 2000
 
 # onnxruntime-gpu has wheels for Linux x86_64 and Windows only; it runs on the CPU as well.
 PLATFORM := $(shell uname -s 2>/dev/null)-$(shell uname -m 2>/dev/null)
@@ -25,7 +27,7 @@ PY := $(BIN)/python
 STAMP := $(VENV)/.installed-$(ORT)
 INPUTS := pyproject.toml $(wildcard $(CONSTRAINTS))
 
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test lint fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -62,6 +64,9 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+fuzz: $(STAMP)
+	$(PY) -m tests.fuzz $(N)
 
 clean:
 	rm -rf $(VENV) out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

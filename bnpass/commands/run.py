@@ -61,7 +61,8 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     if grid is None:
         grid = LR_GRID if args.compare_plain and args.lr is None else ()
     config = RunConfig(
-        train=train_config(args, epochs=5), lr_grid=grid, grid_steps=args.grid_steps,
+        train=train_config(args, epochs=5), lr_grid=grid, lr_auto=args.lr == "auto",
+        grid_steps=args.grid_steps,
         compare_plain=args.compare_plain, validation=args.validation, test_data=args.test_data,
         data=data_options(args), insert=_insert_options(args), provider=args.provider,
         verify=not args.no_verify,

@@ -7,18 +7,24 @@ the output a folder NAME.run holds metrics.csv, curves.png and the checkpoints.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnpass.commands import options
 from bnpass.commands.datasets import add_data_options, data_options
 from bnpass.commands.training import add_training_options, train_config
-from bnpass.errors import OutputError, RefusedError, UsageError
+from bnpass.errors import MissingDependencyError, OutputError, RefusedError, UsageError
+from bnpass.pipeline.outputs import make_folder
 from bnpass.report.tables import percent, size
 from bnpass.report.ui import Ui
 
 if TYPE_CHECKING:
-    from bnpass.training import History
+    from torch import fx
+
+    from bnpass.data import Data
+    from bnpass.training import TrainConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +46,8 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     from bnpass.files import check_output, load_model, save_model
     from bnpass.pipeline.arms import note
     from bnpass.pipeline.datasets import open_for, record_recipe
-    from bnpass.pipeline.summary import count_norms
+    from bnpass.pipeline.summary import count_norms, curve_of
+    from bnpass.report.curves import draw_curves
     from bnpass.training import distributed, train
 
     if not args.output:
@@ -52,6 +59,8 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     data = open_for(model, args.data, **data_options(args))
     gm = bnpass.to_torch(model)
     part, held_out = data.split(args.validation, args.seed)
+    if args.lr == "auto":
+        config = _chosen_rate(gm, part, config, folder, ui)
     with ui.progress("train", config.total_steps(len(part))) as bar:
         history = train(gm, part, held_out, config, out=folder, resume=args.resume,
                         progress=lambda p: bar.update(p.step, note(p)))
@@ -62,7 +71,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         return 0
     trained = record_recipe(bnpass.write_back(gm, model), data.recipe)
     save_model(trained, path, force=args.force, source=args.model)
-    _draw(history, folder, ui)
+    _drawn(lambda: draw_curves([curve_of("training", history)], folder / "curves.png"), ui)
     ui.document.update(ok=True, output=path, run_dir=folder, data=data.recipe,
                        history=history.to_dict())
     ui.say(f"{history.steps} steps, validation accuracy {percent(history.accuracy)}")
@@ -71,6 +80,23 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     ui.say(f"wrote {path} ({size(path.stat().st_size)}), {folder}/metrics.csv | next: bnpass "
            f"{follow}")
     return 0
+
+
+def _chosen_rate(
+    gm: fx.GraphModule, data: Data, config: TrainConfig, folder: Path, ui: Ui
+) -> TrainConfig:
+    """The settings with the rate that a range test suggests, which is shown as a picture."""
+    from bnpass.report.curves import draw_range
+    from bnpass.training import lr_range_test
+
+    found = lr_range_test(gm, data, config)
+    ui.log(f"learning rate {found.suggestion:.3g}: a third of where the loss was lowest in "
+           f"{len(found.lrs)} steps of a rising rate")
+    ui.document["lr_range"] = found.to_dict()
+    make_folder(folder)
+    _drawn(lambda: draw_range(found.lrs, found.losses, found.smoothed, found.suggestion,
+                              folder / "lr_range.png"), ui)
+    return replace(config, lr=found.suggestion)
 
 
 def _run_dir(args: argparse.Namespace, path: Path) -> Path:
@@ -85,13 +111,9 @@ def _run_dir(args: argparse.Namespace, path: Path) -> Path:
     return folder
 
 
-def _draw(history: History, folder: Path, ui: Ui) -> None:
-    """Draw the curves; a missing matplotlib is no reason to fail after a training."""
-    from bnpass.errors import MissingDependencyError
-    from bnpass.pipeline.summary import curve_of
-    from bnpass.report.curves import draw_curves
-
+def _drawn(draw: Callable[[], object], ui: Ui) -> None:
+    """Draw a picture; a missing matplotlib is no reason to fail after a training."""
     try:
-        draw_curves([curve_of("training", history)], folder / "curves.png")
+        draw()
     except MissingDependencyError as error:
-        ui.warn(f"no curves.png: {error.message} ({error.hint})")
+        ui.warn(f"no picture: {error.message} ({error.hint})")

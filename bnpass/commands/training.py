@@ -11,8 +11,12 @@ from bnpass.commands import options
 if TYPE_CHECKING:
     from bnpass.training import TrainConfig
 
+def _rate(text: str) -> float | str:
+    return text if text == "auto" else options.positive(text)
+
+
 _VALUES: tuple[tuple[str, Any, str], ...] = (
-    ("--lr", options.positive, "highest learning rate of the schedule (default 0.1)"),
+    ("--lr", _rate, "highest learning rate (default 0.1), or auto: a short test finds it"),
     ("--steps", options.at_least_one, "length of the run in steps"),
     ("--epochs", options.positive, "length of the run in passes over the data"),
     ("--batch-size", options.at_least_one, "samples a step (default 60)"),
@@ -69,6 +73,8 @@ def train_config(args: argparse.Namespace, *, epochs: float) -> TrainConfig:
     names += ["--optimizer", "--schedule", "--precision", "--loss"]
     fields = {name: getattr(args, name) for name in (n[2:].replace("-", "_") for n in names)}
     given = {name: value for name, value in fields.items() if value is not None}
+    if given.get("lr") == "auto":
+        del given["lr"]
     if "steps" not in given:
         given.setdefault("epochs", epochs)
     config = TrainConfig(**given, seed=args.seed, device=args.device)

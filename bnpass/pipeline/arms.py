@@ -94,6 +94,8 @@ def train_arm(
             raise RefusedError(f"{arm.name}: the loss diverged at every learning rate",
                                "give smaller ones with --lr-grid")
         settings = replace(settings, lr=best.lr)
+    elif config.lr_auto:
+        settings = replace(settings, lr=_suggested(arm, data, config, listener))
     arm.lr = settings.lr
     total = settings.total_steps(len(data))
     with listener.progress(f"training {arm.name}, lr {arm.lr:g}", total) as bar:
@@ -103,6 +105,14 @@ def train_arm(
         raise RefusedError(f"{arm.name}: the loss diverged at learning rate {arm.lr:g}",
                            "give a smaller --lr, or several with --lr-grid")
     return arm.history
+
+
+def _suggested(arm: Arm, data: Data, config: RunConfig, listener: Listener) -> float:
+    from bnpass.training import lr_range_test
+
+    rate = lr_range_test(arm.gm, data, config.train).suggestion
+    listener.log(f"learning rate of {arm.name}: {rate:.3g}, as a range test suggests")
+    return rate
 
 
 def _search(

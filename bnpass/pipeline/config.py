@@ -24,6 +24,7 @@ class RunConfig:
     Attributes:
         train: of both arms; its learning rate is replaced where there is a grid.
         lr_grid: rates of which each arm takes its own best one; empty takes ``train.lr``.
+        lr_auto: take the rate that a range test suggests to each arm (no grid).
         grid_steps: steps of a trial run; 0 means a tenth of the run and 20 at least.
         compare_plain: also train the file without BN, for as many steps.
         validation: share of the training data that is held out, on which rates are chosen.
@@ -39,6 +40,7 @@ class RunConfig:
 
     train: TrainConfig
     lr_grid: tuple[float, ...] = ()
+    lr_auto: bool = False
     grid_steps: int = 0
     compare_plain: bool = False
     validation: float = 0.1

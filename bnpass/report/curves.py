@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bnpass.errors import MissingDependencyError
 from bnpass.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -36,15 +40,8 @@ def draw_curves(curves: Sequence[Curve], path: Path, *, title: str = "") -> Path
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("pictures need matplotlib",
-                                     "pip install matplotlib") from error
+    figure = _figure(5.2 * (1 + any(curve.accuracy for curve in curves)), 3.8)
     panels = ["loss", "accuracy"] if any(curve.accuracy for curve in curves) else ["loss"]
-    figure = Figure(figsize=(5.2 * len(panels), 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for curve in curves:
             points = curve.loss if panel == "loss" else curve.accuracy
@@ -55,6 +52,50 @@ def draw_curves(curves: Sequence[Curve], path: Path, *, title: str = "") -> Path
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(title)
+    return _saved(figure, path)
+
+
+def draw_range(
+    rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], chosen: float,
+    path: Path,
+) -> Path:
+    """Draw a learning-rate range test: the loss of each step against its rate, and the choice.
+
+    Args:
+        rates: rising learning rates.
+        losses: training loss at each.
+        smoothed: its moving average.
+        chosen: the rate that was chosen, drawn as a line.
+        path: the file, written in one step.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    figure = _figure(5.2, 3.8)
+    axes = figure.subplots()
+    axes.semilogx(rates, losses, alpha=0.3, label="a step")
+    axes.semilogx(rates, smoothed, label="moving average")
+    axes.axvline(chosen, linestyle="--", color="black", label=f"chosen: {chosen:.3g}")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("training loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _saved(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("pictures need matplotlib",
+                                     "pip install matplotlib") from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _saved(figure: Figure, path: Path) -> Path:
     with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", dpi=150)
     return path

@@ -80,6 +80,16 @@ def test_the_arms_are_compared_each_at_its_own_rate(
     assert norms(out / "plain.onnx") == 0
 
 
+def test_each_arm_can_find_its_rate(
+    bnpass: Run, plain: Path, data: Path, tmp_path: Path
+) -> None:
+    report = bnpass("run", plain, "--data", data, "-o", tmp_path / "out", "--steps", "20",
+                    "--compare-plain", "--lr", "auto", "--json").document
+    rates = [arm["lr"] for arm in report["arms"]]
+    assert all(rate not in (0.1, 0.3) and rate > 0 for rate in rates)
+    assert [arm["trials"] for arm in report["arms"]] == [[], []]
+
+
 def test_the_same_seed_gives_the_same_model(
     bnpass: Run, plain: Path, data: Path, tmp_path: Path
 ) -> None:

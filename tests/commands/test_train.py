@@ -73,6 +73,17 @@ def test_an_earlier_run_needs_force_or_resume(
     assert first.read_bytes() == again.read_bytes()
 
 
+def test_a_rate_can_be_found_by_a_range_test(
+    bnpass: Run, normed: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.onnx"
+    result = bnpass("train", normed, "--data", data, "-o", out, *SHORT, "--lr", "auto", "--json")
+    assert result.code == 0, result.err
+    found = result.document["lr_range"]
+    assert result.document["history"]["config"]["lr"] == found["suggestion"]
+    assert (tmp_path / "out.run/lr_range.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("ending", ["Softmax", "LogSoftmax"])
 def test_a_final_softmax_is_kept_and_trained_in_front_of(
     bnpass: Run, data: Path, tmp_path: Path, ending: str

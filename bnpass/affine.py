@@ -13,9 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
+
+from bnpass.caching import cached_property
+
+
+def some(mask: np.ndarray) -> bool:
+    """Whether any entry is true or not zero; several times faster than ``mask.any()``."""
+    return np.count_nonzero(mask) > 0
+
+
+def all_finite(a: np.ndarray) -> bool:
+    """Whether no entry is infinite or NaN."""
+    return np.count_nonzero(np.isfinite(a)) == a.size
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +75,12 @@ class Map:
     @cached_property
     def has_scale(self) -> bool:
         """Whether any entry is multiplied by something else than 1."""
-        return bool((self.scale != 1).any())
+        return some(self.scale != 1)
 
     @cached_property
     def has_shift(self) -> bool:
         """Whether anything is added to any entry."""
-        return bool(self.shift.any())
+        return some(self.shift)
 
     @property
     def is_identity(self) -> bool:
@@ -79,12 +90,17 @@ class Map:
     @cached_property
     def is_finite(self) -> bool:
         """Whether every scale and shift is a finite number."""
-        return bool(np.isfinite(self.scale).all() and np.isfinite(self.shift).all())
+        return all_finite(self.scale) and all_finite(self.shift)
+
+    @cached_property
+    def has_gaps(self) -> bool:
+        """Whether some entries are NaN: they ask for nothing."""
+        return some(np.isnan(self.scale))
 
     @cached_property
     def is_monotone(self) -> bool:
         """Whether no scale is negative, so that the map commutes with max and min."""
-        return bool((self.scale >= 0).all())
+        return not some(~(self.scale >= 0))
 
     def equals(self, other: Map) -> bool:
         """Whether both maps do the same to every entry."""
@@ -132,11 +148,12 @@ class Map:
         if self.axes not in ((axis,), ()):
             return None
 
-        def vector(a: np.ndarray) -> np.ndarray:
-            flat = a.reshape(-1)
-            return flat if flat.size == size else np.broadcast_to(flat, (size,))
+        return _vector(self.scale, size), _vector(self.shift, size)
 
-        return vector(self.scale), vector(self.shift)
+
+def _vector(a: np.ndarray, size: int) -> np.ndarray:
+    flat = a.reshape(-1)
+    return flat if flat.size == size else np.broadcast_to(flat, (size,))
 
 
 def _broadcast_equal(a: np.ndarray, b: np.ndarray) -> bool:

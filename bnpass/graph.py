@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -78,6 +78,7 @@ class Constant:
         self.load = load
         self._shape = shape
         self._dtype = dtype
+        self._small: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -89,18 +90,19 @@ class Constant:
         """numpy's name of the element type."""
         return self.small.dtype.name if self._dtype is None else self._dtype
 
-    @cached_property
+    @property
     def small(self) -> np.ndarray:
         """The data, kept: for shapes, axes and per-channel vectors, not for weights."""
-        return self.load()
+        if self._small is None:
+            self._small = self.load()
+        return self._small
 
     def float64(self) -> np.ndarray:
         """The data in float64, read afresh and not kept."""
         return np.asarray(self.load()).astype(np.float64)
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """One reading of a value: input ``index`` of ``op`` (-1: from inside a nested body of it)."""
 
     op: Op
@@ -145,35 +147,36 @@ class Graph:
         self.ops: dict[str, Op] = {}
         self._producer: dict[str, Op] = {}
         self._uses: dict[str, list[Use]] = {}
+        in_order = True
         for op in ops:
-            self._add(op)
-        self.ops_in_order = self._ordered()
+            in_order = self._add(op) and in_order
+        self.ops_in_order = list(self.ops.values()) if in_order else self._sorted()
         self.order = {op.name: position for position, op in enumerate(self.ops_in_order)}
 
-    def _add(self, op: Op) -> None:
+    def _add(self, op: Op) -> bool:
+        """Note an operator; False when one before it reads what it makes."""
         if op.name in self.ops:
             raise ValueError(f"two operators are named {op.name!r}")
         self.ops[op.name] = op
+        uses, ordered = self._uses, True
+        for index, name in enumerate(op.inputs):
+            if name in uses:
+                uses[name].append(Use(op, index))
+            elif name:
+                uses[name] = [Use(op, index)]
+        for name in op.captured:
+            uses.setdefault(name, []).append(Use(op, -1))
         for name in op.outputs:
             if name:
                 self._producer[name] = op
-        for index, name in enumerate(op.inputs):
-            if name:
-                self._uses.setdefault(name, []).append(Use(op, index))
-        for name in op.captured:
-            self._uses.setdefault(name, []).append(Use(op, -1))
+                ordered = ordered and name not in uses
+        return ordered
 
-    def _ordered(self) -> list[Op]:
-        """The order that the operators came in where it is topological, as ONNX asks for."""
-        seen: set[str] = set()
-        for op in self.ops.values():
-            for name in (*op.inputs, *op.captured):
-                if name in self._producer and name not in seen:
-                    import networkx as nx
+    def _sorted(self) -> list[Op]:
+        """The operators in topological order, where they did not come in one as ONNX asks for."""
+        import networkx as nx
 
-                    return [self.ops[n] for n in nx.topological_sort(self.nx)]
-            seen.update(op.outputs)
-        return list(self.ops.values())
+        return [self.ops[n] for n in nx.topological_sort(self.nx)]
 
     @cached_property
     def nx(self) -> nx.DiGraph:

@@ -22,6 +22,9 @@ from bnpass.importer.modules import BatchNorm
 from bnpass.passes.planner import Planner
 from bnpass.weights import NewWeights, new_weights
 
+MOVES = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+"""What a fold only removes in pairs that undo each other, one behind the other in its plan."""
+
 _NORMS: dict[int, type[nn.Module]] = {
     2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d
 }  # fmt: skip
@@ -42,13 +45,23 @@ def apply_fold(reading: Reading, edits: FoldEdits) -> int:
     last = {left.ops[-1].name for left in edits.leftovers}
     removed = {op.name: data for op, data in edits.removed}
     order = reading.graph.order
-    for op, data in sorted(edits.removed, key=lambda pair: order[pair[0].name]):
+    for op, data in sorted(_whole(reading, edits), key=lambda pair: order[pair[0].name]):
         if op.name not in last:
             editor.remove(op, data)
     for left in edits.leftovers:
         _write_leftover(editor, left, removed[left.ops[-1].name])
     editor.finish()
     return editor.grown
+
+
+def _whole(reading: Reading, edits: FoldEdits) -> list[tuple[Op, int]]:
+    """Removed operators without pairs of reshapings of which one is only a part of a node."""
+    moves = [pair for pair in edits.removed if pair[0].kind in MOVES]
+    kept = [pair for pair in edits.removed if pair[0].kind not in MOVES]
+    for first, second in zip(moves[::2], moves[1::2], strict=True):
+        if first[0].name in reading.nodes and second[0].name in reading.nodes:
+            kept += [first, second]
+    return kept
 
 
 def _set_modules(editor: Editor, planned: list[tuple[Op, NewWeights]]) -> None:
@@ -197,17 +210,18 @@ def _insert_norm(editor: Editor, norm: NewNorm, place: fx.Node, sync: bool) -> s
     _start(module, norm)
     path = editor.add_module(norm.name, module)
     users = _readers(editor, norm, place)
-    made = [place]
+    source = _cloned(editor, norm, place)
+    made = [source]
     turned = sync and norm.axis != 1 and norm.rank > 2
-    with editor.graph.inserting_after(_last_of(place)):
+    with editor.graph.inserting_after(_last_of(source)):
         if turned:
-            made.append(editor.graph.call_method("movedim", (place, -1, 1)))
+            made.append(editor.graph.call_method("movedim", (source, -1, 1)))
             made.append(editor.graph.call_module(path, (made[-1],)))
             made.append(editor.graph.call_method("movedim", (made[-1], 1, -1)))
             for first, second in pairwise(made[1:]):
                 first.append(second)
         else:
-            made.append(editor.graph.call_module(path, (place,)))
+            made.append(editor.graph.call_module(path, (source,)))
     for node in made[1:]:
         node.meta[META] = info
     if turned and isinstance(info, Info):
@@ -218,6 +232,21 @@ def _insert_norm(editor: Editor, norm: NewNorm, place: fx.Node, sync: bool) -> s
     return path
 
 
+def _cloned(editor: Editor, norm: NewNorm, place: fx.Node) -> fx.Node:
+    """The node to normalise: ``place``, or a copy where others must not see it normalised.
+
+    A copied call uses the same module and the same weights: both train together.
+    """
+    copies: dict[fx.Node, fx.Node] = {}
+    last = place
+    for op in norm.clones:
+        node = editor.reading.nodes[op.name]
+        with editor.graph.inserting_after(last):
+            last = editor.graph.node_copy(node, lambda n: copies.get(n, n))
+        copies[node] = last
+    return last
+
+
 def _last_of(place: fx.Node) -> fx.Node:
     """Behind the inputs of the graph, not between them."""
     while place.op == "placeholder" and place.next.op == "placeholder":
@@ -226,7 +255,7 @@ def _last_of(place: fx.Node) -> fx.Node:
 
 
 def _readers(editor: Editor, norm: NewNorm, place: fx.Node) -> list[fx.Node]:
-    chosen = getattr(norm, "readers", None)
+    chosen = norm.readers
     if chosen is None:
         return list(place.users)
     nodes = {editor.reading.origins[name] for name in chosen}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -151,12 +152,17 @@ Recorded = dict[fx.Node, Infos]
 def _run(gm: fx.GraphModule, inputs: tuple[Any, ...]) -> Recorded:
     """Without computing where that works, else for real on copies of the buffers."""
     failure: Exception | None = None
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # what fails here runs once more for real
     hooked = any(has_hooks(m) for m in gm.modules())  # hooks should not meet fake tensors
     for run in (_run_real,) if hooked else (_run_fake, _run_real):
         try:
             return run(gm, inputs)
         except Exception as error:  # noqa: BLE001 - whatever the user's forward raises
             failure = error
+        finally:
+            log.setLevel(level)
     text = str(failure).splitlines()[0] if str(failure) else type(failure).__name__
     raise InputError(
         f"the module does not run on the example inputs: {text}",

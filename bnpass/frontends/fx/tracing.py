@@ -54,7 +54,7 @@ def trace(model: Any, example_inputs: tuple[Any, ...] | None = None) -> fx.Graph
     _check_initialized(model)
     copied = duplicate(model)
     if isinstance(copied, fx.GraphModule):
-        return copied
+        return _plain(copied) if "train" in vars(copied) else copied
     try:
         return _symbolic(copied)
     except Exception as error:
@@ -216,6 +216,9 @@ def _plain(gm: fx.GraphModule) -> fx.GraphModule:
         if str(node.target).startswith("_guards"):
             gm.graph.erase_node(node)
             gm.delete_submodule(str(node.target))
+    for name in ("train", "eval"):  # torch.export lets both of them raise
+        vars(gm).pop(name, None)
+    gm.eval()
     plain = fx.GraphModule(gm, gm.graph, type(gm).__name__)
     plain.graph._codegen = gm.graph._codegen
     _keep_the_rest(plain, gm)

@@ -16,7 +16,7 @@ from bnpass.frontends.fx.read import Reading, read
 from bnpass.frontends.fx.tracing import mode, trace
 from bnpass.graph import Graph
 from bnpass.passes.fold import FoldPlan, plan_fold
-from bnpass.passes.insert import InsertPlan, Policy, new_norms, plan_insert
+from bnpass.passes.insert import InsertPlan, Policy, Site, new_norms, plan_insert
 
 Model = nn.Module | torch.export.ExportedProgram
 Inputs = tuple[Any, ...] | None
@@ -29,7 +29,8 @@ def _ready(model: Model, example_inputs: Inputs) -> fx.GraphModule:
 
 
 def _check_mode(model: Model) -> None:
-    if isinstance(model, nn.Module) and model.training:
+    exported = "train" in vars(model)  # torch.export's modules have a mode of their own each
+    if isinstance(model, nn.Module) and model.training and not exported:
         raise RefusedError(
             f"{type(model).__name__} is in train mode: its BatchNorms use the batch's statistics",
             "call .eval() first (and bnpass.calibrate for the statistics of the population)",
@@ -134,11 +135,17 @@ def _realizable(reading: Reading, policy: Policy) -> InsertPlan:
     """A plan whose sites are values that nodes make, not steps inside of a node."""
     while True:
         plan = plan_insert(reading.graph, policy)
-        inside = [s for s in plan.sites if place_of(reading, s.value) is None]
+        inside = [s for s in plan.sites if not _is_node(reading, s)]
         if not inside:
             return plan
         names = tuple(n for s in inside for n in s.nonlinearities)
         policy = Policy(**{**vars(policy), "skip": (*policy.skip, *names)})
+
+
+def _is_node(reading: Reading, site: Site) -> bool:
+    if place_of(reading, site.value) is None:
+        return False
+    return all(op.name in reading.nodes for op in site.clones)
 
 
 def fx_graph(model: Model, example_inputs: Inputs = None) -> Graph:

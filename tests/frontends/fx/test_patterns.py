@@ -122,7 +122,7 @@ FORWARD = {
     "pool_flatten": (
         seq(BN2(3), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(48, 6)), (2, 3, 8, 8)),
     "two_readers": (
-        Fn(lambda s, x: (lambda y: torch.cat([s.a(y), s.b(y)], 1))(s.bn(x)),
+        Fn(lambda s, x: torch.cat([s.a(y := s.bn(x)), s.b(y)], 1),
            a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(3, 2, 3), bn=BN2(3)), (2, 3, 8, 8)),
     "lstm": (Fn(lambda s, x: s.l(s.bn(x.transpose(1, 2)).transpose(1, 2))[0], bn=BN1(5),
                 l=nn.LSTM(5, 4, batch_first=True, bidirectional=True, num_layers=2)), (3, 6, 5)),
@@ -176,11 +176,11 @@ REFUSED = {
     "counted_padding": (
         seq(nn.Conv2d(3, 6, 3), nn.AvgPool2d(3, padding=1), BN2(6)), (2, 3, 8, 8)),
     "other_reader": (
-        Fn(lambda s, x: (lambda y: s.bn(y) * torch.tanh(y))(s.a(x)), a=nn.Conv2d(3, 6, 3),
+        Fn(lambda s, x: s.bn(y := s.a(x)) * torch.tanh(y), a=nn.Conv2d(3, 6, 3),
            bn=BN2(6)), (2, 3, 8, 8)),
     "indices": (
-        Fn(lambda s, x: (lambda p: s.bn(p[0]) + p[1])(
-            F.max_pool2d(s.a(x), 2, return_indices=True)), a=nn.Conv2d(3, 6, 3), bn=BN2(6)),
+        Fn(lambda s, x: s.bn((p := F.max_pool2d(s.a(x), 2, return_indices=True))[0]) + p[1],
+           a=nn.Conv2d(3, 6, 3), bn=BN2(6)),
         (2, 3, 8, 8)),
     "batch_statistics": (
         seq(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, track_running_stats=False)), (2, 3, 8, 8)),

@@ -89,7 +89,7 @@ def test_parametrized_weight_is_baked_by_fold_and_kept_by_insert(bake):
     assert {k for k in folded.state_dict() if k.startswith("0.")} == {"0.weight", "0.bias"}
 
 
-# --- in place --------------------------------------------------------------------------------------
+# --- in place
 
 
 def test_relu_in_place_seen_by_a_later_reader():
@@ -172,7 +172,7 @@ def test_relu_in_place_on_the_input_leaves_it_as_torch_does():
     assert torch.equal(one, other)
 
 
-# --- what is kept ----------------------------------------------------------------------------------
+# --- what is kept
 
 
 def test_hooks_dtype_grad_and_paths_are_kept():

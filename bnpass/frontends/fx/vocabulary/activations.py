@@ -164,7 +164,7 @@ def threshold_module(call: Call, x: Any) -> None:
     _threshold(call, x, getattr(call.module, "value", None))
 
 
-@function("threshold")
+@function("threshold", "_threshold")
 def threshold(call: Call, x: Any, threshold: Any, value: Any, inplace: bool = False) -> None:
     """ThresholdedRelu."""
     del threshold, inplace

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import onnx
 
     from bnpass.frontends.onnx.transform import Measure
-    from bnpass.passes.insert import Site
+    from bnpass.passes.sites import Site
 
 INITS = ("fresh", "preserve", "calibrated")
 LEFTOVERS = ("bn", "affine")
@@ -108,7 +108,7 @@ def insert(
         eps: added to the variance.
         momentum: torch's momentum of the running statistics.
         sync: torch only: insert SyncBatchNorm.
-        plan_only: return the :class:`~bnpass.passes.insert.InsertPlan` and change nothing.
+        plan_only: return the :class:`~bnpass.passes.sites.InsertPlan` and change nothing.
         force: replace an existing ``output``.
 
     Returns:
@@ -117,7 +117,7 @@ def insert(
     Raises:
         UsageError, InputError, OutputError, UnsupportedError.
     """
-    from bnpass.passes.insert import Policy
+    from bnpass.passes.sites import Policy
 
     _choice("init", init, INITS)
     if init == "calibrated" and data is None and not plan_only:

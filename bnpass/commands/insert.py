@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import onnx
 
     from bnpass.frontends.onnx.transform import Measure
-    from bnpass.passes.insert import InsertPlan, Policy
+    from bnpass.passes.sites import InsertPlan, Policy
 
 
 _BATCH = 1000
@@ -102,7 +102,7 @@ def _stripped(model: onnx.ModelProto, args: argparse.Namespace, ui: Ui) -> onnx.
 
 
 def _policy(args: argparse.Namespace) -> Policy:
-    from bnpass.passes.insert import Policy
+    from bnpass.passes.sites import Policy
 
     return Policy(args.gates, args.last, tuple(args.only), tuple(args.skip), args.before,
                   args.norms, args.allow_unfoldable, args.clone)

@@ -13,19 +13,17 @@ Source: arXiv:1502.03167, section 3.2 (BN goes on Wu, right before g; b is dropp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from bnpass.affine import Map
-from bnpass.edits import BiasDrop, NewNorm
 from bnpass.graph import Graph, Op
-from bnpass.maps import map_of
+from bnpass.passes.biases import drop_biases
 from bnpass.passes.nonlinear import Nonlinearity, find_nonlinearities, is_gate, reaches_output
 from bnpass.passes.planner import Planner, Trial
 from bnpass.passes.select import matches
+from bnpass.passes.sites import InsertPlan, Place, Policy, Site, Skip
 from bnpass.rules import RULES, MapRefusedError
 
 EARLIER = frozenset({"Dropout", "Cast", "Resize", "Upsample", "Expand", "Tile", "Pad"})
@@ -35,132 +33,11 @@ _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Gathe
 _NORMS = frozenset(
     {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization"}
 )
-_BIASED = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 
 
-@dataclass(frozen=True)
-class Site:
-    """A value that gets a BatchNorm.
-
-    Attributes:
-        name: of the new BatchNorm.
-        value: the value that it normalises.
-        axis, channels, rank: the channel axis, its size, and the value's rank.
-        nonlinearities: names of those that it stands in front of.
-        absorbers: names of the operators into which it will fold.
-        dropped: names of the operators that lose their bias.
-        drops: the biases, and ``constant`` (C,): what they add to the value together.
-    """
-
-    name: str
-    value: str
-    axis: int
-    channels: int
-    rank: int
-    nonlinearities: tuple[str, ...]
-    absorbers: tuple[str, ...]
-    dropped: tuple[str, ...] = ()
-    drops: tuple[BiasDrop, ...] = ()
-    constant: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)
-    readers: frozenset[str] | None = None
-    clones: tuple[Op, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {
-            "name": self.name,
-            "value": self.value,
-            "axis": self.axis,
-            "channels": self.channels,
-            "nonlinearities": list(self.nonlinearities),
-            "absorbers": list(self.absorbers),
-            "dropped": list(self.dropped),
-            "cloned": [op.name for op in self.clones],
-        }
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A nonlinearity that gets no BatchNorm, and why."""
-
-    node: str
-    kind: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class InsertPlan:
-    """Where BatchNorms go in one graph, why not elsewhere, and what else to know."""
-
-    sites: list[Site] = field(default_factory=list)
-    skipped: list[Skip] = field(default_factory=list)
-    nonlinearities: int = 0
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def dropped(self) -> int:
-        """How many biases go."""
-        return len({(d.op.name, d.index) for site in self.sites for d in site.drops})
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {
-            "nonlinearities": self.nonlinearities,
-            "sites": [site.to_dict() for site in self.sites],
-            "skipped": [vars(skip) for skip in self.skipped],
-            "biases_dropped": self.dropped,
-            "notes": self.notes,
-        }
-
-
-@dataclass(frozen=True)
-class Policy:
-    """Which nonlinearities are wanted.
-
-    Attributes:
-        gates, last: include gates, and the last nonlinearity in front of an output.
-        only, skip: glob patterns on node names and operator types.
-        before: operator types, case does not matter; empty: all.
-        norms: also behind a LayerNorm, InstanceNorm or GroupNorm.
-        allow_unfoldable: insert also where the BatchNorm cannot be folded back.
-        clone: duplicate the layer where something else reads its value too.
-    """
-
-    gates: bool = False
-    last: bool = False
-    only: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
-    before: tuple[str, ...] = ()
-    norms: bool = False
-    allow_unfoldable: bool = False
-    clone: bool = False
-
-
-def wanted(op: Op, policy: Policy) -> bool:
-    """Whether a policy's names and types let an operator's insertion happen at all."""
-    names, before = [op.name, op.kind], [b.lower() for b in policy.before]
-    if before and op.kind.lower() not in before:
-        return False
-    chosen = not policy.only or any(matches(x, policy.only) for x in names)
-    return chosen and not any(matches(x, policy.skip) for x in names)
-
-
-def plan_insert(graph: Graph, policy: Policy = Policy()) -> InsertPlan:
+def plan_insert(graph: Graph, policy: Policy | None = None) -> InsertPlan:
     """Plan the insertion into a graph."""
-    return _Inserter(graph, policy).plan()
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A legal place for a BatchNorm, found from some nonlinearity."""
-
-    value: str
-    axis: int
-    channels: int
-    rank: int
-    trial: Trial
-    readers: frozenset[str] | None = None
-    clones: tuple[Op, ...] = ()
+    return _Inserter(graph, policy or Policy()).plan()
 
 
 class _Inserter:
@@ -169,7 +46,7 @@ class _Inserter:
         self.planner = Planner(graph)
         self.entries: dict[str, set[str]] = {}  # value -> operators of chosen regions reading it
         self._strangers: dict[str, str] = {}
-        self._places: dict[str, list[_Place] | str] = {}
+        self._places: dict[str, list[Place] | str] = {}
 
     def plan(self) -> InsertPlan:
         found = find_nonlinearities(self.graph)
@@ -183,11 +60,11 @@ class _Inserter:
                 chosen.append(n)
                 for entry in n.entries:
                     self.entries.setdefault(entry, set()).update(n.region)
-        places: dict[str, tuple[_Place, list[str]]] = {}
+        places: dict[str, tuple[Place, list[str]]] = {}
         for n in chosen:
             skipped += self._locate(n, places)
         sites = [self._site(place, names) for place, names in places.values()]
-        sites = _drop_biases(sites, places, self.graph, self.planner)
+        sites = drop_biases(sites, places, self.graph, self.planner)
         order = self.graph.order
         skipped.sort(key=lambda s: order[s.node])
         return InsertPlan(sites, skipped, len(found))
@@ -211,7 +88,7 @@ class _Inserter:
 
     # --- where
 
-    def _locate(self, n: Nonlinearity, places: dict[str, tuple[_Place, list[str]]]) -> list[Skip]:
+    def _locate(self, n: Nonlinearity, places: dict[str, tuple[Place, list[str]]]) -> list[Skip]:
         reasons = []
         for entry in n.entries:
             found = self.find(entry)
@@ -229,7 +106,7 @@ class _Inserter:
             return [Skip(n.op.name, n.op.kind, reasons[0])]
         return []
 
-    def _force(self, entry: str, n: Nonlinearity, reason: str) -> list[_Place] | str:
+    def _force(self, entry: str, n: Nonlinearity, reason: str) -> list[Place] | str:
         """What the policy allows where no place is legal: a clone, or a BatchNorm that stays."""
         if self.policy.clone and self.stranger(entry):
             try:
@@ -243,16 +120,16 @@ class _Inserter:
         shape = self.graph.shape(entry)
         if shape is None or len(shape) < 2 or not isinstance(shape[1], int):
             return reason
-        return [_Place(entry, 1, shape[1], len(shape), Trial(), n.region)]
+        return [Place(entry, 1, shape[1], len(shape), Trial(), n.region)]
 
-    def _cloned(self, place: _Place, n: Nonlinearity) -> _Place:
+    def _cloned(self, place: Place, n: Nonlinearity) -> Place:
         """The same place on a copy of everything from the layers on, for this reader alone."""
         order = self.graph.order
         names = sorted(place.trial.crossed, key=lambda name: order[name])
         clones = tuple(self.graph.ops[name] for name in names)
         return replace(place, readers=n.region, clones=clones)
 
-    def find(self, value: str) -> list[_Place] | str:
+    def find(self, value: str) -> list[Place] | str:
         """Places for BatchNorms that normalise what ``value`` is made of, or why there is none."""
         known = self._places.get(value)
         if known is None:
@@ -260,7 +137,7 @@ class _Inserter:
             known = self._places[value] = self._find(value)
         return known
 
-    def _find(self, value: str) -> list[_Place] | str:
+    def _find(self, value: str) -> list[Place] | str:
         stranger = self.stranger(value)
         if stranger:
             return stranger
@@ -277,8 +154,8 @@ class _Inserter:
             return reason
         return self._branches(producer) or self._deeper_reason(producer, reason)
 
-    def _branches(self, op: Op) -> list[_Place]:
-        found: list[_Place] = []
+    def _branches(self, op: Op) -> list[Place]:
+        found: list[Place] = []
         for name in _data_inputs(op):
             if self.graph.constant(name) is None:
                 places = self.find(name)
@@ -291,7 +168,7 @@ class _Inserter:
         texts = [r for r in inner if isinstance(r, str)]
         return texts[0] if len(texts) == 1 else reason
 
-    def _here(self, value: str) -> _Place:
+    def _here(self, value: str) -> Place:
         """A place at ``value`` itself: the channel axis is the one along which it folds."""
         shape = self.planner.shape(value)
         refusal = MapRefusedError("no layer in front")
@@ -302,7 +179,7 @@ class _Inserter:
             try:
                 trial = self.planner.place(value, _any_map(axis, len(shape), size))
                 self._check_layers(trial)
-                return _Place(value, axis, size, len(shape), trial)
+                return Place(value, axis, size, len(shape), trial)
             except MapRefusedError as one:
                 refusal = refusal if refusal.reason.startswith("already") else one
         raise refusal
@@ -341,7 +218,7 @@ class _Inserter:
 
     # --- what
 
-    def _site(self, place: _Place, names: list[str]) -> Site:
+    def _site(self, place: Place, names: list[str]) -> Site:
         producer = self.graph.producer(place.value)
         base = producer.name if producer is not None else place.value
         absorbers = [n for n in place.trial.into if self.graph.ops[n].kind in _LAYERS | _NORMS]
@@ -387,176 +264,3 @@ def _data_inputs(op: Op) -> list[str]:
     if op.kind in ("Add", "Sub", "Sum", "Mean", "Concat"):
         return [name for name in op.inputs if name]
     return op.inputs[:1]
-
-
-# --- biases
-
-
-def _drop_biases(
-    sites: list[Site],
-    places: dict[str, tuple[_Place, list[str]]],
-    graph: Graph,
-    planner: Planner,
-) -> list[Site]:
-    """Drop every bias that reaches sites, and only sites, as a per-channel constant."""
-    alone = [site for site in sites if site.readers is not None]
-    sites = [site for site in sites if site.readers is None]
-    stops = frozenset(site.value for site in sites)
-    by_value = {site.value: site for site in sites}
-    seen: set[tuple[str, int]] = set()
-    for place, _ in places.values():
-        if place.readers is not None:
-            continue
-        for drop, m in _biases(place.trial, graph, planner):
-            if (drop.op.name, drop.index) in seen:
-                continue
-            seen.add((drop.op.name, drop.index))
-            arrived = _arrivals(drop, m, stops, by_value, graph, planner)
-            first = True
-            for value, vector in arrived.items():
-                site = by_value[value]
-                by_value[value] = replace(
-                    site,
-                    constant=site.constant + vector,
-                    drops=(*site.drops, drop) if first else site.drops,
-                    dropped=(*site.dropped, drop.op.name),
-                )
-                first = False
-    return [*(by_value[site.value] for site in sites), *alone]
-
-
-def _biases(trial: Trial, graph: Graph, planner: Planner) -> list[tuple[BiasDrop, Map]]:
-    """Biases of a site's absorbers and of the Adds in front of it, as maps on their outputs."""
-    found = []
-    for name in dict.fromkeys([*trial.into, *sorted(trial.crossed)]):
-        op = graph.ops[name]
-        try:
-            if op.kind in _BIASED and op.input(_BIASED[op.kind]):
-                found.append((BiasDrop(op, 2), _own_bias(op, planner)))
-            elif op.kind in ("Add", "Sub"):
-                pair = map_of(op, planner)
-                if (
-                    pair is not None
-                    and not pair[1].has_scale
-                    and not graph.is_output(op.outputs[0])
-                ):
-                    data, m = pair
-                    found.append((BiasDrop(op, 1 - data, True, data), m))
-        except MapRefusedError:
-            continue
-    return found
-
-
-def existing_biases(graph: Graph, planner: Planner) -> list[tuple[str, str]]:
-    """(BatchNorm, operator) for every bias that only adds a constant to a BatchNorm's input."""
-    norms = [op for op in graph.ops_in_order if op.kind == "BatchNormalization"]
-    stops = {op.inputs[0]: op for op in norms if len(graph.uses(op.inputs[0])) == 1}
-    found = []
-    for op in graph.ops_in_order:
-        if op.kind not in _BIASED or not op.input(_BIASED[op.kind]):
-            continue
-        try:
-            m = _own_bias(op, planner)
-            trial = planner.forward(op.outputs[0], m, frozenset(stops))
-        except MapRefusedError:
-            continue
-        if trial.arrived and not (trial.before or trial.constants) and m.has_shift:
-            found.append((stops[next(iter(trial.arrived))].name, op.name))
-    return found
-
-
-def _own_bias(op: Op, planner: Planner) -> Map:
-    array = planner.current(op, 2)
-    rank = len(planner.shape(op.outputs[0]))
-    if op.kind != "Gemm":
-        return Map.along(1, rank, np.ones(1), array)
-    array = array * float(op.attrs.get("beta", 1.0))
-    shift = array.reshape((1,) * (rank - array.ndim) + array.shape)
-    m = Map(np.ones((1,) * rank), shift)
-    if any(axis != rank - 1 for axis in m.axes):
-        raise MapRefusedError("its C is no per-channel bias", op)
-    return m
-
-
-def _arrivals(
-    drop: BiasDrop,
-    m: Map,
-    stops: frozenset[str],
-    by_value: dict[str, Site],
-    graph: Graph,
-    planner: Planner,
-) -> dict[str, np.ndarray]:
-    """What a bias adds to every site that it reaches; empty if it also goes elsewhere."""
-    try:
-        trial = planner.forward(drop.op.outputs[0], m, stops)
-    except MapRefusedError:
-        return {}
-    if trial.before or trial.constants:
-        return {}
-    if any(graph.ops[name].kind == "Dropout" for name in trial.crossed):
-        return {}
-    found = {}
-    for value, shift in trial.arrived.items():
-        site = by_value[value]
-        vectors = shift.vectors(site.axis, site.channels)
-        if vectors is None or shift.has_scale:
-            return {}
-        found[value] = vectors[1]
-    return found
-
-
-# --- initial values
-
-Moments = Callable[[Sequence[Site]], dict[str, tuple[np.ndarray, np.ndarray]]]
-"""Sites -> population mean and biased variance (each (C,)) of their values, by value name."""
-
-
-def new_norms(
-    plan: InsertPlan,
-    init: str,
-    *,
-    epsilon: float = 1e-5,
-    momentum: float = 0.1,
-    moments: Moments | None = None,
-) -> list[NewNorm]:
-    """The BatchNorms of a plan with their initial parameters.
-
-    Args:
-        plan: the plan.
-        init: ``fresh`` (gamma 1, beta 0, mean 0, var 1), ``preserve`` (the same outputs in eval
-            mode: gamma = sqrt(1 + eps), beta = the dropped bias) or ``calibrated`` (the same, with
-            the population's statistics: gamma = sqrt(var + eps), beta = mean + bias).
-        epsilon: added to the variance.
-        momentum: torch's: the share of the new batch in the running statistics.
-        moments: for ``calibrated``: measures the sites' values in the original network.
-    """
-    measured = moments(plan.sites) if init == "calibrated" and moments is not None else {}
-    norms = []
-    for site in plan.sites:
-        n = site.channels
-        ones, zeros = np.ones(n), np.zeros(n)
-        scale, bias, mean, var = ones, zeros, zeros, ones
-        if init != "fresh":
-            bias = site.constant
-            if site.value in measured:
-                total, var = measured[site.value]
-                mean, bias = total - site.constant, total
-            scale = np.sqrt(var + epsilon)
-        norms.append(
-            NewNorm(
-                site.name,
-                site.value,
-                site.axis,
-                site.rank,
-                scale,
-                bias,
-                mean,
-                var,
-                epsilon,
-                momentum,
-                site.drops,
-                site.readers,
-                site.clones,
-            )
-        )
-    return norms

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from bnpass.graph import Graph, Op
+from bnpass.passes.biases import existing_biases
 from bnpass.passes.fold import FoldPlan, plan_fold
-from bnpass.passes.insert import InsertPlan, existing_biases, plan_insert
+from bnpass.passes.insert import plan_insert
 from bnpass.passes.planner import Planner
+from bnpass.passes.sites import InsertPlan
 from bnpass.rules import MapRefusedError
 
 _LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import fx
 
     from bnpass.data import Data
-    from bnpass.passes.insert import InsertPlan
+    from bnpass.passes.sites import InsertPlan
 
 WITH, WITHOUT = "with BN", "without BN"
 

@@ -8,7 +8,7 @@ from bnpass.report.tables import Table
 
 if TYPE_CHECKING:
     from bnpass.passes.fold import FoldPlan
-    from bnpass.passes.insert import InsertPlan
+    from bnpass.passes.sites import InsertPlan
 
 
 def site_table(plan: InsertPlan) -> Table:

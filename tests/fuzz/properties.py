@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from bnpass.frontends.onnx.transform import FoldOptions, fold_model
+from bnpass.frontends.onnx.transform import (
+    FoldOptions,
+    InsertOptions,
+    fold_model,
+    insert_model,
+)
+from bnpass.passes.sites import Policy
 from tests.fuzz.generator import generate
 from tests.fuzz.reference import evaluate
 from tests.helpers import assert_equal_bytes, feeds, nodes, run
@@ -191,3 +197,58 @@ def _own(node: onnx.NodeProto) -> bool:
 def spelt(model: onnx.ModelProto) -> int:
     """Chains of arithmetic that may become a BatchNormalization: one per three operators."""
     return sum(n.op_type in ("Mul", "Add", "Sub", "Div", "Neg") for n in nodes(model.graph)) // 3
+
+
+# --- insertion
+
+
+def check_insert(seed: int, **options: Any) -> int:
+    """Insert into the graph of a seed, give the BatchNorms random statistics, fold them back.
+
+    Returns:
+        How many were inserted.
+    """
+    drawn = {"maps": 0.08, "nonlinear": 0.3, **options}
+    model = widened(generate(seed, **drawn))
+    done = insert_model(model, PRESERVE)
+    names = {site.name for site in done.plan.sites}
+    onnx.checker.check_model(done.model, full_check=True)
+    assert_exact(model, done.model, frozenset(_outputs_of_all(model)))
+    again = insert_model(done.model, PRESERVE)
+    assert not again.plan.sites, again.plan.sites
+    assert_equal_bytes(again.model, done.model)
+    trained = with_statistics(done.model, names, seed)
+    assert names <= {n.name for n in trained.graph.node if n.op_type == "BatchNormalization"}
+    folded = fold_model(trained, ROOM)
+    onnx.checker.check_model(folded.model, full_check=True)
+    left = names & {n.name for n in folded.model.graph.node if n.op_type == "BatchNormalization"}
+    assert not left, [e for e in folded.plan.refused if left & set(e.nodes)]
+    assert_exact(trained, folded.model, folded.changed)
+    return len(names)
+
+
+PRESERVE = InsertOptions(Policy(gates=True, last=True), init="preserve")
+
+
+def _outputs_of_all(model: onnx.ModelProto) -> set[str]:
+    """Insertion keeps the meaning of outputs alone: a dropped bias moves behind a value."""
+    return {name for node in model.graph.node for name in node.output}
+
+
+def with_statistics(model: onnx.ModelProto, names: set[str], seed: int) -> onnx.ModelProto:
+    """A copy whose named BatchNorms have been trained: any gamma, beta, mean and variance."""
+    rng = np.random.default_rng(seed)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    tensors = {t.name: t for t in copy.graph.initializer}
+    for node in copy.graph.node:
+        if node.name not in names:
+            continue
+        for place, name in enumerate(node.input[1:]):
+            old = onnx.numpy_helper.to_array(tensors[name])
+            new = rng.normal(size=old.shape) if place < 3 else rng.uniform(0.3, 2.0, old.shape)
+            if place == 0:
+                new[np.abs(new) < 0.2] = 0.0
+            tensor = onnx.numpy_helper.from_array(new.astype(old.dtype), name)
+            tensors[name].CopyFrom(tensor)
+    return copy

@@ -14,8 +14,8 @@ from bnpass.affine import Map
 from bnpass.edits import BiasDrop
 from bnpass.frontends.fx.read import Reading
 from bnpass.graph import Op
-from bnpass.passes.insert import InsertPlan
 from bnpass.passes.planner import Planner
+from bnpass.passes.sites import InsertPlan
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from bnpass.errors import InputError
 from bnpass.frontends.fx.apply import place_of
 from bnpass.frontends.fx.read import Reading
 from bnpass.frontends.fx.tracing import mode
-from bnpass.passes.insert import Site
+from bnpass.passes.sites import Site
 
 _BATCH = 256  # samples at a time: the network has no BatchNorm yet, so the size does not matter
 

@@ -16,7 +16,9 @@ from bnpass.frontends.fx.read import Reading, read
 from bnpass.frontends.fx.tracing import mode, trace
 from bnpass.graph import Graph
 from bnpass.passes.fold import FoldPlan, plan_fold
-from bnpass.passes.insert import InsertPlan, Policy, Site, new_norms, plan_insert
+from bnpass.passes.initial import new_norms
+from bnpass.passes.insert import plan_insert
+from bnpass.passes.sites import InsertPlan, Policy, Site
 
 Model = nn.Module | torch.export.ExportedProgram
 Inputs = tuple[Any, ...] | None

@@ -21,16 +21,10 @@ from bnpass.frontends.onnx.editor import OverflowedError
 from bnpass.frontends.onnx.functions import inline_norms
 from bnpass.frontends.onnx.read import Reading, Scope, bodies, has_bodies, opset_of, read
 from bnpass.passes.fold import FoldEntry, FoldPlan, plan_fold
-from bnpass.passes.insert import (
-    InsertPlan,
-    Policy,
-    Site,
-    Skip,
-    new_norms,
-    plan_insert,
-    wanted,
-)
+from bnpass.passes.initial import new_norms
+from bnpass.passes.insert import plan_insert
 from bnpass.passes.nonlinear import RECURRENT, find_nonlinearities
+from bnpass.passes.sites import InsertPlan, Policy, Site, Skip, wanted
 from bnpass.passes.strip import StripPlan, plan_strip
 from bnpass.patching import Discarded, Store
 

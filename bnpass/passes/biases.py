@@ -1,0 +1,133 @@
+"""Biases that a BatchNorm makes redundant: constants sent forward by the table of rules.
+
+Source: arXiv:1502.03167, section 3.2: b can be ignored, since beta subsumes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from bnpass.affine import Map
+from bnpass.edits import BiasDrop
+from bnpass.graph import Graph, Op
+from bnpass.maps import map_of
+from bnpass.passes.planner import Planner, Trial
+from bnpass.passes.sites import Place, Site
+from bnpass.rules import MapRefusedError
+
+_BIASED = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
+
+
+def drop_biases(
+    sites: list[Site],
+    places: dict[str, tuple[Place, list[str]]],
+    graph: Graph,
+    planner: Planner,
+) -> list[Site]:
+    """Drop every bias that reaches sites, and only sites, as a per-channel constant."""
+    alone = [site for site in sites if site.readers is not None]
+    sites = [site for site in sites if site.readers is None]
+    stops = frozenset(site.value for site in sites)
+    by_value = {site.value: site for site in sites}
+    seen: set[tuple[str, int]] = set()
+    for place, _ in places.values():
+        if place.readers is not None:
+            continue
+        for drop, m in _biases(place.trial, graph, planner):
+            if (drop.op.name, drop.index) in seen:
+                continue
+            seen.add((drop.op.name, drop.index))
+            arrived = _arrivals(drop, m, stops, by_value, graph, planner)
+            first = True
+            for value, vector in arrived.items():
+                site = by_value[value]
+                by_value[value] = replace(
+                    site,
+                    constant=site.constant + vector,
+                    drops=(*site.drops, drop) if first else site.drops,
+                    dropped=(*site.dropped, drop.op.name),
+                )
+                first = False
+    return [*(by_value[site.value] for site in sites), *alone]
+
+
+def _biases(trial: Trial, graph: Graph, planner: Planner) -> list[tuple[BiasDrop, Map]]:
+    """Biases of a site's absorbers and of the Adds in front of it, as maps on their outputs."""
+    found = []
+    for name in dict.fromkeys([*trial.into, *sorted(trial.crossed)]):
+        op = graph.ops[name]
+        try:
+            if op.kind in _BIASED and op.input(_BIASED[op.kind]):
+                found.append((BiasDrop(op, 2), _own_bias(op, planner)))
+            elif op.kind in ("Add", "Sub"):
+                pair = map_of(op, planner)
+                if (
+                    pair is not None
+                    and not pair[1].has_scale
+                    and not graph.is_output(op.outputs[0])
+                ):
+                    data, m = pair
+                    found.append((BiasDrop(op, 1 - data, True, data), m))
+        except MapRefusedError:
+            continue
+    return found
+
+
+def existing_biases(graph: Graph, planner: Planner) -> list[tuple[str, str]]:
+    """(BatchNorm, operator) for every bias that only adds a constant to a BatchNorm's input."""
+    norms = [op for op in graph.ops_in_order if op.kind == "BatchNormalization"]
+    stops = {op.inputs[0]: op for op in norms if len(graph.uses(op.inputs[0])) == 1}
+    found = []
+    for op in graph.ops_in_order:
+        if op.kind not in _BIASED or not op.input(_BIASED[op.kind]):
+            continue
+        try:
+            m = _own_bias(op, planner)
+            trial = planner.forward(op.outputs[0], m, frozenset(stops))
+        except MapRefusedError:
+            continue
+        if trial.arrived and not (trial.before or trial.constants) and m.has_shift:
+            found.append((stops[next(iter(trial.arrived))].name, op.name))
+    return found
+
+
+def _own_bias(op: Op, planner: Planner) -> Map:
+    array = planner.current(op, 2)
+    rank = len(planner.shape(op.outputs[0]))
+    if op.kind != "Gemm":
+        return Map.along(1, rank, np.ones(1), array)
+    array = array * float(op.attrs.get("beta", 1.0))
+    shift = array.reshape((1,) * (rank - array.ndim) + array.shape)
+    m = Map(np.ones((1,) * rank), shift)
+    if any(axis != rank - 1 for axis in m.axes):
+        raise MapRefusedError("its C is no per-channel bias", op)
+    return m
+
+
+def _arrivals(
+    drop: BiasDrop,
+    m: Map,
+    stops: frozenset[str],
+    by_value: dict[str, Site],
+    graph: Graph,
+    planner: Planner,
+) -> dict[str, np.ndarray]:
+    """What a bias adds to every site that it reaches; empty if it also goes elsewhere."""
+    try:
+        trial = planner.forward(drop.op.outputs[0], m, stops)
+    except MapRefusedError:
+        return {}
+    if trial.before or trial.constants:
+        return {}
+    if any(graph.ops[name].kind == "Dropout" for name in trial.crossed):
+        return {}
+    found = {}
+    for value, shift in trial.arrived.items():
+        site = by_value[value]
+        vectors = shift.vectors(site.axis, site.channels)
+        if vectors is None or shift.has_scale:
+            return {}
+        found[value] = vectors[1]
+    return found

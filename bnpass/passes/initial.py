@@ -1,0 +1,64 @@
+"""The parameters and statistics that inserted BatchNorms start with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bnpass.edits import NewNorm
+from bnpass.passes.sites import InsertPlan, Site
+
+Moments = Callable[[Sequence[Site]], dict[str, tuple[np.ndarray, np.ndarray]]]
+"""Sites -> population mean and biased variance (each (C,)) of their values, by value name."""
+
+
+def new_norms(
+    plan: InsertPlan,
+    init: str,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.1,
+    moments: Moments | None = None,
+) -> list[NewNorm]:
+    """The BatchNorms of a plan with their initial parameters.
+
+    Args:
+        plan: the plan.
+        init: ``fresh`` (gamma 1, beta 0, mean 0, var 1), ``preserve`` (the same outputs in eval
+            mode: gamma = sqrt(1 + eps), beta = the dropped bias) or ``calibrated`` (the same, with
+            the population's statistics: gamma = sqrt(var + eps), beta = mean + bias).
+        epsilon: added to the variance.
+        momentum: torch's: the share of the new batch in the running statistics.
+        moments: for ``calibrated``: measures the sites' values in the original network.
+    """
+    measured = moments(plan.sites) if init == "calibrated" and moments is not None else {}
+    norms = []
+    for site in plan.sites:
+        n = site.channels
+        ones, zeros = np.ones(n), np.zeros(n)
+        scale, bias, mean, var = ones, zeros, zeros, ones
+        if init != "fresh":
+            bias = site.constant
+            if site.value in measured:
+                total, var = measured[site.value]
+                mean, bias = total - site.constant, total
+            scale = np.sqrt(var + epsilon)
+        norms.append(
+            NewNorm(
+                site.name,
+                site.value,
+                site.axis,
+                site.rank,
+                scale,
+                bias,
+                mean,
+                var,
+                epsilon,
+                momentum,
+                site.drops,
+                site.readers,
+                site.clones,
+            )
+        )
+    return norms

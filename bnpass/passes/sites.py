@@ -1,0 +1,133 @@
+"""What an insertion plans: sites, nonlinearities that get none, and the policy that chooses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bnpass.edits import BiasDrop
+from bnpass.graph import Op
+from bnpass.passes.planner import Trial
+from bnpass.passes.select import matches
+
+
+@dataclass(frozen=True)
+class Site:
+    """A value that gets a BatchNorm.
+
+    Attributes:
+        name: of the new BatchNorm.
+        value: the value that it normalises.
+        axis, channels, rank: the channel axis, its size, and the value's rank.
+        nonlinearities: names of those that it stands in front of.
+        absorbers: names of the operators into which it will fold.
+        dropped: names of the operators that lose their bias.
+        drops: the biases, and ``constant`` (C,): what they add to the value together.
+    """
+
+    name: str
+    value: str
+    axis: int
+    channels: int
+    rank: int
+    nonlinearities: tuple[str, ...]
+    absorbers: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
+    drops: tuple[BiasDrop, ...] = ()
+    constant: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)
+    readers: frozenset[str] | None = None
+    clones: tuple[Op, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "name": self.name,
+            "value": self.value,
+            "axis": self.axis,
+            "channels": self.channels,
+            "nonlinearities": list(self.nonlinearities),
+            "absorbers": list(self.absorbers),
+            "dropped": list(self.dropped),
+            "cloned": [op.name for op in self.clones],
+        }
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A nonlinearity that gets no BatchNorm, and why."""
+
+    node: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class InsertPlan:
+    """Where BatchNorms go in one graph, why not elsewhere, and what else to know."""
+
+    sites: list[Site] = field(default_factory=list)
+    skipped: list[Skip] = field(default_factory=list)
+    nonlinearities: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def dropped(self) -> int:
+        """How many biases go."""
+        return len({(d.op.name, d.index) for site in self.sites for d in site.drops})
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "nonlinearities": self.nonlinearities,
+            "sites": [site.to_dict() for site in self.sites],
+            "skipped": [vars(skip) for skip in self.skipped],
+            "biases_dropped": self.dropped,
+            "notes": self.notes,
+        }
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Which nonlinearities are wanted.
+
+    Attributes:
+        gates, last: include gates, and the last nonlinearity in front of an output.
+        only, skip: glob patterns on node names and operator types.
+        before: operator types, case does not matter; empty: all.
+        norms: also behind a LayerNorm, InstanceNorm or GroupNorm.
+        allow_unfoldable: insert also where the BatchNorm cannot be folded back.
+        clone: duplicate the layer where something else reads its value too.
+    """
+
+    gates: bool = False
+    last: bool = False
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    norms: bool = False
+    allow_unfoldable: bool = False
+    clone: bool = False
+
+
+def wanted(op: Op, policy: Policy) -> bool:
+    """Whether a policy's names and types let an operator's insertion happen at all."""
+    names, before = [op.name, op.kind], [b.lower() for b in policy.before]
+    if before and op.kind.lower() not in before:
+        return False
+    chosen = not policy.only or any(matches(x, policy.only) for x in names)
+    return chosen and not any(matches(x, policy.skip) for x in names)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A legal place for a BatchNorm, found from some nonlinearity."""
+
+    value: str
+    axis: int
+    channels: int
+    rank: int
+    trial: Trial
+    readers: frozenset[str] | None = None
+    clones: tuple[Op, ...] = ()

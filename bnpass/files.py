@@ -59,6 +59,15 @@ def load_model(model: PathLike | onnx.ModelProto, *, data: bool = True) -> onnx.
     return proto
 
 
+def parse_model(path: PathLike) -> onnx.ModelProto:
+    """Read an ONNX file as it is: external data is neither read nor looked at.
+
+    Raises:
+        InputError: no such file, a folder, or not an ONNX model.
+    """
+    return _parse(check_input(path))
+
+
 def check_input(path: PathLike) -> Path:
     """Return ``path`` if it is a file that can be read.
 

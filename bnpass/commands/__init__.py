@@ -14,8 +14,10 @@ COMMANDS: dict[str, str] = {
     "train": "train an ONNX model in PyTorch",
     "calibrate": "population statistics for the BatchNorms, on onnxruntime",
     "fold": "fold every BatchNorm into the weights around it",
+    "unfold": "undo a fold exactly, with the sidecar that it wrote",
     "inspect": "show what is in a model and check its BatchNorms",
     "verify": "compare two models on the same inputs",
     "bench": "time models side by side on onnxruntime",
+    "draw": "draw the graph of a model",
     "env": "show packages, versions and the providers that really work",
 }

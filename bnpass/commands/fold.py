@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
 from bnpass.commands.checking import check
+from bnpass.errors import UsageError
+from bnpass.files import check_output
 from bnpass.report.plans import fold_table, refused_table
 from bnpass.report.tables import size
 from bnpass.report.ui import Ui
@@ -39,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="take initializers that callers may override for constants")
     group.add_argument("--max-growth", type=options.positive, default=4.0, metavar="N",
                        help="times the file may grow where shared weights are cloned (default 4)")
+    group.add_argument("--sidecar", metavar="FILE",
+                       help="also write what bnpass unfold needs to undo the fold exactly")
     group.add_argument("--no-verify", action="store_true",
                        help="do not compare with the original before writing")
     options.add_seed(parser)
@@ -53,6 +57,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     from bnpass.frontends.onnx.transform import FoldOptions, fold_model
 
     path = options.want_output(args, "folded")
+    sidecar = _wanted_sidecar(args)
     if args.only or args.skip:
         model = load_model(args.model, data=False)
         options.check_patterns((*args.only, *args.skip), options.node_names(model))
@@ -71,11 +76,32 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         done = fold_file(Path(args.model), path, wanted, force=args.force,
                          check=None if args.no_verify else prove)
         _show(done.plan, args, ui)
+        if sidecar is not None:
+            _write_sidecar(args.model, path, sidecar, ui)
         left = _count_left(done.model, ui)
         ui.document["output"] = path
         ui.say(f"wrote {path} ({size(path.stat().st_size)}), {left} BatchNorm left | next: bnpass "
                f"bench {args.model} {path}")
     return 1 if args.require_change and not done.plan.folded else 0
+
+
+def _wanted_sidecar(args: argparse.Namespace) -> Path | None:
+    if not args.sidecar or args.dry_run:
+        return None
+    if args.output and Path(args.sidecar).absolute() == Path(args.output).absolute():
+        raise UsageError(f"output and sidecar are one file: {args.output}", "name two files")
+    return check_output(args.sidecar, force=args.force, source=args.model)
+
+
+def _write_sidecar(model: str, folded: Path, sidecar: Path, ui: Ui) -> None:
+    from bnpass.files import atomic_write, load_model
+    from bnpass.frontends.onnx.sidecar import make_sidecar
+
+    made = make_sidecar(load_model(model), load_model(folded))
+    atomic_write(sidecar, made.SerializeToString())
+    ui.document["sidecar"] = sidecar
+    ui.say(f"wrote {sidecar} ({size(sidecar.stat().st_size)}): bnpass unfold {folded} {sidecar} "
+           "undoes the fold")
 
 
 def _count_left(model: onnx.ModelProto, ui: Ui) -> int:

@@ -1,0 +1,40 @@
+"""Undo a fold exactly: the original model again, to the byte.
+
+It needs the sidecar that 'bnpass fold --sidecar FILE' wrote beside the folded model.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from bnpass.commands import options
+from bnpass.errors import UsageError
+from bnpass.report.tables import size
+from bnpass.report.ui import Ui
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("model", metavar="FOLDED.onnx", help="what the fold wrote; never written")
+    parser.add_argument("sidecar", metavar="SIDECAR", help="what --sidecar wrote with it")
+    options.add_written(parser)
+    options.add_output_options(parser)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> int:
+    """Run the command."""
+    from bnpass.files import check_output, load_model, parse_model, save_model
+    from bnpass.frontends.onnx.sidecar import undo
+    from bnpass.pipeline.summary import count_norms
+
+    if not args.output:
+        raise UsageError("no output given", "add -o FILE.onnx")
+    sources = (args.model, args.sidecar)
+    path = check_output(args.output, force=args.force, source=sources)
+    original = undo(load_model(args.model), parse_model(args.sidecar))
+    save_model(original, path, force=args.force, source=args.model)
+    norms = count_norms(original)
+    ui.document.update(ok=True, output=path, norms=norms)
+    ui.say(f"wrote {path} ({size(path.stat().st_size)}), {norms} BatchNorms | next: bnpass inspect "
+           f"{path}")
+    return 0

@@ -75,10 +75,14 @@ class Constant:
         dtype: str | None = None,
     ) -> None:
         self.name = name
-        self.load = load
+        self._load = load
         self._shape = shape
         self._dtype = dtype
         self._small: np.ndarray | None = None
+
+    def load(self) -> np.ndarray:
+        """The data, read afresh."""
+        return self._load()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -106,7 +110,7 @@ class Use(NamedTuple):
     """One reading of a value: input ``index`` of ``op`` (-1: from inside a nested body of it)."""
 
     op: Op
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
 
 
 class Graph:

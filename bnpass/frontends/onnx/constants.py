@@ -53,9 +53,6 @@ _PLAIN: dict[int, np.dtype[Any]] = {
 def load_tensor(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
     """A tensor's data; external data is read from the model's folder."""
     if not external.is_external(tensor):
-        plain = _PLAIN.get(tensor.data_type)
-        if plain is not None and tensor.raw_data:
-            return np.frombuffer(tensor.raw_data, plain).reshape(tuple(tensor.dims))
         return numpy_helper.to_array(tensor)
     if folder is None:
         raise ValueError(f"external data of {tensor.name!r}: the model's folder is not known")
@@ -69,23 +66,31 @@ class TensorConstant(Constant):
     """The constant that a TensorProto holds; nothing is read before it is asked for."""
 
     def __init__(self, name: str, tensor: onnx.TensorProto, folder: Path | None) -> None:
-        super().__init__(name, self._load)
+        self.name = name
         self._tensor, self._folder = tensor, folder
+        self._shape = self._dtype = self._small = None
 
-    def _load(self) -> np.ndarray:
+    def load(self) -> np.ndarray:
+        """The data, read afresh."""
+        raw = self._tensor.raw_data
+        plain = _PLAIN.get(self._tensor.data_type) if raw else None
+        if plain is not None:
+            return np.frombuffer(raw, plain).reshape(self.shape)
         return load_tensor(self._tensor, self._folder)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The static shape."""
         if self._shape is None:
-            self._shape = tuple(self._tensor.dims)
+            self._shape = tuple(self._tensor.dims[:])
         return self._shape
 
     @property
     def dtype(self) -> str:
         """numpy's name of the element type."""
-        return dtype_name(self._tensor.data_type) or "undefined"
+        if self._dtype is None:
+            self._dtype = dtype_name(self._tensor.data_type) or "undefined"
+        return self._dtype
 
 
 def array_constant(name: str, array: np.ndarray) -> Constant:
@@ -98,22 +103,28 @@ def graph_constants(
 ) -> Iterator[Constant]:
     """Initializers that nobody can override, sparse ones not among them."""
     for tensor in graph.initializer:
-        if tensor.name not in overridable:
-            yield TensorConstant(tensor.name, tensor, folder)
+        name = tensor.name
+        if name not in overridable:
+            yield TensorConstant(name, tensor, folder)
 
 
 def node_constants(
-    node: onnx.NodeProto, known: Callable[[str], Constant | None], opset: int, folder: Path | None
+    node: onnx.NodeProto,
+    inputs: list[str],
+    known: Callable[[str], Constant | None],
+    opset: int,
+    folder: Path | None,
 ) -> list[Constant]:
     """The outputs of a node that are constants because all that it reads is."""
+    for name in inputs:
+        if name and known(name) is None:
+            return []
     if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT:
         return []
     if node.op_type == "Constant":
         value = {a.name: a for a in node.attribute}.get("value")
         if value is not None:
             return [TensorConstant(node.output[0], value.t, folder)]
-    if any(name and known(name) is None for name in node.input):
-        return []
     if any(a.HasField("g") or a.graphs for a in node.attribute):
         return []
     return [

@@ -39,28 +39,34 @@ class Context:
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """A node's plain attributes as Python values; tensors and graphs are left out."""
-    return {a.name: _PLAIN[a.type](a) for a in node.attribute if a.type in _PLAIN}
+    found = {}
+    for attribute in node.attribute:
+        plain = _PLAIN.get(attribute.type)
+        if plain is not None:
+            found[attribute.name] = plain(attribute)
+    return found
 
 
 _PLAIN: dict[int, Callable[[onnx.AttributeProto], Any]] = {
     onnx.AttributeProto.INT: lambda a: a.i,
-    onnx.AttributeProto.INTS: lambda a: list(a.ints),
+    onnx.AttributeProto.INTS: lambda a: a.ints[:],
     onnx.AttributeProto.FLOAT: lambda a: a.f,
-    onnx.AttributeProto.FLOATS: lambda a: list(a.floats),
+    onnx.AttributeProto.FLOATS: lambda a: a.floats[:],
     onnx.AttributeProto.STRING: lambda a: a.s.decode(),
 }
 
 
-def normalize(node: onnx.NodeProto, context: Context) -> tuple[str, list[str], dict[str, Any]]:
-    """(kind, inputs, attributes) of a node in the neutral vocabulary."""
-    attrs = attributes(node)
-    inputs = list(node.input)
+def normalize(
+    node: onnx.NodeProto, inputs: list[str], context: Context
+) -> tuple[str, dict[str, Any]]:
+    """(kind, attributes) of a node in the neutral vocabulary; its inputs are changed in place."""
+    kind, attrs = node.op_type, attributes(node)
     if node.domain not in ("", "ai.onnx"):
-        return f"{node.domain}::{node.op_type}", inputs, attrs
-    rewrite = _NORMALIZERS.get(node.op_type)
+        return f"{node.domain}::{kind}", attrs
+    rewrite = _NORMALIZERS.get(kind)
     if rewrite is not None:
         rewrite(node, inputs, attrs, context)
-    return node.op_type, inputs, attrs
+    return kind, attrs
 
 
 _Normalizer = Callable[[onnx.NodeProto, list[str], dict[str, Any], Context], None]

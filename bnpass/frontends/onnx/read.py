@@ -104,9 +104,6 @@ def read(
     types = shapes.LazyTypes(model)
     _read_scope(reading, model.graph, types, (), None, "", freeze_inputs)
     for scope in reading.scopes:
-        for node in scope.proto.node:
-            for name in node.input:
-                reading.readers[name] = reading.readers.get(name, 0) + 1
         for output in scope.proto.output:
             reading.readers[output.name] = reading.readers.get(output.name, 0) + 1
     return reading
@@ -214,19 +211,22 @@ class _Builder:
         return name
 
     def add(self, node: onnx.NodeProto) -> None:
-        found = node_constants(node, self.constants.get, self.reading.opset, self.reading.folder)
+        reading, readers = self.reading, self.reading.readers
+        inputs = node.input[:]
+        for read in inputs:
+            readers[read] = readers.get(read, 0) + 1
+        found = node_constants(node, inputs, self.constants.get, reading.opset, reading.folder)
         if found:
             self.constants.update((c.name, c) for c in found)
             return
-        kind, inputs, attrs = normalize(node, self.context)
+        kind, attrs = normalize(node, inputs, self.context)
         name = self._name(node)
-        inner: set[str] = set()
+        inner: tuple[str, ...] = ()
         if has_bodies(node):
-            inner = inner.union(*(captured(body) for body in bodies(node)))
+            inner = tuple(sorted(set().union(*(captured(body) for body in bodies(node)))))
             self.with_bodies.append(name)
-        op = Op(name, kind, inputs, list(node.output), attrs, tuple(sorted(inner)))
-        self.ops.append(op)
-        self.nodes[op.name] = node
+        self.ops.append(Op(name, kind, inputs, node.output[:], attrs, inner))
+        self.nodes[name] = node
 
     def _name(self, node: onnx.NodeProto) -> str:
         base = node.name or next((o for o in node.output if o), node.op_type)

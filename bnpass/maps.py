@@ -34,6 +34,8 @@ def map_of(op: Op, view: View) -> tuple[int, Map] | None:
 def _batch_norm(op: Op, view: View) -> Map:
     if op.attrs.get("training"):
         raise MapRefusedError("it normalises with batch statistics (training_mode=1)", op)
+    if not op.attrs.get("spatial", 1):
+        raise MapRefusedError("it normalises every entry by itself (spatial=0)", op)
     for index in (1, 2, 3, 4):
         weight(op, index, view)
     gamma, beta, mean, var = (view.current(op, i).reshape(-1) for i in (1, 2, 3, 4))

@@ -29,6 +29,7 @@ from bnpass.rules import RULES, MapRefusedError
 EARLIER = frozenset({"Dropout", "Cast", "Resize", "Upsample", "Expand", "Tile", "Pad"})
 """A BatchNorm stands in front of these, not behind them."""
 
+_NORMED = "already normalised"
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Gather"})
 _NORMS = frozenset(
     {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization"}
@@ -115,7 +116,7 @@ class _Inserter:
                 reason = refusal.reason
             else:
                 return [self._cloned(place, n)]
-        if not self.policy.allow_unfoldable or "already normalised" in reason:
+        if not self.policy.allow_unfoldable or _NORMED in reason:
             return reason
         shape = self.graph.shape(entry)
         if shape is None or len(shape) < 2 or not isinstance(shape[1], int):
@@ -166,12 +167,13 @@ class _Inserter:
     def _deeper_reason(self, op: Op, reason: str) -> str:
         inner = [self.find(n) for n in _data_inputs(op) if self.graph.constant(n) is None]
         texts = [r for r in inner if isinstance(r, str)]
-        return texts[0] if len(texts) == 1 else reason
+        normed = [r for r in texts if r.startswith(_NORMED)]
+        return (normed or texts)[0] if normed or len(texts) == 1 else reason
 
     def _here(self, value: str) -> Place:
         """A place at ``value`` itself: the channel axis is the one along which it folds."""
         shape = self.planner.shape(value)
-        refusal = MapRefusedError("no layer in front")
+        refusals = []
         for axis in dict.fromkeys((1, len(shape) - 1)):
             size = shape[axis] if 0 < axis < len(shape) else None
             if not isinstance(size, int):
@@ -180,15 +182,19 @@ class _Inserter:
                 trial = self.planner.place(value, _any_map(axis, len(shape), size))
                 self._check_layers(trial)
                 return Place(value, axis, size, len(shape), trial)
-            except MapRefusedError as one:
-                refusal = refusal if refusal.reason.startswith("already") else one
-        raise refusal
+            except MapRefusedError as refusal:
+                refusals.append(refusal)
+        raise (
+            refusals[0]
+            if refusals
+            else MapRefusedError(f"the number of channels of {value!r} is not known")
+        )
 
     def _check_layers(self, trial: Trial) -> None:
         ops = [self.graph.ops[name] for name in trial.into]
         norms = [op for op in ops if op.kind in _NORMS]
         if norms and not (self.policy.norms and norms[0].kind != "BatchNormalization"):
-            raise MapRefusedError(f"already normalised by {norms[0].kind} {norms[0].name!r}")
+            raise MapRefusedError(f"{_NORMED} by {norms[0].kind} {norms[0].name!r}")
         if not norms and not any(op.kind in _LAYERS for op in ops):
             raise MapRefusedError("no layer in front: per-channel arithmetic alone is none")
 

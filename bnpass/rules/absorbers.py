@@ -186,6 +186,8 @@ def batch_norm_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step
     n = weight(op, 1, view).shape[0]
     for index in (2, 3, 4):
         weight(op, index, view)
+    if not op.attrs.get("spatial", 1):
+        raise MapRefusedError("it normalises every entry by itself (spatial=0)", op)
     if op.attrs.get("training"):
         raise MapRefusedError("it normalises with batch statistics (training_mode=1)", op)
     return [Step(before=_vectors(op, m, 1, n))]

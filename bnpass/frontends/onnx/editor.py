@@ -75,7 +75,7 @@ class Editor:
             return
         suffix = ("weight", "weight", "bias")[min(index, 2)]
         base = f"{op.inputs[index]}_folded" if op.input(index) else f"{op.name}.{suffix}"
-        if old is not None:
+        if self.reading.readers.get(op.input(index), 0) > 1:  # others keep the old one
             self.grown += rounded.nbytes
         self.set_input(node, index, self.add_initializer(base, rounded))
 

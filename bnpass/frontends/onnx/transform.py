@@ -195,7 +195,7 @@ class _Size:
     """The bytes of a model's tensors, external ones among them."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.bytes = sum(external.nbytes(t) or 0 for t in model.graph.initializer)
+        self.bytes = sum(external.nbytes(t) or 0 for t in external.tensors(model))
 
     def check_growth(self, grown: int, most: float) -> None:
         """Raise RefusedError when clones make a model more than ``most`` times as large."""

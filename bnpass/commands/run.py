@@ -15,7 +15,7 @@ from bnpass.commands import options
 from bnpass.commands.datasets import add_data_options, data_options
 from bnpass.commands.training import add_training_options, train_config
 from bnpass.errors import UsageError
-from bnpass.report.ui import Ui
+from bnpass.report.ui import Ui, process_count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +57,9 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
 
     if not args.output:
         raise UsageError("no output folder given", "add -o DIR")
+    if process_count() > 1:
+        raise UsageError("run is a job for one process", "under torchrun use bnpass train, between "
+                         "insert and calibrate")
     grid = args.lr_grid
     if grid is None:
         grid = LR_GRID if args.compare_plain and args.lr is None else ()

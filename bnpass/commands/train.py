@@ -18,7 +18,7 @@ from bnpass.commands.training import add_training_options, train_config
 from bnpass.errors import MissingDependencyError, OutputError, RefusedError, UsageError
 from bnpass.pipeline.outputs import make_folder
 from bnpass.report.tables import percent, size
-from bnpass.report.ui import Ui
+from bnpass.report.ui import Ui, is_first_process
 
 if TYPE_CHECKING:
     from torch import fx
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     from bnpass.pipeline.datasets import open_for, record_recipe
     from bnpass.pipeline.summary import count_norms, curve_of
     from bnpass.report.curves import draw_curves
-    from bnpass.training import distributed, train
+    from bnpass.training import train
 
     if not args.output:
         raise UsageError("no output given", "add -o FILE.onnx")
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     if history.stopped == "diverged":
         raise RefusedError(f"the loss diverged at learning rate {config.lr:g}; nothing was written",
                            "give a smaller --lr")
-    if distributed.rank() != 0:
+    if not is_first_process():
         return 0
     trained = record_recipe(bnpass.write_back(gm, model), data.recipe)
     save_model(trained, path, force=args.force, source=args.model)
@@ -93,9 +93,10 @@ def _chosen_rate(
     ui.log(f"learning rate {found.suggestion:.3g}: a third of where the loss was lowest in "
            f"{len(found.lrs)} steps of a rising rate")
     ui.document["lr_range"] = found.to_dict()
-    make_folder(folder)
-    _drawn(lambda: draw_range(found.lrs, found.losses, found.smoothed, found.suggestion,
-                              folder / "lr_range.png"), ui)
+    if is_first_process():
+        make_folder(folder)
+        _drawn(lambda: draw_range(found.lrs, found.losses, found.smoothed, found.suggestion,
+                                  folder / "lr_range.png"), ui)
     return replace(config, lr=found.suggestion)
 
 

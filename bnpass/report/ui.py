@@ -6,6 +6,7 @@ With ``--json`` the tables are held back and one JSON object is printed on stdou
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bnpass.report.progress import Progress
     from bnpass.report.tables import Table
+
+
+def process_count() -> int:
+    """Processes that torchrun started; 1 outside of it."""
+    return int(os.environ.get("WORLD_SIZE", "1") or 1)
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks and writes for all that torchrun started."""
+    return process_count() == 1 or os.environ.get("RANK", "0") == "0"
 
 
 class Ui:
@@ -35,8 +46,8 @@ class Ui:
     def from_arguments(cls, arguments: Sequence[str]) -> Ui:
         """The output that the raw arguments ask for, known even if they cannot be parsed."""
         given = set(arguments)
-        return cls(json="--json" in given, quiet=bool(given & {"-q", "--quiet"}),
-                   verbose=bool(given & {"-v", "--verbose"}))
+        quiet = bool(given & {"-q", "--quiet"}) or not is_first_process()
+        return cls(json="--json" in given, quiet=quiet, verbose=bool(given & {"-v", "--verbose"}))
 
     def log(self, text: str) -> None:
         """One line on stderr about what is being done."""

@@ -153,3 +153,18 @@ def test_ctrl_c_ends_with_130_and_keeps_the_checkpoint(
     assert not any("Traceback" in line for line in left)
     assert not out.exists()
     assert checkpoint.exists()
+
+
+def test_under_torchrun_one_process_speaks_and_writes(
+    normed: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.onnx"
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "-m", "bnpass", "train", str(normed), "--data", str(data), "-o", str(out), *SHORT],
+        capture_output=True, text=True, check=False, timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote ") == 1
+    assert done.stderr.count("data: ") == 1
+    assert out.exists()

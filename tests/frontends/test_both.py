@@ -32,6 +32,10 @@ def bn(x):
 
 IMAGE, ROWS, TOKENS = "N,3,8,8", "N,5", "N,6,5"
 
+HALF = "<kernel_shape=[2,2],strides=[2,2]>"
+COUNTED = "<kernel_shape=[3,3],pads=[1,1,1,1],count_include_pad=1>"
+TWO = "e = %s f = Relu (d) h = Tanh (e) y = Add (h, f)"
+
 PATTERNS = {
     "conv": (IMAGE, "N,4,6,6", f"c = Conv (x, w) y = {bn('c')}", {"w": (4, 3, 3, 3)}),
     "conv_bias": (IMAGE, "N,4,6,6", f"c = Conv (x, w, k) y = {bn('c')}",
@@ -55,14 +59,11 @@ PATTERNS = {
     "div_sub": (IMAGE, "N,4,6,6", "c = Conv (x, w) d = Div (c, s) y = Sub (t, d)",
                 {"w": (4, 3, 3, 3), "s": (4, 1, 1), "t": (4, 1, 1)}),
     "average_pool": (IMAGE, "N,4,3,3",
-                     f"c = Conv (x, w) d = AveragePool <kernel_shape=[2,2],strides=[2,2]> (c)"
-                     f" y = {bn('d')}", {"w": (4, 3, 3, 3)}),
+                     f"c = Conv (x, w) d = AveragePool {HALF} (c) y = {bn('d')}", {"w": (4, 3, 3, 3)}),
     "padded_average_pool": (IMAGE, "N,4,6,6",
-                            "c = Conv (x, w) d = AveragePool <kernel_shape=[3,3],pads=[1,1,1,1],"
-                            f"count_include_pad=1> (c) y = {bn('d')}", {"w": (4, 3, 3, 3)}),
+                            f"c = Conv (x, w) d = AveragePool {COUNTED} (c) y = {bn('d')}", {"w": (4, 3, 3, 3)}),
     "max_pool_negative": (IMAGE, "N,4,3,3",
-                          "c = Conv (x, w) d = MaxPool <kernel_shape=[2,2],strides=[2,2]> (c)"
-                          f" y = {bn('d')}", {"w": (4, 3, 3, 3)}),
+                          f"c = Conv (x, w) d = MaxPool {HALF} (c) y = {bn('d')}", {"w": (4, 3, 3, 3)}),
     "global_pool": (IMAGE, "N,4",
                     f"c = Conv (x, w) d = GlobalAveragePool (c) e = Flatten (d) y = {bn('e')}",
                     {"w": (4, 3, 3, 3)}),
@@ -87,8 +88,7 @@ PATTERNS = {
                       f"c = Conv (x, w) d = InstanceNormalization (c, s, t) y = {bn('d')}",
                       {"w": (4, 3, 3, 3), "s": (4,), "t": (4,)}),
     "shared_weight": (IMAGE, "N,4,6,6",
-                      f"c = Conv (x, w) d = Conv (x, w) e = {bn('c')} f = Relu (d)"
-                      " h = Tanh (e) y = Add (h, f)", {"w": (4, 3, 3, 3)}),
+                      f"c = Conv (x, w) d = Conv (x, w) {TWO % bn('c')}", {"w": (4, 3, 3, 3)}),
     "two_readers": (IMAGE, "N,4,6,6", f"c = Conv (x, w) d = {bn('c')} e = Tanh (c) y = Add (d, e)",
                     {"w": (4, 3, 3, 3)}),
 }  # fmt: skip
@@ -96,8 +96,8 @@ PATTERNS = {
 
 def build(name):
     shape, out, body, shapes = PATTERNS[name]
-    text = f'<ir_version: 8, opset_import: ["" : 17]>\n{name} (float[{shape}] x) => ' \
-           f"(float[{out}] y) {{ {body} }}"  # fmt: skip
+    head = f"{name} (float[{shape}] x) => (float[{out}] y)"
+    text = f'<ir_version: 8, opset_import: ["" : 17]> {head} {{ {body} }}'
     model = onnx.parser.parse_model(text)
     used = {i for node in model.graph.node for i in node.input}
     for key, value in weights(**shapes).items():

@@ -14,7 +14,6 @@ from bnpass.frontends.fx.call import Slot
 from bnpass.frontends.fx.editor import Arrays, Editor
 from bnpass.frontends.fx.hooks import unparametrize
 from bnpass.frontends.fx.info import META, Info
-from bnpass.frontends.fx.modules import ChannelsLastBatchNorm
 from bnpass.frontends.fx.read import Reading
 from bnpass.frontends.fx.slots import argument, data_argument, set_argument
 from bnpass.graph import Op
@@ -212,7 +211,7 @@ def _insert_norm(editor: Editor, norm: NewNorm, place: fx.Node, sync: bool) -> s
     users = _readers(editor, norm, place)
     source = _cloned(editor, norm, place)
     made = [source]
-    turned = sync and norm.axis != 1 and norm.rank > 2
+    turned = norm.axis != 1 and norm.rank > 2
     with editor.graph.inserting_after(_last_of(source)):
         if turned:
             made.append(editor.graph.call_method("movedim", (source, -1, 1)))
@@ -267,8 +266,6 @@ def _new_norm(norm: NewNorm, sync: bool) -> nn.Module:
     kind: Any = _NORMS.get(norm.rank, BatchNorm)
     if sync:
         kind = nn.SyncBatchNorm
-    elif norm.axis != 1 and norm.rank > 2:
-        kind = ChannelsLastBatchNorm
     module: nn.Module = kind(n, eps=norm.epsilon, momentum=norm.momentum)
     return module
 

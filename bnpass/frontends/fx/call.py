@@ -191,26 +191,6 @@ class Call:
         self.reading.add(Op(name, kind, list(inputs), [name], attrs or {}), self.node, whole=False)
         return name
 
-    def inner(
-        self,
-        kind: str,
-        inputs: Sequence[str],
-        info: Info,
-        attrs: dict[str, Any],
-        *,
-        slots: dict[int, str],
-        behind: tuple[str, dict[str, Any]],
-    ) -> None:
-        """The node's operator, with one that moves entries behind it inside of the same node."""
-        made = self.reading.unique(f"{self.name}#made")
-        self.reading.infos[made] = info
-        self.reading.add(Op(self.name, kind, list(inputs), [made], attrs), self.node)
-        for index, name in slots.items():
-            self.reading.slots[self.name, index] = Slot(self.node, name, self.path)
-        outputs = self.reading.bind(self.node)
-        last = self.reading.unique(f"{self.name}#{behind[0].lower()}")
-        self.reading.add(Op(last, behind[0], [made], outputs, behind[1]), self.node, whole=False)
-
     def part(self, index: int, kind: str, inputs: Sequence[str], attrs: dict[str, Any]) -> None:
         """The operator that makes one of the node's several results."""
         outputs = self.reading.bind(self.node)

@@ -101,10 +101,9 @@ def fx_insert(
 ) -> fx.GraphModule | InsertPlan:
     """Insert a BatchNorm in front of every nonlinearity; see :func:`bnpass.insert`.
 
-    New modules are named after the layer in front (``conv1`` -> ``conv1_bn``); for values whose
-    channels are the last of more than two axes they are
-    :class:`~bnpass.frontends.fx.modules.ChannelsLastBatchNorm`. An old state_dict loads into the
-    result: a bias that was dropped moves into beta.
+    New modules are torch's own, named after the layer in front (``conv1`` -> ``conv1_bn``); where
+    the channels are the last of more than two axes they stand between two ``movedim``. An old
+    state_dict loads into the result: a bias that was dropped moves into beta.
 
     Args:
         model: in either mode; the result is in the same.

@@ -8,7 +8,6 @@ import numpy as np
 from torch import nn
 
 from bnpass.frontends.fx.call import Call, UnknownError
-from bnpass.frontends.fx.modules import ChannelsLastBatchNorm
 from bnpass.frontends.fx.targets import function, module
 from bnpass.frontends.fx.vocabulary.layers import batched
 from bnpass.importer.modules import BatchNorm
@@ -42,29 +41,6 @@ def batch_norm_module(call: Call, x: Any) -> None:
     names = [call.parameter(n) for n in _SLOTS.values()]
     training = m.training or not all(names[2:])
     _batch_norm(call, x, names, m.eps, training)
-
-
-@module(ChannelsLastBatchNorm)
-def channels_last_module(call: Call, x: Any) -> None:
-    """A Transpose around a BatchNormalization, in one node of the graph."""
-    m: Any = call.module
-    info = call.info(x)
-    rank = len(info.shape)
-    channels = info.shape[-1]
-    if rank == 2:
-        batch_norm_module(call, x)
-        return
-    perm = [0, rank - 1, *range(1, rank - 1)]
-    back = [0, *range(2, rank), 1]
-    moved = type(info)(tuple(info.shape[p] for p in perm), info.dtype)
-    front = call.step("Transpose", [call.value(x)], moved, {"perm": perm})
-    names = [call.parameter(n) for n in _SLOTS.values()]
-    assert isinstance(channels, int)
-    names = _filled(call, names, channels, info.dtype)
-    call.inner(
-        _KIND, [front, *names], moved, {"epsilon": float(m.eps), "training": m.training},
-        slots=_SLOTS, behind=("Transpose", {"perm": back}),
-    )  # fmt: skip
 
 
 @function("F.batch_norm")

@@ -14,7 +14,7 @@ from bnpass.edits import BiasDrop
 from bnpass.graph import Graph, Op
 from bnpass.maps import map_of
 from bnpass.passes.planner import Planner, Trial
-from bnpass.passes.sites import Place, Site
+from bnpass.passes.sites import Place, Site, any_map
 from bnpass.rules import MapRefusedError
 
 _BIASED = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
@@ -40,6 +40,8 @@ def drop_biases(
                 continue
             seen.add((drop.op.name, drop.index))
             arrived = _arrivals(drop, m, stops, by_value, graph, planner)
+            if not _fold_without(drop, [by_value[value] for value in arrived], planner):
+                continue
             first = True
             for value, vector in arrived.items():
                 site = by_value[value]
@@ -51,6 +53,20 @@ def drop_biases(
                 )
                 first = False
     return [*(by_value[site.value] for site in sites), *alone]
+
+
+def _fold_without(drop: BiasDrop, sites: list[Site], planner: Planner) -> bool:
+    """Whether the sites' BatchNorms still fold: the Add that goes may be what took the shift in."""
+    if not drop.whole or not sites:
+        return True
+    planner.removed[drop.op.name] = drop.data
+    try:
+        for site in sites:
+            planner.place(site.value, any_map(site.axis, site.rank, site.channels))
+    except MapRefusedError:
+        del planner.removed[drop.op.name]
+        return False
+    return True
 
 
 def _biases(trial: Trial, graph: Graph, planner: Planner) -> list[tuple[BiasDrop, Map]]:

@@ -17,13 +17,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from bnpass.affine import Map
 from bnpass.graph import Graph, Op
 from bnpass.passes.biases import drop_biases
 from bnpass.passes.nonlinear import Nonlinearity, find_nonlinearities, is_gate, reaches_output
 from bnpass.passes.planner import Planner, Trial
 from bnpass.passes.select import matches
-from bnpass.passes.sites import InsertPlan, Place, Policy, Site, Skip
+from bnpass.passes.sites import InsertPlan, Place, Policy, Site, Skip, any_map
 from bnpass.rules import RULES, MapRefusedError
 
 EARLIER = frozenset({"Dropout", "Cast", "Resize", "Upsample", "Expand", "Tile", "Pad"})
@@ -179,7 +178,7 @@ class _Inserter:
             if not isinstance(size, int):
                 continue
             try:
-                trial = self.planner.place(value, _any_map(axis, len(shape), size))
+                trial = self.planner.place(value, any_map(axis, len(shape), size))
                 self._check_layers(trial)
                 return Place(value, axis, size, len(shape), trial)
             except MapRefusedError as refusal:
@@ -240,13 +239,6 @@ class _Inserter:
             readers=place.readers,
             clones=place.clones,
         )
-
-
-def _any_map(axis: int, rank: int, size: int) -> Map:
-    """A map that stands for every gamma and beta: no two entries equal, signs mixed, no zero."""
-    rng = np.random.default_rng(size)
-    scale = rng.uniform(0.5, 2.0, size) * np.where(np.arange(size) % 2, 1.0, -1.0)
-    return Map.along(axis, rank, scale, rng.uniform(0.5, 2.0, size))
 
 
 def _may_cross(op: Op) -> bool:

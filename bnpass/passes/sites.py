@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bnpass.affine import Map
 from bnpass.edits import BiasDrop
 from bnpass.graph import Op
 from bnpass.passes.planner import Trial
@@ -131,3 +132,10 @@ class Place:
     trial: Trial
     readers: frozenset[str] | None = None
     clones: tuple[Op, ...] = ()
+
+
+def any_map(axis: int, rank: int, size: int) -> Map:
+    """A map that stands for every gamma and beta: no two entries equal, signs mixed, no zero."""
+    rng = np.random.default_rng(size)
+    scale = rng.uniform(0.5, 2.0, size) * np.where(np.arange(size) % 2, 1.0, -1.0)
+    return Map.along(axis, rank, scale, rng.uniform(0.5, 2.0, size))

@@ -28,6 +28,8 @@ from bnpass.passes.sites import InsertPlan, Policy, Site, Skip, wanted
 from bnpass.passes.strip import StripPlan, plan_strip
 from bnpass.patching import Discarded, Store
 
+_SMALL = 1 << 20  # bytes by which any model may grow
+
 _QUANTIZED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
      "MatMulInteger", "DynamicQuantizeLinear"}
@@ -199,7 +201,7 @@ class _Size:
 
     def check_growth(self, grown: int, most: float) -> None:
         """Raise RefusedError when clones make a model more than ``most`` times as large."""
-        if grown and grown > (most - 1) * self.bytes:
+        if grown > max((most - 1) * self.bytes, _SMALL):
             raise RefusedError(
                 f"shared weights would have to be stored {grown / 2**20:.1f} MiB more than once",
                 "allow it with --max-growth (max_growth=), or leave layers out with --skip",

@@ -19,7 +19,7 @@ from bnpass.rules.elementwise import FLOATS
 def weight(op: Op, index: int, view: View) -> Constant:
     """A constant floating-point weight, or MapRefusedError."""
     name = op.input(index)
-    constant = view.constant(name) if name else None
+    constant = view.constant(name)
     if constant is None:
         raise MapRefusedError(f"its weight {name!r} is no constant", op)
     if constant.dtype not in FLOATS:
@@ -45,7 +45,7 @@ def _channels(op: Op, view: View, side: int) -> int:
 
 
 def _vectors(op: Op, m: Map, axis: int, n: int) -> Map:
-    if m.vectors(axis, n) is None or m.shape[axis] not in (1, n):
+    if not m.varies_along(axis) or m.shape[axis] not in (1, n):
         raise MapRefusedError("the map does not vary along its channels alone", op)
     return m
 

@@ -86,7 +86,7 @@ def _gather(a: np.ndarray, block: int, crd: bool, op: Op) -> np.ndarray:
     parts = a.reshape(n, block * block).T if crd else a.reshape(block * block, n)
     if not (parts == parts[:1]).all():
         raise MapRefusedError("channels with different maps merge", op)
-    return parts[0].reshape(1, n, 1, 1)
+    return np.asarray(parts[0].reshape(1, n, 1, 1))
 
 
 def _blocks(op: Op, m: Map) -> tuple[int, bool]:

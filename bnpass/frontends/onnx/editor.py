@@ -214,7 +214,7 @@ class Editor:
         """Apply removals, insertions and names; drop what nothing reads any more."""
         gone = self._gone | self._sweep()
         if self._behind or self._before or gone:
-            nodes = []
+            nodes: list[onnx.NodeProto] = []
             for node in self._nodes:
                 nodes.extend(self._before.get(id(node), ()))
                 if id(node) not in gone:

@@ -1,0 +1,126 @@
+"""Folding files with external data: copied by the kernel, patched where weights change."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import bnpass
+from bnpass import external
+from bnpass.errors import VerificationError
+from bnpass.frontends.onnx.fold_file import fold_file
+from bnpass.frontends.onnx.transform import FoldOptions
+
+CHANNELS = 24
+
+
+def shared_conv_model(shared: bool) -> onnx.ModelProto:
+    """Two convolutions with a BatchNorm each, on one weight or on two."""
+    rng = np.random.default_rng(0)
+    arrays = {"w0": rng.normal(size=(CHANNELS, CHANNELS, 3, 3)) / 15}
+    if not shared:
+        arrays["w1"] = rng.normal(size=(CHANNELS, CHANNELS, 3, 3)) / 15
+    for i in (0, 1):
+        arrays |= {f"{k}{i}": rng.normal(size=CHANNELS) for k in "gbm"}
+        arrays[f"v{i}"] = rng.uniform(0.5, 2, CHANNELS)
+    nodes, value = [], "x"
+    for i in (0, 1):
+        weight = "w0" if shared else f"w{i}"
+        norm = [f"c{i}", *(f"{k}{i}" for k in "gbmv")]
+        nodes += [
+            helper.make_node("Conv", [value, weight], [f"c{i}"], f"conv{i}", pads=[1, 1, 1, 1]),
+            helper.make_node("BatchNormalization", norm, [f"n{i}"], f"bn{i}"),
+            helper.make_node("Relu", [f"n{i}"], [f"r{i}"], f"relu{i}"),
+        ]
+        value = f"r{i}"
+    shape = ["N", CHANNELS, 6, 6]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", 1, shape)],
+        [helper.make_tensor_value_info(value, 1, shape)],
+        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.fixture
+def saved(tmp_path: Path):
+    def save(shared: bool = False) -> Path:
+        path = tmp_path / "model.onnx"
+        onnx.save_model(
+            shared_conv_model(shared),
+            path,
+            save_as_external_data=True,
+            location="weights/model.data",
+            size_threshold=0,
+        )
+        return path
+
+    (tmp_path / "weights").mkdir()
+    return save
+
+
+def data_of(path: Path) -> list[str]:
+    return sorted(p.name for p in path.parent.glob("*.data"))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_weights_change_in_a_new_data_file_and_nothing_else_does(saved, tmp_path, shared):
+    path = saved(shared)
+    before = {p.name: p.read_bytes() for p in (path, tmp_path / "weights" / "model.data")}
+    output = tmp_path / "folded.onnx"
+    assert bnpass.fold(path, output=output) == output
+    assert {p.name: p.read_bytes() for p in (path, tmp_path / "weights" / "model.data")} == before
+    folded = onnx.load(output, load_external_data=False)
+    assert [n.op_type for n in folded.graph.node] == ["Conv", "Relu"] * 2
+    assert any(external.is_external(t) for t in folded.graph.initializer)
+    assert len(data_of(output)) == 1
+    assert bnpass.verify(path, output).passed
+
+
+def test_an_older_result_goes_with_its_data_when_it_is_replaced(saved, tmp_path):
+    path, output = saved(), tmp_path / "folded.onnx"
+    bnpass.fold(path, output=output)
+    first = data_of(output)
+    bnpass.fold(path, output=output, force=True)
+    assert len(data_of(output)) == 1
+    assert data_of(output) != first
+    assert bnpass.verify(path, output).passed
+
+
+def test_nothing_is_left_when_the_check_fails(saved, tmp_path):
+    path, output = saved(), tmp_path / "folded.onnx"
+    before = sorted(p.name for p in tmp_path.iterdir())
+
+    def refuse(*_: object) -> None:
+        raise VerificationError("they differ")
+
+    with pytest.raises(VerificationError):
+        fold_file(path, output, FoldOptions(), check=refuse)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_an_overflow_is_undone_in_the_data_file(tmp_path):
+    model = shared_conv_model(False)
+    for tensor in model.graph.initializer:
+        if tensor.name == "w1":
+            big = numpy_helper.to_array(tensor) * np.float32(1e37)
+            tensor.CopyFrom(numpy_helper.from_array(big, "w1"))
+        if tensor.name in ("g1", "v1"):
+            value = 1e3 if tensor.name == "g1" else 1e-4
+            new = np.full(CHANNELS, value, np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(new, tensor.name))
+    path, output = tmp_path / "model.onnx", tmp_path / "folded.onnx"
+    onnx.save_model(
+        model, path, save_as_external_data=True, location="model.data", size_threshold=0
+    )
+    bnpass.fold(path, output=output, verify=False)
+    folded = onnx.load(output)
+    assert [n.op_type for n in folded.graph.node].count("BatchNormalization") == 1
+    kept = {t.name: numpy_helper.to_array(t) for t in folded.graph.initializer}
+    original = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    assert np.array_equal(kept["w1"], original["w1"])
+    assert not np.array_equal(kept["w0"], original["w0"])

@@ -32,6 +32,18 @@ exit codes:
 """
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Descriptions as they are written; room for the longest names beside their help."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, **{**options, "max_help_position": 28})
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Declare an option; argparse forgets the indent of commands when it measures them."""
+        super().add_argument(action)
+        self._action_max_length = max(self._action_max_length, 4 + max(map(len, COMMANDS)))
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are :class:`UsageError` with close matches as the hint."""
 
@@ -120,7 +132,7 @@ def build_parser(arguments: Sequence[str] = ()) -> Parser:
         description="Insert Batch Normalization into ONNX and PyTorch networks, train it, and "
         "fold it away exactly.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bnpass {__version__}")
@@ -134,7 +146,7 @@ def build_parser(arguments: Sequence[str] = ()) -> Parser:
         module = import_module(f"bnpass.commands.{name}")
         child = commands.add_parser(
             name, help=summary, description=module.__doc__, allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Formatter,
         )
         module.add_arguments(child)
         child.usage = _usage(child)

@@ -143,11 +143,14 @@ class Map:
         """The same map, every axis along which it does not vary reduced to size 1."""
         return self.each(_compact)
 
+    def varies_along(self, axis: int) -> bool:
+        """Whether the map varies along no other axis."""
+        return not self.axes or self.axes == (axis,)
+
     def vectors(self, axis: int, size: int) -> tuple[np.ndarray, np.ndarray] | None:
         """(scale, shift) of shape (size,) along ``axis``; None if the map varies elsewhere."""
-        if self.axes not in ((axis,), ()):
+        if not self.varies_along(axis):
             return None
-
         return _vector(self.scale, size), _vector(self.shift, size)
 
 

@@ -5,7 +5,7 @@ A pass plans; a frontend applies. All edits of one plan refer to the graph as it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -33,17 +33,19 @@ class Rewrite:
 
     def add_after(self, m: Map) -> Rewrite:
         """The same rewrite, followed by one more map on the output."""
-        return replace(self, after=m if self.after is None else m.after(self.after))
+        after = m if self.after is None else m.after(self.after)
+        return Rewrite(self.op, self.before, after, self.constants, self.sources)
 
     def add_before(self, m: Map) -> Rewrite:
         """The same rewrite, preceded by one more map on the data input."""
-        return replace(self, before=m if self.before is None else self.before.after(m))
+        before = m if self.before is None else self.before.after(m)
+        return Rewrite(self.op, before, self.after, self.constants, self.sources)
 
     def add_constant(self, index: int, m: Map) -> Rewrite:
         """The same rewrite, one more map applied to a constant input."""
         old = self.constants.get(index)
-        new = m if old is None else m.after(old)
-        return replace(self, constants={**self.constants, index: new})
+        constants = {**self.constants, index: m if old is None else m.after(old)}
+        return Rewrite(self.op, self.before, self.after, constants, self.sources)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def _batch_norm(op: Op, view: View) -> Map:
         raise MapRefusedError("it normalises every entry by itself (spatial=0)", op)
     for index in (1, 2, 3, 4):
         weight(op, index, view)
-    gamma, beta, mean, var = (view.current(op, i).reshape(-1) for i in (1, 2, 3, 4))
+    gamma, beta, mean, var = [view.current(op, i).reshape(-1) for i in (1, 2, 3, 4)]
     with np.errstate(all="ignore"):
         scale = gamma / np.sqrt(var + float(op.attrs.get("epsilon", 1e-5)))
         shift = beta - scale * mean

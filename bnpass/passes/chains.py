@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bnpass.affine import Map
+from bnpass.caching import cached_property
 from bnpass.edits import Rewrite
 from bnpass.graph import Op
 from bnpass.maps import AFFINE, map_of
@@ -29,7 +30,7 @@ class Chain:
 
     links: tuple[Link, ...]
 
-    @property
+    @cached_property
     def map(self) -> Map:
         """What all of them compute together."""
         total = self.links[0].map
@@ -47,17 +48,17 @@ class Chain:
         """The value that the chain makes."""
         return self.links[-1].op.outputs[0]
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The operators' names, in order."""
-        return tuple(link.op.name for link in self.links)
+        return tuple([link.op.name for link in self.links])
 
-    @property
+    @cached_property
     def norms(self) -> list[Link]:
         """The BatchNormalizations among them."""
         return [link for link in self.links if link.op.kind == "BatchNormalization"]
 
-    @property
+    @cached_property
     def head(self) -> Op:
         """The operator that names the chain: its first BatchNorm, or its first operator."""
         return (self.norms or list(self.links))[0].op
@@ -80,7 +81,9 @@ def find_chains(planner: Planner, selected: Callable[[Op], bool]) -> Found:
     found = Found([], [])
     taken: set[str] = set()
     for op in planner.graph.ops_in_order:
-        if op.name in taken or op.name in planner.removed or not selected(op):
+        if op.kind not in AFFINE or op.name in taken:
+            continue
+        if op.name in planner.removed or not selected(op):
             continue
         link = _link(op, planner, found)
         if link is None:
@@ -93,8 +96,9 @@ def find_chains(planner: Planner, selected: Callable[[Op], bool]) -> Found:
                 break
             total = after
             links.append(follower)
-        taken.update(link.op.name for link in links)
-        found.chains.append(Chain(tuple(links)))
+        chain = Chain(tuple(links))
+        taken.update(chain.names)
+        found.chains.append(chain)
     return found
 
 

@@ -11,6 +11,7 @@ from bnpass.edits import FoldEdits, Rewrite
 from bnpass.graph import Graph, Op
 
 _RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+_UNDONE = _RESHAPES | {"Transpose"}
 
 
 def keep_adds(edits: FoldEdits, graph: Graph) -> FoldEdits:
@@ -56,7 +57,7 @@ def drop_inverse_pairs(edits: FoldEdits, graph: Graph) -> FoldEdits:
     pairs: list[tuple[Op, int]] = []
     for op, data in edits.removed:
         first = graph.producer(op.inputs[data])
-        if op.name in kept or first is None or first.name in removed:
+        if first is None or first.kind not in _UNDONE or first.name in removed or op.name in kept:
             continue
         second = _next_kept(first, removed, kept, graph)
         if second is not None and second.name not in removed and _inverse(first, second, graph):

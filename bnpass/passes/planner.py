@@ -72,7 +72,9 @@ class Trial:
             self.before.append((op, step.before))
         if step.after is not None and not step.after.is_identity:
             self.after.append((op, step.after))
-        self.constants += [(op, i, m) for i, m in step.constants.items() if not m.is_identity]
+        for index, m in step.constants.items():
+            if not m.is_identity:
+                self.constants.append((op, index, m))
         self.crossed.add(op.name)
         self.adds += step.adds
 
@@ -105,6 +107,7 @@ class Planner:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self.constant: Callable[[str], Constant | None] = graph.constants.get
         self.rewrites: dict[str, Rewrite] = {}
         self.removed: dict[str, int] = {}
         self.changed: set[str] = set()
@@ -127,10 +130,6 @@ class Planner:
         if rank is None:
             raise MapRefusedError(f"the shape of {value!r} is not known")
         return rank
-
-    def constant(self, value: str) -> Constant | None:
-        """The constant of that name, or None."""
-        return self.graph.constant(value)
 
     def paths(self, value: str) -> int:
         """In how many ways sums lead to a value: how often a shared term counts in it."""
@@ -205,7 +204,7 @@ class Planner:
             raise MapRefusedError("too many ways to share the map out", op)
 
     def _step_back(self, op: Op, asks: Sequence[Map | None]) -> list[Step]:
-        if all(m is None for m in asks):
+        if asks.count(None) == len(asks):
             return [Step()]
         if op.name in self.removed:
             return [Step(asks={self.removed[op.name]: m}) for m in asks[:1] if m is not None]
@@ -374,7 +373,9 @@ class Planner:
         return self.rewrites.get(op.name) or Rewrite(op)
 
     def _update(self, op: Op, rewrite: Rewrite, sources: tuple[str, ...]) -> None:
-        known = tuple(dict.fromkeys((*rewrite.sources, *sources)))
+        known = rewrite.sources or sources
+        if known is not sources:
+            known = tuple(dict.fromkeys((*known, *sources)))
         self.rewrites[op.name] = Rewrite(
             op, rewrite.before, rewrite.after, rewrite.constants, known
         )
@@ -404,14 +405,14 @@ def _merged(maps: list[Map], value: str) -> Map:
 
 def _filled(m: Map) -> Map:
     """NaN entries become the identity."""
-    if not np.isnan(m.scale).any():
+    if not m.has_gaps:
         return m
     return Map(np.where(np.isnan(m.scale), 1.0, m.scale), np.where(np.isnan(m.shift), 0.0, m.shift))
 
 
 def _settle_unread(m: Map) -> Map:
     """NaN entries become what the others along an axis agree on, else the identity."""
-    if not np.isnan(m.scale).any():
+    if not m.has_gaps:
         return m
     scale, shift = np.broadcast_arrays(m.scale, m.shift)
     for axis in range(m.rank):

@@ -168,6 +168,11 @@ def _fold(
         _commit(chain, [], planner)
         return FoldEntry(head.name, head.kind, names, "backward"), frozenset()
     way, reasons = _best_way(chain, planner, avoid)
+    if way is None and head is not chain.links[0].op and chain.norms:
+        # the arithmetic in front may take in what does not pass the layer in front of it
+        chain = Chain(chain.links[chain.links.index(chain.norms[0]) :])
+        way, _ = _best_way(chain, planner, avoid)
+        names = chain.names if way is not None else names
     if way is None:
         return FoldEntry(head.name, head.kind, names, "", (), "; ".join(reasons[:2])), frozenset()
     _commit(chain, way.trials, planner)

@@ -131,16 +131,13 @@ def _as_affine(editor: Editor, node: onnx.NodeProto, m: Map, source: str, dtype:
 def apply_insert(reading: Reading, scope: Scope, norms: list[NewNorm]) -> None:
     """Insert BatchNorms and drop the biases that they make redundant, in place."""
     editor = Editor(reading, scope)
-    seen: set[tuple[str, int]] = set()
-    for norm in norms:
-        for drop in norm.drops:
-            if (drop.op.name, drop.index) in seen:
-                continue
-            seen.add((drop.op.name, drop.index))
-            if drop.whole:
-                editor.remove(drop.op, drop.data)
-            else:
-                _drop_bias(editor, drop.op, drop.index)
+    drops = {(drop.op.name, drop.index): drop for norm in norms for drop in norm.drops}
+    order = scope.graph.order
+    for drop in sorted(drops.values(), key=lambda d: order[d.op.name]):
+        if drop.whole:
+            editor.remove(drop.op, drop.data)
+        else:
+            _drop_bias(editor, drop.op, drop.index)
     for norm in norms:
         _insert_norm(editor, norm)
     editor.finish()

@@ -12,7 +12,6 @@ from torch import fx, nn
 from bnpass.edits import BiasDrop, FoldEdits, Leftover, NewNorm
 from bnpass.frontends.fx.call import Slot
 from bnpass.frontends.fx.editor import Arrays, Editor
-from bnpass.frontends.fx.hooks import unparametrize
 from bnpass.frontends.fx.info import META, Info
 from bnpass.frontends.fx.read import Reading
 from bnpass.frontends.fx.slots import argument, data_argument, set_argument
@@ -241,7 +240,7 @@ def _cloned(editor: Editor, norm: NewNorm, place: fx.Node) -> fx.Node:
     for op in norm.clones:
         node = editor.reading.nodes[op.name]
         with editor.graph.inserting_after(last):
-            last = editor.graph.node_copy(node, lambda n: copies.get(n, n))
+            last = editor.copy_node(node, copies)
         copies[node] = last
     return last
 
@@ -284,15 +283,7 @@ def _drop_biases(editor: Editor, path: str, drops: list[BiasDrop]) -> None:
         for drop in drops:
             _drop_argument(editor.reading.slots[drop.op.name, drop.index])
         return
-    nodes = [editor.reading.nodes[drop.op.name] for drop in drops]
-    calls = [n for n in editor.graph.nodes if n.op == "call_module" and n.target == path]
-    target = path
-    if len(nodes) < len(calls) or editor._others_read(path):
-        target = editor._clone(path, nodes)
-    module = editor.gm.get_submodule(target)
-    if torch.nn.utils.parametrize.is_parametrized(module, "bias"):
-        unparametrize(module, "bias")
-    module.register_parameter("bias", None)
+    editor.drop_bias(path, [editor.reading.nodes[drop.op.name] for drop in drops])
 
 
 def _drop_argument(slot: Slot) -> None:

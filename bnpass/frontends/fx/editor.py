@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx, nn
+from torch.nn.utils import parametrize
 
 from bnpass.frontends.fx.call import Slot
+from bnpass.frontends.fx.hooks import unparametrize
 from bnpass.frontends.fx.info import META, Info
 from bnpass.frontends.fx.inplace import shares_written_memory
 from bnpass.frontends.fx.read import Reading
@@ -39,6 +41,13 @@ class Editor:
         self.graph = reading.gm.graph
         self.grown = 0
         self._before = self._targets()
+        self._calls: dict[str, list[fx.Node]] = {}
+        self._owners: set[str] = set()
+        for node in self.graph.nodes:
+            if node.op == "call_module":
+                self._calls.setdefault(str(node.target), []).append(node)
+            elif node.op == "get_attr":
+                self._owners.update(_heads(str(node.target)))
 
     def _targets(self) -> set[str]:
         return {str(n.target) for n in self.graph.nodes if n.op in ("call_module", "get_attr")}
@@ -88,8 +97,8 @@ class Editor:
             path: of the module.
             plans: (operator, new arrays) for the calls whose weights change.
         """
-        calls = [n for n in self.graph.nodes if n.op == "call_module" and n.target == path]
-        same = self._others_read(path)
+        calls = self._calls[path]
+        same = path in self._owners
         groups: list[tuple[Arrays, list[fx.Node], str]] = []
         for node in calls:
             name, arrays = plans.get(node, ("", {}))
@@ -107,11 +116,20 @@ class Editor:
             kept = True
             _write_module(self.gm.get_submodule(target), arrays, name)
 
-    def _others_read(self, path: str) -> bool:
-        """Whether a weight of the module is also read as an attribute."""
-        return any(
-            n.op == "get_attr" and str(n.target).startswith(f"{path}.") for n in self.graph.nodes
-        )
+    def copy_node(self, node: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx.Node:
+        """A copy of a node that reads copies where there are some; weights are shared."""
+        copied = self.graph.node_copy(node, lambda n: copies.get(n, n))
+        if copied.op == "call_module":
+            self._calls[str(copied.target)].append(copied)
+        return copied
+
+    def drop_bias(self, path: str, nodes: list[fx.Node]) -> None:
+        """Let calls of a module do without its bias; its other readers keep it."""
+        shared = len(nodes) < len(self._calls[path]) or path in self._owners
+        module = self.gm.get_submodule(self._clone(path, nodes) if shared else path)
+        if parametrize.is_parametrized(module, "bias"):
+            unparametrize(module, "bias")
+        module.register_parameter("bias", None)
 
     def _clone(self, path: str, nodes: list[fx.Node]) -> str:
         module = copy.deepcopy(self.gm.get_submodule(path))
@@ -204,8 +222,11 @@ class Editor:
             constant = isinstance(value, str) and value in self.reading.constants
             if not node.users and (node.op == "get_attr" or constant):
                 self.graph.erase_node(node)
-        for path in sorted(self._before - self._targets()):
-            self._drop(path)
+        targets = self._targets()
+        held = targets | {head for path in targets for head in _heads(path)}
+        for path in sorted(self._before - targets):
+            if path not in held and not targets.intersection(_heads(path)):
+                self._drop(path)
         self.graph.lint()
         self.gm.recompile()
 
@@ -215,15 +236,17 @@ class Editor:
             holder = self.gm.get_submodule(home)
         except AttributeError:
             return
-        if hasattr(holder, leaf) and not self._still_called(path):
+        if hasattr(holder, leaf):
             delattr(holder, leaf)
         while home and _is_empty(self.gm.get_submodule(home)):
             self.gm.delete_submodule(home)
             home = home.rpartition(".")[0]
 
-    def _still_called(self, path: str) -> bool:
-        """Whether some target lies at, above or below the path."""
-        return any(t.startswith(f"{path}.") or path.startswith(f"{t}.") for t in self._targets())
+
+def _heads(path: str) -> list[str]:
+    """The paths of the modules around what lies at a path."""
+    parts = path.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
 
 
 def _unpadded(shift: np.ndarray) -> np.ndarray:

@@ -48,7 +48,18 @@ def _copy_range(source: int, target: int, count: int) -> int:
 
 
 class Discarded:
-    """Takes new numbers and forgets them: for a plan that is not carried out."""
+    """Takes new numbers and forgets them: for a plan that is not carried out.
+
+    Args:
+        store: where numbers are read that an earlier pass has changed.
+    """
+
+    def __init__(self, store: PatchedData | None = None) -> None:
+        self._store = store
+
+    def place(self, tensor: onnx.TensorProto, folder: Path) -> external.Place:
+        """Where an external tensor's numbers lie."""
+        return (self._store or external).place(tensor, folder)
 
     def patch(self, tensor: onnx.TensorProto, array: np.ndarray) -> None:
         """Do nothing."""
@@ -106,12 +117,21 @@ class PatchedData:
         """Let the copies stay."""
         self._kept = True
 
+    def place(self, tensor: onnx.TensorProto, folder: Path) -> external.Place:
+        """Where an external tensor's numbers lie now: in the copy, changed or appended."""
+        fields = {entry.key: entry.value for entry in tensor.external_data}
+        source = folder / fields["location"]
+        length = int(fields.get("length") or external.nbytes(tensor) or 0)
+        return external.Place(
+            tensor.name, self.files[source], int(fields.get("offset") or 0), length
+        )
+
     def patch(self, tensor: onnx.TensorProto, array: np.ndarray) -> None:
         """Write other numbers over those of an external tensor, same type and shape."""
-        place = external.place(tensor, self._folder)
+        place = self.place(tensor, self._folder)
         if array.nbytes != place.length:
             raise ValueError(f"{tensor.name!r} has {place.length} bytes, not {array.nbytes}")
-        with self.files[place.path].open("r+b") as file:
+        with place.path.open("r+b") as file:
             file.seek(place.offset)
             file.write(np.ascontiguousarray(array).data.cast("B") if array.nbytes else b"")
 

@@ -19,7 +19,13 @@ import numpy as np
 
 from bnpass.graph import Graph, Op
 from bnpass.passes.biases import drop_biases
-from bnpass.passes.nonlinear import Nonlinearity, find_nonlinearities, is_gate, reaches_output
+from bnpass.passes.nonlinear import (
+    RECURRENT,
+    Nonlinearity,
+    find_nonlinearities,
+    is_gate,
+    reaches_output,
+)
 from bnpass.passes.planner import Planner, Trial
 from bnpass.passes.select import matches
 from bnpass.passes.sites import InsertPlan, Place, Policy, Site, Skip, any_map
@@ -45,6 +51,7 @@ class _Inserter:
         self.graph, self.policy = graph, policy
         self.planner = Planner(graph)
         self.entries: dict[str, set[str]] = {}  # value -> operators of chosen regions reading it
+        self.recurrent: set[str] = set()  # inputs of recurrent layers: gates lie on the last axis
         self._strangers: dict[str, str] = {}
         self._places: dict[str, list[Place] | str] = {}
 
@@ -60,6 +67,8 @@ class _Inserter:
                 chosen.append(n)
                 for entry in n.entries:
                     self.entries.setdefault(entry, set()).update(n.region)
+                if n.kind in RECURRENT:
+                    self.recurrent.update(n.entries)
         places: dict[str, tuple[Place, list[str]]] = {}
         for n in chosen:
             skipped += self._locate(n, places)
@@ -150,7 +159,7 @@ class _Inserter:
                 return [self._here(value)]
             except MapRefusedError as refusal:
                 reason = refusal.reason
-        if not _may_cross(producer):
+        if not _may_cross(producer) or value in self.recurrent:
             return reason
         return self._branches(producer) or self._deeper_reason(producer, reason)
 
@@ -173,7 +182,8 @@ class _Inserter:
         """A place at ``value`` itself: the channel axis is the one along which it folds."""
         shape = self.planner.shape(value)
         refusals = []
-        for axis in dict.fromkeys((1, len(shape) - 1)):
+        axes = (1, len(shape) - 1) if value not in self.recurrent else (len(shape) - 1,)
+        for axis in dict.fromkeys(axes):
             size = shape[axis] if 0 < axis < len(shape) else None
             if not isinstance(size, int):
                 continue

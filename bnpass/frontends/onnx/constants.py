@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from onnx import numpy_helper
 
 from bnpass import external
 from bnpass.graph import Constant
+from bnpass.patching import Store
 
 # Not evaluated: they draw numbers, or hold weights in a quantised form that has to stay.
 _KEPT = frozenset(
@@ -50,13 +52,32 @@ _PLAIN: dict[int, np.dtype[Any]] = {
 }
 
 
-def load_tensor(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
-    """A tensor's data; external data is read from the model's folder."""
+@dataclass(frozen=True)
+class Source:
+    """Where external data is read.
+
+    Attributes:
+        folder: of the model; None where it has no external data.
+        store: holds what an earlier pass has changed of it already.
+    """
+
+    folder: Path | None = None
+    store: Store | None = None
+
+    def place(self, tensor: onnx.TensorProto) -> external.Place:
+        """Where a tensor's numbers lie."""
+        if self.folder is None:
+            raise ValueError(f"external data of {tensor.name!r}: the model's folder is not known")
+        if self.store is not None:
+            return self.store.place(tensor, self.folder)
+        return external.place(tensor, self.folder)
+
+
+def load_tensor(tensor: onnx.TensorProto, source: Source) -> np.ndarray:
+    """A tensor's data."""
     if not external.is_external(tensor):
         return numpy_helper.to_array(tensor)
-    if folder is None:
-        raise ValueError(f"external data of {tensor.name!r}: the model's folder is not known")
-    where = external.place(tensor, folder)
+    where = source.place(tensor)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     data = np.fromfile(where.path, dtype=np.uint8, count=where.length, offset=where.offset)
     return data.view(dtype).reshape(list(tensor.dims))
@@ -65,9 +86,9 @@ def load_tensor(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
 class TensorConstant(Constant):
     """The constant that a TensorProto holds; nothing is read before it is asked for."""
 
-    def __init__(self, name: str, tensor: onnx.TensorProto, folder: Path | None) -> None:
+    def __init__(self, name: str, tensor: onnx.TensorProto, source: Source) -> None:
         self.name = name
-        self._tensor, self._folder = tensor, folder
+        self._tensor, self._source = tensor, source
         self._shape = self._dtype = self._small = None
 
     def load(self) -> np.ndarray:
@@ -76,7 +97,7 @@ class TensorConstant(Constant):
         plain = _PLAIN.get(self._tensor.data_type) if raw else None
         if plain is not None:
             return np.frombuffer(raw, plain).reshape(self.shape)
-        return load_tensor(self._tensor, self._folder)
+        return load_tensor(self._tensor, self._source)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -99,13 +120,13 @@ def array_constant(name: str, array: np.ndarray) -> Constant:
 
 
 def graph_constants(
-    graph: onnx.GraphProto, overridable: set[str], folder: Path | None
+    graph: onnx.GraphProto, overridable: set[str], source: Source
 ) -> Iterator[Constant]:
     """Initializers that nobody can override, sparse ones not among them."""
     for tensor in graph.initializer:
         name = tensor.name
         if name not in overridable:
-            yield TensorConstant(name, tensor, folder)
+            yield TensorConstant(name, tensor, source)
 
 
 def node_constants(
@@ -113,7 +134,7 @@ def node_constants(
     inputs: list[str],
     known: Callable[[str], Constant | None],
     opset: int,
-    folder: Path | None,
+    source: Source,
 ) -> list[Constant]:
     """The outputs of a node that are constants because all that it reads is."""
     for name in inputs:
@@ -124,7 +145,7 @@ def node_constants(
     if node.op_type == "Constant":
         value = {a.name: a for a in node.attribute}.get("value")
         if value is not None:
-            return [TensorConstant(node.output[0], value.t, folder)]
+            return [TensorConstant(node.output[0], value.t, source)]
     if any(a.HasField("g") or a.graphs for a in node.attribute):
         return []
     return [

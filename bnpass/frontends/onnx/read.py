@@ -12,6 +12,7 @@ import onnx
 from bnpass.errors import InputError
 from bnpass.frontends.onnx import shapes
 from bnpass.frontends.onnx.constants import (
+    Source,
     array_constant,
     dtype_name,
     graph_constants,
@@ -61,6 +62,11 @@ class Reading:
     scopes: list[Scope] = field(default_factory=list)
     readers: dict[str, int] = field(default_factory=dict)
     store: Store | None = None
+
+    @property
+    def source(self) -> Source:
+        """Where external data is read."""
+        return Source(self.folder, self.store)
 
     @property
     def main(self) -> Scope:
@@ -174,7 +180,7 @@ class _Builder:
         fixed = freeze_inputs or reading.model.ir_version < 4
         self.overridable: set[str] = set() if fixed or outer is not None else listed
         self.constants: dict[str, Constant] = {
-            c.name: c for c in graph_constants(proto, self.overridable, reading.folder)
+            c.name: c for c in graph_constants(proto, self.overridable, reading.source)
         }
         if outer is not None:
             hidden = {name for node in proto.node for name in node.output}
@@ -215,7 +221,7 @@ class _Builder:
         inputs = node.input[:]
         for read in inputs:
             readers[read] = readers.get(read, 0) + 1
-        found = node_constants(node, inputs, self.constants.get, reading.opset, reading.folder)
+        found = node_constants(node, inputs, self.constants.get, reading.opset, reading.source)
         if found:
             self.constants.update((c.name, c) for c in found)
             return

@@ -19,7 +19,7 @@ import onnx
 
 from bnpass.frontends.onnx.editor import Editor
 from bnpass.frontends.onnx.read import Reading, Scope, read
-from bnpass.graph import Graph, Op
+from bnpass.graph import Constant, Graph, Op
 from bnpass.passes.nonlinear import RECURRENT, is_split
 
 
@@ -110,13 +110,22 @@ def _contribution(op: Op, graph: Graph) -> tuple[Op, Op | None] | None:
     add, product = None, _only_maker(op.inputs[0], graph)
     if product is not None and product.kind == "Add":
         fixed = [i for i in (0, 1) if graph.constant(product.inputs[i]) is not None]
-        if len(fixed) != 1:
+        if len(fixed) != 1 or not _per_gate(graph.constant(product.inputs[fixed[0]]), op, graph):
             return None
         add, product = product, _only_maker(product.inputs[1 - fixed[0]], graph)
     if product is None or product.kind != "MatMul":
         return None
     matrix = graph.constant(product.inputs[1])
     return (product, add) if matrix is not None and len(matrix.shape) == 2 else None
+
+
+def _per_gate(bias: Constant | None, op: Op, graph: Graph) -> bool:
+    """Whether a bias is one number a gate channel, or one for all."""
+    weight = graph.constant(op.inputs[1])
+    if bias is None or weight is None:
+        return False
+    size = int(np.prod(bias.shape))
+    return size == 1 or (size == weight.shape[2] and bias.shape[-1] == size)
 
 
 def _only_maker(value: str, graph: Graph) -> Op | None:

@@ -26,10 +26,11 @@ from bnpass.passes.insert import plan_insert
 from bnpass.passes.nonlinear import RECURRENT, find_nonlinearities
 from bnpass.passes.sites import InsertPlan, Policy, Site, Skip, wanted
 from bnpass.passes.strip import StripPlan, plan_strip
-from bnpass.patching import Discarded, Store
+from bnpass.patching import Discarded, PatchedData, Store
 
 _SMALL = 1 << 20  # bytes by which any model may grow
 
+_AGAIN = 3  # further folds of what a fold has written; one was enough for all graphs seen
 _QUANTIZED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
      "MatMulInteger", "DynamicQuantizeLinear"}
@@ -57,12 +58,16 @@ class Folded:
         plan: entries of all graphs; names inside a nested body carry the way there.
         changed: values of the main graph whose numbers differ from the original's.
         grown: bytes of weights that had to be stored twice.
+        unsettled: operators were written that a further fold may take in.
+        avoid: operators that must not take anything in, as their weights would overflow.
     """
 
     model: onnx.ModelProto
     plan: FoldPlan
     changed: frozenset[str] = frozenset()
     grown: int = 0
+    unsettled: bool = False
+    avoid: frozenset[str] = frozenset()
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -131,7 +136,31 @@ def fold_model(
         RefusedError: cloned weights would make the model larger than ``max_growth`` times.
     """
     with _collector_paused():
-        return _fold_model(model, options, folder, plan_only, store, fresh)
+        done = _fold_model(model, options, folder, plan_only, store, fresh)
+        return done if plan_only else _settled(done, options, folder, store)
+
+
+def _settled(
+    done: Folded, options: FoldOptions, folder: Path | None, store: Store | None
+) -> Folded:
+    """Fold what a first fold has written anew: so that folding twice is folding once."""
+    for _ in range(_AGAIN):
+        if not done.unsettled:
+            break
+        avoid: frozenset[str] = frozenset()
+        if isinstance(store, PatchedData):  # what is patched already cannot be taken back
+            avoid = _fold_model(done.model, options, folder, True, store, None).avoid
+        more = _fold_model(done.model, options, folder, False, store, None, avoid)
+        if not more.plan.folded:
+            break
+        done = Folded(
+            more.model,
+            done.plan,
+            done.changed | more.changed,
+            done.grown + more.grown,
+            more.unsettled,
+        )
+    return done
 
 
 @contextmanager
@@ -153,11 +182,12 @@ def _fold_model(
     plan_only: bool,
     store: Store | None,
     fresh: Callable[[], onnx.ModelProto] | None,
+    avoid: frozenset[str] = frozenset(),
 ) -> Folded:
-    avoid: frozenset[str] = frozenset()
     size = _Size(model)
     if plan_only:  # carried out on a copy all the same: only the numbers tell what overflows
-        store, fresh = Discarded(), None
+        store = Discarded(store if isinstance(store, PatchedData) else None)
+        fresh = None
     while True:
         copy = _prepared(model, options, own=fresh is not None)
         reading = read(copy, folder=folder, freeze_inputs=options.freeze_inputs, store=store)
@@ -176,21 +206,34 @@ def _fold_model(
             continue
         size.check_growth(grown, options.max_growth)
         if plan_only:
-            return Folded(model, whole)
-        _join_recurrent(copy, folder, store, whole)
-        return Folded(copy, whole, plans[0].edits.changed, grown)
+            return Folded(model, whole, avoid=avoid)
+        joined = _join_recurrent(copy, folder, store, whole)
+        unsettled = joined or any(_writes_operators(plan) for plan in plans)
+        return Folded(copy, whole, plans[0].edits.changed, grown, unsettled)
+
+
+def _writes_operators(plan: FoldPlan) -> bool:
+    """Whether a fold puts operators into the graph: an Add behind a MatMul, a leftover."""
+    shifts = (
+        (r.after is not None and r.after.has_shift) or (r.before is not None and r.before.has_shift)
+        for r in plan.edits.rewrites
+        if r.op.kind in ("MatMul", "Einsum")
+    )
+    return bool(plan.edits.leftovers) or any(e.how == "merged" for e in plan.entries) or any(shifts)
 
 
 def _join_recurrent(
     model: onnx.ModelProto, folder: Path | None, store: Store | None, plan: FoldPlan
-) -> None:
+) -> bool:
     """The inverse of the insertion's split; the plan gets an entry for each layer."""
     if not any(node.op_type in RECURRENT for node in model.graph.node):
-        return
+        return False
     reading = read(model, folder=folder, store=store)
-    for name in recurrent.join(reading):
+    names = recurrent.join(reading)
+    for name in names:
         kind = reading.main.graph.ops[name].kind
         plan.entries.append(FoldEntry(name, kind, (name,), "forward", (name,)))
+    return bool(names)
 
 
 class _Size:

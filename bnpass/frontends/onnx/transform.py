@@ -151,7 +151,7 @@ def _settled(
         if isinstance(store, PatchedData):  # what is patched already cannot be taken back
             avoid = _fold_model(done.model, options, folder, True, store, None).avoid
         more = _fold_model(done.model, options, folder, False, store, None, avoid)
-        if not more.plan.folded:
+        if not any(entry.how for entry in more.plan.entries):
             break
         done = Folded(
             more.model,

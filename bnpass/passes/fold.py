@@ -100,12 +100,14 @@ def plan_fold(
         refused = found.refused
         planner.joinable = {c.result: partial(_current, c, planner) for c in found.chains}
         by_result = {c.result: c for c in found.chains}
+        whole = True
         for chain in found.chains:
             if chain.result not in planner.joinable:
                 continue  # it went along with another one
             entry, joined = _fold(chain, planner, avoid)
             if entry.how:
                 entries.append(entry)
+                whole &= len(entry.nodes) == len(chain.links)
                 del planner.joinable[chain.result]
                 for result in joined:
                     del planner.joinable[result]
@@ -113,7 +115,7 @@ def plan_fold(
             else:
                 chains.append(chain)
                 reasons[chain.head.name] = entry.reason
-        if not chains or len(chains) == len(found.chains):
+        if (not chains and whole) or len(chains) == len(found.chains):
             break
     entries += [FoldEntry(op.name, op.kind, (op.name,), "", (), r) for op, r in refused]
     leftovers = [_leave(c, reasons[c.head.name], planner, leftover) for c in chains]
@@ -168,16 +170,26 @@ def _fold(
         _commit(chain, [], planner)
         return FoldEntry(head.name, head.kind, names, "backward"), frozenset()
     way, reasons = _best_way(chain, planner, avoid)
-    if way is None and head is not chain.links[0].op and chain.norms:
-        # the arithmetic in front may take in what does not pass the layer in front of it
-        chain = Chain(chain.links[chain.links.index(chain.norms[0]) :])
-        way, _ = _best_way(chain, planner, avoid)
-        names = chain.names if way is not None else names
+    if way is None and chain.norms and head is not chain.links[0].op:
+        way, tail = _tail_way(chain, planner, avoid)
+        chain, names = (tail, tail.names) if way is not None else (chain, names)
     if way is None:
         return FoldEntry(head.name, head.kind, names, "", (), "; ".join(reasons[:2])), frozenset()
     _commit(chain, way.trials, planner)
     joined = frozenset(name for trial in way.trials for name in trial.joined)
     return FoldEntry(head.name, head.kind, names, way.how, way.into), joined
+
+
+def _tail_way(
+    chain: Chain, planner: Planner, avoid: frozenset[str]
+) -> tuple[_Way | None, Chain]:
+    """From its first BatchNorm on: the Add in front may take in what no layer there does."""
+    place = chain.links.index(chain.norms[0])
+    tail = Chain(chain.links[place:])
+    way, _ = _best_way(tail, planner, avoid)
+    if way is not None and set(way.into) <= set(Chain(chain.links[:place]).names):
+        return None, tail  # the chain would only change its shape
+    return way, tail
 
 
 def _best_way(

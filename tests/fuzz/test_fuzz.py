@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from tests.fuzz.generator import generate
-from tests.fuzz.properties import check_fold, check_type
+from tests.fuzz.properties import check_fold, check_insert, check_type
 
 GROUPS = 10
 SIZE = 25
@@ -40,6 +40,11 @@ def test_bfloat16_is_rounded_once():
         check_type(seed, ml_dtypes.bfloat16, 2.0**-8)
         checked += 1
     assert checked > 40
+
+
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_whatever_is_inserted_folds_and_keeps_the_outputs(group):
+    assert sum(check_insert(seed) for seed in range(group * SIZE, (group + 1) * SIZE)) > SIZE // 5
 
 
 def test_a_seed_decides_everything():

@@ -44,7 +44,7 @@ def new_weights(rewrite: Rewrite, view: View) -> NewWeights:
 
 
 def _load(op: Op, index: int, view: View) -> np.ndarray | None:
-    constant = view.constant(op.input(index)) if op.input(index) else None
+    constant = view.constant(op.input(index))
     return None if constant is None else constant.float64()  # a copy: it may be changed
 
 
@@ -96,14 +96,15 @@ def _conv(rewrite: Rewrite, view: View) -> NewWeights:
         if rewrite.before.has_shift:
             shift = (kernel * t).sum((inner, 3)).reshape(-1)
         kernel *= scale
-    s_out, t_out = _vector(rewrite.after, 1, group * kernel.shape[outer])
-    if rewrite.after is not None:
-        kernel *= _per_group(rewrite.after, kernel.shape, outer)[0]
-    new = NewWeights(constants={1: weight})
     old = _load(op, 2, view)
-    bias = s_out * (shift + (0.0 if old is None else old)) + t_out
-    if old is not None or bias.any():
-        new.constants[2] = bias
+    bias = shift if old is None else old + shift
+    if rewrite.after is not None:
+        s_out, t_out = _vector(rewrite.after, 1, group * kernel.shape[outer])
+        kernel *= s_out.reshape(_spread(kernel.shape, outer))
+        bias = s_out * bias + t_out
+    new = NewWeights(constants={1: weight})
+    if old is not None or np.any(bias):
+        new.constants[2] = np.asarray(bias)
     if not _scales(rewrite.before) and not _scales(rewrite.after):
         del new.constants[1]
     return new
@@ -115,10 +116,14 @@ def _scales(m: Map | None) -> bool:
 
 def _per_group(m: Map, shape: tuple[int, ...], axis: int) -> tuple[np.ndarray, np.ndarray]:
     """(scale, shift) along one axis of a kernel of shape (group, rows, columns, window)."""
-    full = [shape[0], 1, 1, 1]
-    full[axis] = shape[axis]
+    full = _spread(shape, axis)
     scale, shift = _vector(m, 1, shape[0] * shape[axis])
     return scale.reshape(full), shift.reshape(full)
+
+
+def _spread(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """Shape of channels that stand along the group axis and one other axis of a kernel."""
+    return (shape[0], *(n if i == axis else 1 for i, n in enumerate(shape[1:], 1)))
 
 
 # --- Gemm, MatMul, Einsum

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 import onnx
 
 from bnpass import external
+from bnpass.affine import all_finite
 from bnpass.frontends.onnx.read import Reading, Scope, bodies, has_bodies
 from bnpass.graph import Op
 from bnpass.patching import APPEND_FROM
@@ -32,7 +34,7 @@ class Editor:
         self.reading, self.scope = reading, scope
         self.graph = scope.proto
         self.grown = 0
-        self._names = _all_names(reading)
+        self._names: set[str] | None = None  # of the whole model, once a new one is needed
         self._nodes = list(self.graph.node)  # kept, so that their ids stay theirs
         self._initializers = {t.name: t for t in self.graph.initializer}
         self._behind: dict[int, list[onnx.NodeProto]] = {}
@@ -46,6 +48,8 @@ class Editor:
 
     def unique(self, base: str) -> str:
         """A name that nothing in the model has yet, ``base`` if it is free."""
+        if self._names is None:
+            self._names = _all_names(self.reading)
         name, n = base, 1
         while name in self._names:
             n += 1
@@ -63,15 +67,16 @@ class Editor:
         Raises:
             OverflowedError: the rounded values are not finite.
         """
-        old = self.scope.graph.constant(op.input(index)) if op.input(index) else None
+        name = op.input(index)
+        old = self.scope.graph.constant(name)
         rounded = self._rounded(op, array, old.dtype if old is not None else self._dtype(op))
-        node = self.scope.nodes[op.name]
-        if old is not None and op.inputs[index] not in node.input:
-            _set_attribute(node, index, float(rounded.reshape(-1)[0]))
-            return
-        tensor = self._own_tensor(op.input(index))
+        tensor = self._own_tensor(name)
         if tensor is not None:
             self._overwrite(tensor, rounded)
+            return
+        node = self.scope.nodes[op.name]
+        if old is not None and name not in node.input:
+            _set_attribute(node, index, float(rounded.reshape(-1)[0]))
             return
         suffix = ("weight", "weight", "bias")[min(index, 2)]
         base = f"{op.inputs[index]}_folded" if op.input(index) else f"{op.name}.{suffix}"
@@ -80,18 +85,18 @@ class Editor:
         self.set_input(node, index, self.add_initializer(base, rounded))
 
     def _overwrite(self, tensor: onnx.TensorProto, array: np.ndarray) -> None:
-        same = list(tensor.dims) == list(array.shape)
-        if same and external.is_external(tensor) and self.reading.store is not None:
+        if tuple(tensor.dims[:]) != array.shape:
+            self._retype(tensor.name, array)
+            tensor.dims[:] = array.shape
+        elif self.reading.store is not None and external.is_external(tensor):
             self.reading.store.patch(tensor, array)
             return
-        if not same:
-            self._retype(tensor.name, array)
         overwrite(tensor, array)
 
     def _rounded(self, op: Op, array: np.ndarray, dtype: str) -> np.ndarray:
         with np.errstate(over="ignore"):
-            rounded = np.ascontiguousarray(array.astype(_np_dtype(dtype))).reshape(array.shape)
-        if not np.isfinite(rounded).all():
+            rounded = array.astype(_np_dtype(dtype), order="C")
+        if not all_finite(rounded):
             raise OverflowedError(op.name)
         return rounded
 
@@ -182,7 +187,7 @@ class Editor:
         """
         node = self.scope.nodes[op.name]
         source, result = self.resolve(op.inputs[data]), op.outputs[0]
-        for index, name in enumerate(node.input):
+        for index, name in enumerate(node.input[:]):
             if index != data:
                 self.release(name)
         if not self.scope.graph.is_output(result):
@@ -214,17 +219,24 @@ class Editor:
         """Apply removals, insertions and names; drop what nothing reads any more."""
         gone = self._gone | self._sweep()
         if self._behind or self._before or gone:
-            nodes: list[onnx.NodeProto] = []
-            for node in self._nodes:
-                nodes.extend(self._before.get(id(node), ()))
-                if id(node) not in gone:
-                    nodes.append(node)
-                nodes.extend(self._behind.get(id(node), ()))
+            nodes = self._arranged(gone)
             self._reroute(nodes)
             del self.graph.node[:]
             self.graph.node.extend(nodes)
         if self._alias or self._rename:
             self._forget_infos()
+
+    def _arranged(self, gone: set[int]) -> list[onnx.NodeProto]:
+        """The nodes that stay, new ones in their places."""
+        if not (self._behind or self._before):
+            return [node for node in self._nodes if id(node) not in gone]
+        nodes: list[onnx.NodeProto] = []
+        for node in self._nodes:
+            nodes.extend(self._before.get(id(node), ()))
+            if id(node) not in gone:
+                nodes.append(node)
+            nodes.extend(self._behind.get(id(node), ()))
+        return nodes
 
     def _reroute(self, nodes: Iterable[onnx.NodeProto]) -> None:
         if not (self._alias or self._rename):
@@ -235,12 +247,14 @@ class Editor:
         for node in nodes:
             if id(node) not in fresh:
                 _rename_reads(node, final)
-            for index, name in enumerate(node.output):
+            for index, name in enumerate(node.output if self._rename else ()):
                 if name in self._rename:
                     node.output[index] = self._rename[name]
 
     def _forget_infos(self) -> None:
         """value_info of values that are gone."""
+        if not self.graph.value_info:
+            return
         gone = {name for name in self._alias if self._alias[name] != name} | set(self._rename)
         written = {name for node in self.graph.node for name in node.output}
         stale = [i for i in self.graph.value_info if i.name in gone and i.name not in written]
@@ -263,7 +277,8 @@ class Editor:
         """Names that nothing reads any more, and ids of the constant nodes that made them."""
         readers = self.reading.readers
         stack = [name for name in self._released if readers.get(name) == 0]
-        makers = {o: n for n in self._nodes for o in n.output} if stack else {}
+        made = any(name not in self._initializers for name in stack)
+        makers = {o: n for n in self._nodes for o in n.output} if made else {}
         dead: set[str] = set()
         nodes: set[int] = set()
         while stack:
@@ -299,7 +314,7 @@ def _drop_initializers(graph: onnx.GraphProto, dead: set[str]) -> None:
 
 
 def _rename_reads(node: onnx.NodeProto, final: dict[str, str]) -> None:
-    for index, name in enumerate(node.input):
+    for index, name in enumerate(node.input[:]):
         if name in final:
             node.input[index] = final[name]
     if not has_bodies(node):
@@ -325,6 +340,12 @@ def _set_attribute(node: onnx.NodeProto, index: int, value: float) -> None:
     node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
 
 
+@lru_cache(maxsize=64)
+def _elem_type(dtype: np.dtype) -> int:
+    return int(onnx.helper.np_dtype_to_tensor_dtype(dtype))
+
+
+@lru_cache(maxsize=64)
 def _np_dtype(name: str) -> np.dtype:
     if name == "bfloat16":
         return onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
@@ -333,14 +354,15 @@ def _np_dtype(name: str) -> np.dtype:
 
 def overwrite(tensor: onnx.TensorProto, array: np.ndarray) -> None:
     """Put an array into a tensor; its name and doc string stay."""
-    for data in ("float_data", "int32_data", "double_data"):
-        tensor.ClearField(data)
+    if not tensor.HasField("raw_data"):
+        for data in ("float_data", "int32_data", "double_data"):
+            tensor.ClearField(data)
     if external.is_external(tensor):
         del tensor.external_data[:]
         tensor.ClearField("data_location")
-    if list(tensor.dims) != list(array.shape):
+    if tuple(tensor.dims[:]) != array.shape:
         tensor.dims[:] = array.shape
-    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor.data_type = _elem_type(array.dtype)
     tensor.raw_data = array.tobytes()
 
 

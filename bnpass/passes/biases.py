@@ -72,7 +72,8 @@ def _fold_without(drop: BiasDrop, sites: list[Site], planner: Planner) -> bool:
 def _biases(trial: Trial, graph: Graph, planner: Planner) -> list[tuple[BiasDrop, Map]]:
     """Biases of a site's absorbers and of the Adds in front of it, as maps on their outputs."""
     found = []
-    for name in dict.fromkeys([*trial.into, *sorted(trial.crossed)]):
+    last_first = sorted({*trial.into, *trial.crossed}, key=graph.order.__getitem__, reverse=True)
+    for name in last_first:  # an Add that goes lets the biases in front of it pass
         op = graph.ops[name]
         try:
             if op.kind in _BIASED and op.input(_BIASED[op.kind]):

@@ -149,11 +149,15 @@ class Planner:
         return not self.graph.uses(value) and not self.graph.is_output(value)
 
     def current(self, op: Op, index: int) -> np.ndarray:
-        """A constant input in float64, the maps that it has already taken in applied."""
-        constant = self.graph.constant(op.inputs[index])
-        if constant is None:
-            raise MapRefusedError(f"its input {op.inputs[index]!r} is no constant", op)
-        array = np.asarray(constant.small, np.float64)
+        """A constant input in float64, the maps that it has already taken in applied.
+
+        One that is left out is 0, and a new one once it has taken something in.
+        """
+        name = op.input(index)
+        constant = self.graph.constant(name)
+        if name and constant is None:
+            raise MapRefusedError(f"its input {name!r} is no constant", op)
+        array = np.zeros(()) if constant is None else np.asarray(constant.small, np.float64)
         rewrite = self.rewrites.get(op.name)
         m = rewrite.constants.get(index) if rewrite else None
         return array if m is None else m.scale * array + m.shift

@@ -37,7 +37,7 @@ class View(Protocol):
         """The constant of that name, or None."""
 
     def current(self, op: Op, index: int) -> np.ndarray:
-        """A constant input in float64, the maps that it has already taken in applied."""
+        """A constant input in float64 (0 if left out), the maps that it has taken in applied."""
 
     def paths(self, value: str) -> int:
         """In how many ways sums lead to a value: how often a shared term counts in it."""

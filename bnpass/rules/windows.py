@@ -139,9 +139,7 @@ def _pads(op: Op, rank: int, view: View) -> dict[int, tuple[int, int]]:
 
 def _fill(op: Op, view: View) -> float:
     name = op.input(2)
-    if not name:
-        return 0.0
-    if view.constant(name) is None:
+    if name and view.constant(name) is None:
         raise MapRefusedError("its fill value is computed at run time", op)
     return float(view.current(op, 2).reshape(-1)[0])
 

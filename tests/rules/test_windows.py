@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.helpers import Norm, assert_folds, assert_stays, build, positive
+from tests.helpers import Norm, assert_folds, assert_stays, build, fold, positive
 
 W = {"w": (4, 3, 3, 3), "b": (4,)}
 
@@ -272,6 +272,25 @@ def test_a_fill_value_that_others_read_is_left_to_them():
     }"""
     model = build(text, {**W, **PADS, "fill": 2.0, "one": 0.5})
     assert_folds(model)
+
+
+def test_a_fill_value_that_a_map_has_made_is_seen_by_the_next():
+    """The Add turns the fill into 0.5; then the Mul in front sends its scale past the Pad."""
+    text = """(float[N,4,8,8] x) => (float[] y) {
+      r = Tanh(x)
+      m = Mul(r, k)
+      q = Sigmoid(m)
+      e = Add(q, one)
+      s = Pad(e, pads)
+      t = Add(s, half)
+      u = Relu(t)
+      y = Conv(u, w)
+    }"""
+    weights = {"w": (5, 4, 1, 1), "k": (4, 1, 1), "one": 1.0, "half": 0.5, **PADS}
+    result = fold(build(text, weights))
+    assert result.count("Add") == 1
+    text = text.replace("q = Sigmoid(m)", "q = Neg(m)").replace("Relu(t)", "Identity(t)")
+    assert_folds(build(text, {**weights, "k": 0.7}))
 
 
 def test_padding_of_opset_10_holds_its_fill_value_in_an_attribute():

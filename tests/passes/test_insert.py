@@ -1,0 +1,463 @@
+"""Where BatchNorms go, where they do not, and which biases they make redundant."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import bnpass
+from bnpass.errors import InputError, UsageError
+from tests.helpers import Norm, assert_equal_bytes, assert_same, build
+from tests.helpers_insert import insert
+
+W = {"w": (4, 3, 3, 3), "b": (4,), "v": (2, 4, 3, 3), "d": (2,)}
+
+
+def net(activation, weights=None, size="float[N,3,8,8]", opset=21, last="y = Conv(a, v, d)"):
+    """Conv (c), some operators that make a, Conv."""
+    text = f"""({size} x) => (float[] y) {{
+      c = Conv(x, w, b)
+      {activation}
+      {last}
+    }}"""
+    used = {k: v for k, v in W.items() if k != "d" or "d)" in last}
+    return build(text, {**used, **(weights or {})}, opset=opset, ir=10 if opset > 15 else 7)
+
+
+# --- single operators
+
+SINGLE = ["Relu(c)", "LeakyRelu(c)", "PRelu(c, s)", "Elu(c)", "Selu(c)", "Celu(c)", "Sigmoid(c)",
+          "Tanh(c)", "HardSigmoid(c)", "HardSwish(c)", "Softplus(c)", "Softsign(c)", "Gelu(c)",
+          "Mish(c)", "Clip(c, low, high)", "Clip(c)", "ThresholdedRelu(c)"]  # fmt: skip
+
+
+@pytest.mark.parametrize("op", [*SINGLE, 'Gelu <approximate = "tanh"> (c)'])
+def test_every_nonlinearity_gets_a_batch_norm(op):
+    constants = {"s": (4, 1, 1), "low": 0.0, "high": 6.0}
+    used = {k: v for k, v in constants.items() if f" {k}" in op}
+    result = insert(net(f"a = {op}", used))
+    assert result.sites == {"c": ("a",)}
+    assert result.dropped == {"c"}
+    assert result.kinds() == ["Conv", "BatchNormalization", op[: op.index("(")].split()[0], "Conv"]
+
+
+@pytest.mark.parametrize("slope", [(4, 1, 1), (1,), (1, 4, 1, 1), (4, 6, 6)])
+def test_prelu_with_any_slope(slope):
+    assert insert(net("a = PRelu(c, s)", {"s": slope})).sites == {"c": ("a",)}
+
+
+def test_swish_of_the_newest_opset():
+    assert onnx.defs.onnx_opset_version() >= 24
+    model = net("a = Swish(c)", opset=24)
+    assert [s.value for s in bnpass.insert(model, plan_only=True).sites] == ["c"]
+
+
+def test_softmax_is_none():
+    model = net("a = Softmax <axis = 1> (c)")
+    plan = bnpass.insert(model, plan_only=True)
+    assert not plan.sites and plan.nonlinearities == 0
+    assert_equal_bytes(bnpass.insert(model), model)
+
+
+# --- composites
+
+TANH_GELU = """k = Pow(c, t)
+      l = Mul(k, u)
+      m = Add(c, l)
+      n = Mul(m, r)
+      o = Tanh(n)
+      p = Add(o, j)
+      q = Mul(c, p)
+      a = Mul(q, h)"""
+
+
+@pytest.mark.parametrize(
+    ("text", "constants"),
+    [
+        ("s = Sigmoid(c)\n a = Mul(c, s)", {}),
+        ("s = Sigmoid(c)\n a = Mul(s, c)", {}),
+        ("k = Mul(c, h)\n s = Sigmoid(k)\n a = Mul(c, s)", {"h": 1.702}),
+        ("s = HardSigmoid(c)\n a = Mul(c, s)", {}),
+        ("p = Softplus(c)\n t = Tanh(p)\n a = Mul(c, t)", {}),
+        ("q = Add(c, h)\n r = Clip(q, z, s)\n m = Mul(c, r)\n a = Div(m, s)",
+         {"h": 3.0, "z": 0.0, "s": 6.0}),
+        ("q = Div(c, r)\n e = Erf(q)\n p = Add(e, o)\n m = Mul(c, p)\n a = Mul(m, h)",
+         {"r": 2.0**0.5, "o": 1.0, "h": 0.5}),
+        ("q = Div(c, r)\n e = Erf(q)\n p = Add(e, o)\n m = Mul(c, h)\n a = Mul(m, p)",
+         {"r": 2.0**0.5, "o": 1.0, "h": 0.5}),
+        (TANH_GELU,
+         {"t": 3.0, "u": 0.044715, "r": 0.7979, "j": 1.0, "h": 0.5}),
+        ("m = Max(c, z)\n a = Min(m, s)", {"z": 0.0, "s": 6.0}),
+        ("m = Min(c, s)\n a = Max(z, m)", {"z": 0.0, "s": 6.0}),
+    ],
+)  # fmt: skip
+def test_composites_have_one_site_at_their_entry(text, constants):
+    result = insert(net(text, constants))
+    assert list(result.sites) == ["c"]
+    assert result.plan.nonlinearities == 1
+    assert result.kinds().count("BatchNormalization") == 1
+
+
+def test_maxout_has_a_site_for_each_operand():
+    text = "e = Conv(x, u)\n a = Max(c, e)"
+    result = insert(net(text, {"u": (4, 3, 3, 3)}))
+    assert set(result.sites) == {"c", "e"}
+
+
+def test_squeeze_and_excite_is_no_composite():
+    text = """r = Relu(c)
+      p = GlobalAveragePool(r)
+      f = Conv(p, u)
+      g = Sigmoid(f)
+      a = Mul(r, g)"""
+    model = net(text, {"u": (4, 4, 1, 1)})
+    result = insert(model)
+    assert result.sites == {"c": ("r",)}
+    assert "a gate" in result.reasons["g"]
+    assert set(insert(model, gates=True).sites) == {"c", "f"}
+
+
+def test_a_gated_linear_unit_is_a_gate():
+    text = "p, q = Split <axis = 1> (c, two)\n g = Sigmoid(q)\n a = Mul(p, g)"
+    model = net(text, {"two": [2, 2], "v": (2, 2, 3, 3)})
+    assert "a gate" in insert(model).reasons["g"]
+    result = insert(model, gates=True)
+    assert not result.sites or result.plan.sites[0].absorbers == ("c",)
+
+
+# --- which
+
+
+def test_the_last_nonlinearity_is_off_by_default():
+    text = """(float[N,3,8,8] x) => (float[] y) {
+      c = Conv(x, w, b)
+      r = Relu(c)
+      f = Flatten(r)
+      g = Gemm(f, v)
+      y = Sigmoid(g)
+    }"""
+    model = build(text, {"w": (4, 3, 3, 3), "b": (4,), "v": (144, 5)})
+    result = insert(model)
+    assert result.sites == {"c": ("r",)} and "last nonlinearity" in result.reasons["y"]
+    assert set(insert(model, last=True).sites) == {"c", "g"}
+
+
+def test_only_skip_and_before():
+    text = "[one] r = Relu(c)\n e = Conv(r, u)\n [two] a = Tanh(e)"
+    model = net(text, {"u": (4, 4, 1, 1)})
+    assert set(insert(model, only=("one",)).sites) == {"c"}
+    assert set(insert(model, skip=("o*",)).sites) == {"e"}
+    assert set(insert(model, before=("tanh",)).sites) == {"e"}
+    assert set(insert(model, only=("Relu",)).sites) == {"c"}
+    result = insert(model, before=("relu",))
+    assert "type" in result.reasons["two"]
+
+
+# --- where
+
+
+@pytest.mark.parametrize(
+    ("text", "site"),
+    [
+        ("p = MaxPool <kernel_shape = [2,2]> (c)\n a = Relu(p)", "c"),
+        ("p = AveragePool <kernel_shape = [2,2]> (c)\n a = Relu(p)", "p"),
+        ("p = Identity(c)\n a = Relu(p)", "p"),
+        ("p = Dropout(c)\n a = Relu(p)", "c"),
+        ("p = Pad(c, pads)\n a = Relu(p)", "c"),
+        ("p = Tile(c, t)\n a = Relu(p)", "c"),
+        ("p = Concat <axis = 1> (c, c)\n q = Slice(p, s, e, s)\n a = Relu(q)", "c"),
+    ],
+)  # fmt: skip
+def test_the_latest_legal_place_but_in_front_of_copies(text, site):
+    constants = {"pads": [0, 0, 1, 1, 0, 0, 1, 1], "t": [1, 1, 2, 1], "s": [1], "e": [5]}
+    used = {k: v for k, v in constants.items() if f" {k})" in text or f" {k}," in text}
+    result = insert(net(text, used))
+    assert list(result.sites) == [site]
+
+
+def test_concat_of_two_layers_has_one_site():
+    text = "e = Conv(x, u)\n p = Concat <axis = 1> (c, e)\n a = Relu(p)"
+    result = insert(net(text, {"u": (2, 3, 3, 3), "v": (2, 6, 3, 3)}))
+    assert result.sites == {"p": ("a",)}
+    assert set(result.plan.sites[0].absorbers) == {"c", "e"}
+
+
+def test_a_projection_shares_one_site():
+    text = "e = Conv(x, u)\n p = Add(c, e)\n a = Relu(p)"
+    result = insert(net(text, {"u": (4, 3, 3, 3)}))
+    assert result.sites == {"p": ("a",)}
+
+
+def test_a_residual_join_has_its_batch_norm_on_the_branch():
+    text = """r = Relu(c)
+      e = Conv <pads = [1,1,1,1]> (r, u, b)
+      s = Relu(e)
+      f = Conv <pads = [1,1,1,1]> (s, u, b)
+      p = Add(f, r)
+      a = Relu(p)"""
+    result = insert(net(text, {"u": (4, 4, 3, 3)}))
+    assert result.sites == {"c": ("r",), "e": ("s",), "f": ("a",)}
+
+
+def test_one_site_serves_several_nonlinearities():
+    text = "r = Relu(c)\n t = Tanh(c)\n a = Add(r, t)"
+    result = insert(net(text))
+    assert result.sites == {"c": ("r", "t")}
+
+
+def test_a_reader_that_is_no_nonlinearity_refuses():
+    text = "r = Relu(c)\n p = Conv(c, u)\n a = Add(r, p)"
+    model = net(text, {"u": (4, 4, 1, 1)})
+    result = insert(model)
+    assert not result.sites and "'p'" in result.reasons["r"]
+    assert_equal_bytes(result.after, model)
+    cloned = insert(model, clone=True)
+    assert cloned.kinds().count("Conv") == 4 and len(cloned.plan.sites) == 1
+
+
+def test_a_value_that_is_an_output_refuses():
+    text = """(float[N,3,8,8] x) => (float[] y, float[] c) {
+      c = Conv(x, w, b)
+      r = Relu(c)
+      y = Conv(r, v)
+    }"""
+    result = insert(build(text, {"w": (4, 3, 3, 3), "b": (4,), "v": (2, 4, 1, 1)}))
+    assert not result.sites and "output" in result.reasons["r"]
+
+
+def test_a_reader_of_the_shape_does_not_matter():
+    text = """(float[N,3,8,8] x) => (float[] y, int64[] s) {
+      c = Conv(x, w, b)
+      s = Shape(c)
+      r = Relu(c)
+      y = Conv(r, v)
+    }"""
+    result = insert(build(text, {"w": (4, 3, 3, 3), "b": (4,), "v": (2, 4, 1, 1)}))
+    assert result.sites == {"c": ("r",)}
+
+
+def test_nothing_in_front_but_an_input():
+    text = """(float[N,3,8,8] x) => (float[] y) {
+      r = Relu(x)
+      k = Mul(r, s)
+      t = Tanh(k)
+      y = Conv(t, v)
+    }"""
+    result = insert(build(text, {"s": (3, 1, 1), "v": (2, 3, 1, 1)}))
+    assert not result.sites
+    assert "no layer in front" in result.reasons["r"] and "t" in result.reasons
+
+
+def test_behind_a_normalisation_only_when_asked():
+    text = "m = InstanceNormalization(c, s, t)\n a = Relu(m)"
+    model = net(text, {"s": (4,), "t": (4,)})
+    result = insert(model)
+    assert not result.sites and "already normalised" in result.reasons["a"]
+    assert insert(model, norms=True).sites == {"m": ("a",)}
+
+
+def test_a_batch_norm_that_is_there_is_enough():
+    result = insert(net("m = BN(c, n)\n a = Relu(m)", {"n": Norm(4)}))
+    assert not result.sites and "already normalised" in result.reasons["a"]
+
+
+def test_channels_last():
+    text = """t = Transpose <perm = [0,2,3,1]> (c)
+      e = Add(t, k)
+      r = Relu(e)
+      a = Transpose <perm = [0,3,1,2]> (r)"""
+    result = insert(net(text, {"k": (4,)}))
+    (site,) = result.plan.sites
+    assert site.axis == 3 and site.channels == 4 and result.dropped == {"c", "e"}
+
+
+@pytest.mark.parametrize("lead", ["N", "N,T", "N,2,T", "N,2,2,2"])
+def test_linear_layers_of_rank_2_to_5(lead):
+    text = f"""(float[{lead},7] x) => (float[] y) {{
+      h = MatMul(x, w)
+      c = Add(h, b)
+      r = Relu(c)
+      y = MatMul(r, v)
+    }}"""
+    result = insert(build(text, {"w": (7, 4), "b": (4,), "v": (4, 2)}))
+    (site,) = result.plan.sites
+    assert site.axis == lead.count(",") + 1 and result.dropped == {"c"}
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_convolutions_of_one_and_three_dimensions(dims):
+    text = f"""(float[N,3,{",".join("5" * dims)}] x) => (float[] y) {{
+      c = Conv(x, w, b)
+      r = Relu(c)
+      y = GlobalAveragePool(r)
+    }}"""
+    model = build(text, {"w": (4, 3) + (2,) * dims, "b": (4,)})
+    assert list(insert(model, last=True).sites) == ["c"]
+
+
+def test_an_embedding_takes_a_batch_norm():
+    text = """(int64[N,T] i) => (float[] y) {
+      e = Gather(w, i)
+      r = Tanh(e)
+      y = MatMul(r, v)
+    }"""
+    result = insert(build(text, {"w": (5, 4), "v": (4, 2)}))
+    assert result.plan.sites[0].axis == 2
+
+
+@pytest.mark.parametrize("op", ["RNN", "LSTM", "GRU"])
+def test_recurrent_layers_are_normalised_on_their_input(op):
+    gates = {"RNN": 1, "LSTM": 4, "GRU": 3}[op] * 4
+    text = f"""(float[T,N,3] x) => (float[] y) {{
+      s = {op} <hidden_size = 4> (x, w, u, b)
+      q = Squeeze(s, one)
+      y = MatMul(q, v)
+    }}"""
+    weights = {"w": (1, gates, 3), "u": (1, gates, 4), "b": (1, 2 * gates), "one": [1]}
+    result = insert(build(text, {**weights, "v": (4, 2)}))
+    (site,) = result.plan.sites
+    assert site.axis == 2 and site.channels == gates
+
+
+# --- biases
+
+
+@pytest.mark.parametrize(
+    ("text", "dropped"),
+    [
+        ("p = AveragePool <kernel_shape = [2,2]> (c)\n a = Relu(p)", {"c"}),
+        ("e = Conv(x, u, k)\n p = Add(c, e)\n a = Relu(p)", {"c", "e"}),
+        ("e = Conv(x, u, k)\n p = Concat <axis = 1> (c, e)\n q = Conv(p, t)\n a = Relu(q)", set()),
+        ("p = Add(c, l)\n a = Relu(p)", {"c", "p"}),
+        ("p = Add(l, c)\n a = Relu(p)", {"c", "p"}),
+        ("p = Sub(c, l)\n a = Relu(p)", {"c", "p"}),
+        ("p = Identity(c)\n a = Relu(p)", {"c"}),
+        ("p = Dropout(c, half, yes)\n a = Relu(p)", {"c"}),
+    ],
+)  # fmt: skip
+def test_biases_that_beta_subsumes_go(text, dropped):
+    constants = {"u": (4, 3, 3, 3), "k": (4,), "t": (4, 8, 1, 1), "l": (1, 4, 1, 1)}
+    constants |= {"half": 0.0, "yes": np.array(True)}
+    used = {k: v for k, v in constants.items() if re.search(rf"\b{k}\b", text)}
+    assert insert(net(text, used)).dropped == dropped
+
+
+def test_a_bias_in_front_of_a_live_dropout_stays():
+    text = """p = Dropout(c, half, yes)
+      q = Conv(p, u)
+      a = Relu(q)"""
+    constants = {"u": (4, 4, 1, 1), "half": 0.0, "yes": np.array(True)}
+    assert insert(net(text, constants)).dropped == set()
+    text = "p = Dropout(c, half, yes)\n q = AveragePool <kernel_shape = [2,2]> (p)\n a = Relu(q)"
+    constants.pop("u")
+    assert insert(net(text, constants)).dropped <= {"c"}
+
+
+def test_a_bias_that_others_read_stays_for_them():
+    text = """(float[N,3,8,8] x) => (float[] y, float[] z) {
+      c = Conv(x, w, b)
+      r = Relu(c)
+      y = Conv(r, v)
+      z = Conv(x, w, b)
+    }"""
+    result = insert(build(text, {"w": (4, 3, 3, 3), "b": (4,), "v": (2, 4, 1, 1)}))
+    assert result.dropped == {"c"}
+    kept = {t.name for t in result.after.graph.initializer}
+    assert "b" in kept and list(result.after.graph.node[-1].input) == ["x", "w", "b"]
+
+
+def test_a_bias_that_also_goes_elsewhere_stays():
+    text = "p = Dropout(c)\n r = Relu(p)\n s = Shape(c)\n a = Identity(r)"
+    assert insert(net(text)).dropped == {"c"}
+
+
+@pytest.mark.parametrize("opset", [9, 10, 11])
+def test_gemm_before_opset_11_needs_its_bias(opset):
+    text = """(float[N,7] x) => (float[] y) {
+      c = Gemm(x, w, b)
+      r = Relu(c)
+      y = Gemm(r, v, d)
+    }"""
+    weights = {"w": (7, 4), "b": (4,), "v": (4, 2), "d": (2,)}
+    result = insert(build(text, weights, opset=opset, ir=4))
+    assert result.dropped == {"c"}
+    first = result.after.graph.node[0]
+    assert len(first.input) == (3 if opset < 11 else 2)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 4), (2, 4), (2, 1)])
+def test_gemm_with_a_bias_of_any_shape(shape):
+    text = """(float[2,7] x) => (float[] y) {
+      c = Gemm <beta = 0.5> (x, w, b)
+      r = Relu(c)
+      y = Gemm(r, v)
+    }"""
+    result = insert(build(text, {"w": (7, 4), "b": shape, "v": (4, 2)}))
+    assert result.dropped == (set() if shape and shape[0] == 2 else {"c"})
+
+
+def test_fresh_drops_the_bias_and_says_so():
+    model = net("a = Relu(c)")
+    plan = bnpass.insert(model, plan_only=True)
+    assert plan.dropped == 1
+    after = bnpass.insert(model)
+    values = {t.name: numpy_helper.to_array(t) for t in after.graph.initializer}
+    norm = next(n for n in after.graph.node if n.op_type == "BatchNormalization")
+    gamma, beta, mean, var = (values[name] for name in norm.input[1:])
+    assert (gamma == 1).all() and (var == 1).all() and not beta.any() and not mean.any()
+    assert "b" not in values and norm.name == "c_bn"
+
+
+def test_calibrated_keeps_the_function_and_holds_the_statistics():
+    model = net("a = Relu(c)")
+    x = np.random.default_rng(0).normal(size=(40, 3, 8, 8)).astype(np.float32)
+    after = bnpass.insert(model, init="calibrated", data=[x[:20], x[20:]])
+    assert_same(model, after)
+    values = {t.name: numpy_helper.to_array(t) for t in after.graph.initializer}
+    norm = next(n for n in after.graph.node if n.op_type == "BatchNormalization")
+    from tests.helpers import run
+
+    probe = onnx.ModelProto()
+    probe.CopyFrom(after)
+    del probe.graph.output[:]
+    probe.graph.output.append(
+        onnx.helper.make_tensor_value_info("c", onnx.TensorProto.FLOAT, ["N", 4, 6, 6])
+    )
+    c = run(probe, {"x": x})["c"]
+    np.testing.assert_allclose(values[norm.input[3]], c.mean((0, 2, 3)), atol=1e-4)
+    np.testing.assert_allclose(values[norm.input[4]], c.var((0, 2, 3)), rtol=1e-3)
+
+
+def test_calibrated_needs_data():
+    with pytest.raises(UsageError, match="needs data"):
+        bnpass.insert(net("a = Relu(c)"), init="calibrated")
+
+
+# --- models that get nothing
+
+
+def test_quantised_models_are_refused():
+    text = """(float[N,3,8,8] x) => (float[] y) {
+      q = QuantizeLinear(x, s)
+      e = DequantizeLinear(q, s)
+      c = Conv(e, w)
+      y = Relu(c)
+    }"""
+    model = build(text, {"s": 0.1, "w": (4, 3, 3, 3)})
+    with pytest.raises(InputError, match="quantised"):
+        bnpass.insert(model)
+
+
+def test_nonlinearities_inside_control_flow_are_listed():
+    text = """(float[N,3,8,8] x, bool q) => (float[N,4,6,6] y) {
+      y = If (q) <
+        then_branch = one () => (float[N,4,6,6] t) { c = Conv(x, w) t = Relu(c) },
+        else_branch = two () => (float[N,4,6,6] e) { e = Conv(x, w) }
+      >
+    }"""
+    plan = bnpass.insert(build(text, {"w": (4, 3, 3, 3)}), plan_only=True)
+    assert not plan.sites and plan.skipped[0].reason == "inside control flow"

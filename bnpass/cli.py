@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from bnpass import __version__
 from bnpass.commands import COMMANDS
-from bnpass.errors import BnpassError, UsageError, close_matches
+from bnpass.errors import BnpassError, MissingDependencyError, UsageError, close_matches
 from bnpass.report.ui import Ui
 
 EPILOG = """\
@@ -30,6 +30,15 @@ exit codes:
 
 'bnpass COMMAND --help' lists the options of a command.
 """
+
+
+PACKAGES = {
+    **{name: name for name in ("matplotlib", "networkx", "numpy", "onnx", "onnxruntime",
+                               "onnxscript", "rich", "safetensors", "tensorboard", "torch")},
+    "PIL": "pillow",
+    "ml_dtypes": "ml_dtypes",
+}
+"""What pip calls the packages that some command imports, by the module's name."""
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -99,10 +108,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(ui, BnpassError("out of memory", "close other programs, or use a smaller "
                                        "--batch-size"), arguments)
     except Exception as error:  # noqa: BLE001  # the last resort: a bug becomes one line too
-        internal = BnpassError(f"internal error: {type(error).__name__}: {_one_line(str(error))}",
-                               "this is a bug in bnpass: run again with --debug and report it")
-        internal.__cause__ = error
-        return _failed(ui, internal, arguments)
+        known = _missing_package(error) or _internal(error)
+        known.__cause__ = error
+        return _failed(ui, known, arguments)
+
+
+def _missing_package(error: Exception) -> BnpassError | None:
+    """A failed import of a package that bnpass uses is no bug but one ``pip install`` away."""
+    name = str(error.name).partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if name not in PACKAGES:
+        return None
+    return MissingDependencyError(f"the package {PACKAGES[name]!r} is not installed",
+                                  f"pip install {PACKAGES[name]}")
+
+
+def _internal(error: Exception) -> BnpassError:
+    return BnpassError(f"internal error: {type(error).__name__}: {_one_line(str(error))}",
+                       "this is a bug in bnpass: run again with --debug and report it")
 
 
 def _dispatch(arguments: list[str], ui: Ui) -> int:

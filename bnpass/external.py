@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -83,9 +84,10 @@ def is_external(tensor: onnx.TensorProto) -> bool:
 def nbytes(tensor: onnx.TensorProto) -> int | None:
     """Bytes of a tensor's raw data as its type and dims say; None for strings."""
     bits = _bits(tensor.data_type)
-    return None if bits is None else math.ceil(math.prod(tensor.dims) * bits / 8)
+    return None if bits is None else math.ceil(math.prod(tensor.dims[:]) * bits / 8)
 
 
+@lru_cache(maxsize=64)
 def _bits(data_type: int) -> int | None:
     """Bits an element takes in raw data (packed below a byte); None for strings and no type."""
     import numpy as np
@@ -98,6 +100,11 @@ def _bits(data_type: int) -> int | None:
         if packed in name and name.startswith(("INT", "UINT", "FLOAT4")):
             return bits
     return int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type)).itemsize) * 8
+
+
+def externals(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """The tensors whose bytes lie in other files."""
+    return [tensor for tensor in tensors(model) if tensor.data_location == 1]
 
 
 def place(tensor: onnx.TensorProto, folder: Path) -> Place:
@@ -161,19 +168,18 @@ def inside(location: str, folder: Path, name: str) -> Path:
 
 def places(model: onnx.ModelProto, folder: Path) -> list[Place]:
     """Where every external tensor of a model lies, each checked (see :func:`place`)."""
-    return [place(tensor, folder) for tensor in tensors(model) if is_external(tensor)]
+    return [place(tensor, folder) for tensor in externals(model)]
 
 
 def embed(model: onnx.ModelProto, folder: Path) -> None:
     """Read all external data into the model, which is changed in place."""
     opened: dict[Path, BinaryIO] = {}
     try:
-        for tensor in tensors(model):
-            if is_external(tensor):
-                where = place(tensor, folder)
-                if where.path not in opened:
-                    opened[where.path] = where.path.open("rb")
-                _read(tensor, where, opened[where.path])
+        for tensor in externals(model):
+            where = place(tensor, folder)
+            if where.path not in opened:
+                opened[where.path] = where.path.open("rb")
+            _read(tensor, where, opened[where.path])
     finally:
         for file in opened.values():
             file.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import os
 import secrets
 import stat
@@ -47,16 +48,31 @@ def load_model(model: PathLike | onnx.ModelProto, *, data: bool = True) -> onnx.
     """
     if not isinstance(model, str | os.PathLike):
         return model
-    path = check_input(model)
+    proto, found = open_model(model)
+    if data and found:
+        with _readable_data():
+            ext.embed(proto, Path(model).parent)
+    return proto
+
+
+def open_model(path: PathLike) -> tuple[onnx.ModelProto, list[ext.Place]]:
+    """Read an ONNX model without its external data; also where that lies, which is checked.
+
+    Raises:
+        InputError: as :func:`load_model`.
+    """
+    path = check_input(path)
     proto = _parse(path)
+    with _readable_data():
+        return proto, ext.places(proto, path.parent)
+
+
+@contextlib.contextmanager
+def _readable_data() -> Iterator[None]:
     try:
-        if data:
-            ext.embed(proto, path.parent)
-        else:
-            ext.places(proto, path.parent)
+        yield
     except OSError as error:
         raise InputError(f"external data cannot be read: {error}", "check the data file") from error
-    return proto
 
 
 def parse_model(path: PathLike) -> onnx.ModelProto:
@@ -192,9 +208,18 @@ def _check_source(path: Path, source: PathLike | Iterable[PathLike] | None) -> N
         if path.samefile(one):
             raise OutputError(f"the output is the input: {path}",
                               "bnpass never writes onto its input; name another file")
-        if any(path.samefile(data) for data in _data_files_if_readable(one)):
+        if _names_data(one) and any(path.samefile(d) for d in _data_files_if_readable(one)):
             raise OutputError(f"the output is the input's data file: {path}",
                               "bnpass never writes onto its input; name another file")
+
+
+def _names_data(model: PathLike) -> bool:
+    """Whether a model file may have external data; found without parsing it."""
+    if Path(model).stat().st_size == 0:
+        return False
+    with Path(model).open("rb") as file, \
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b"location") >= 0
 
 
 def _data_files_if_readable(path: PathLike) -> list[Path]:
@@ -293,9 +318,9 @@ def save_model(
         InputError: a tensor is external and its data is not in the target's folder.
     """
     path = check_output(path, force=force, source=source)
-    ext.places(model, path.parent)
+    size = _check_tensors(model, path.parent)
     if external is None:
-        external = _size(model) > PROTOBUF_LIMIT - _MARGIN
+        external = size > PROTOBUF_LIMIT - _MARGIN
     if not external:
         _write_proto(model, path)
         return path
@@ -309,10 +334,18 @@ def _write_proto(model: onnx.ModelProto, path: Path) -> None:
         temporary.write_bytes(_serialize(model, path))
 
 
-def _size(model: onnx.ModelProto) -> int:
-    """Bytes of all tensors held inside the model, from their shapes (ByteSize would serialise)."""
-    held = (t for t in ext.tensors(model) if not ext.is_external(t))
-    return sum(ext.nbytes(tensor) or 0 for tensor in held)
+def _check_tensors(model: onnx.ModelProto, folder: Path) -> int:
+    """Check where external tensors lie; return the bytes of all that the model itself holds.
+
+    The bytes are those of types and shapes: protobuf's ByteSize would serialise the model.
+    """
+    size = 0
+    for tensor in ext.tensors(model):
+        if ext.is_external(tensor):
+            ext.place(tensor, folder)
+        else:
+            size += ext.nbytes(tensor) or 0
+    return size
 
 
 def _serialize(model: onnx.ModelProto, path: Path) -> bytes:

@@ -105,16 +105,17 @@ def _write_sidecar(model: str, folded: Path, sidecar: Path, ui: Ui) -> None:
 
 
 def _count_left(model: onnx.ModelProto, ui: Ui) -> int:
-    from bnpass.pipeline.summary import count_norms
+    from bnpass.runtime.signature import all_nodes
 
-    left = count_norms(model)
+    left = sum(node.op_type == "BatchNormalization" for node in all_nodes(model))
     ui.document["left"] = left
     return left
 
 
 def _show(plan: FoldPlan, args: argparse.Namespace, ui: Ui) -> None:
-    ui.document.update(ok=True, plan=plan.to_dict(), folded=len(plan.folded),
-                       refused=len(plan.refused))
+    ui.document.update(ok=True, folded=len(plan.folded), refused=len(plan.refused))
+    if ui.json:
+        ui.document["plan"] = plan.to_dict()
     if args.explain:
         for table in (fold_table(plan), refused_table(plan)):
             if table.rows:

@@ -10,7 +10,14 @@ from typing import Any
 import onnx
 
 from bnpass import external
-from bnpass.files import check_output, data_files, load_model, replacing, save_model
+from bnpass.files import (
+    check_output,
+    data_files,
+    load_model,
+    open_model,
+    replacing,
+    save_model,
+)
 from bnpass.frontends.onnx.transform import Folded, FoldOptions, fold_model
 from bnpass.patching import PatchedData
 
@@ -42,8 +49,8 @@ def fold_file(
         OutputError, InputError, RefusedError, and what ``check`` raises.
     """
     check_output(output, force=force, source=path)
-    model = load_model(path, data=False)
-    if any(external.is_external(t) for t in external.tensors(model)):
+    model, places = open_model(path)
+    if places:
         return _fold_external(path, model, output, options, check)
     done = fold_model(model, options, fresh=lambda: load_model(path))
     if check is not None and done.plan.entries:

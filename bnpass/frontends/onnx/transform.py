@@ -184,7 +184,6 @@ def _fold_model(
     fresh: Callable[[], onnx.ModelProto] | None,
     avoid: frozenset[str] = frozenset(),
 ) -> Folded:
-    size = _Size(model)
     if plan_only:  # carried out on a copy all the same: only the numbers tell what overflows
         store = Discarded(store if isinstance(store, PatchedData) else None)
         fresh = None
@@ -204,7 +203,7 @@ def _fold_model(
             if store is not None:
                 store.restart()
             continue
-        size.check_growth(grown, options.max_growth)
+        _check_growth(copy, grown, options.max_growth)
         if plan_only:
             return Folded(model, whole, avoid=avoid)
         joined = _join_recurrent(copy, folder, store, whole)
@@ -236,19 +235,16 @@ def _join_recurrent(
     return bool(names)
 
 
-class _Size:
-    """The bytes of a model's tensors, external ones among them."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.bytes = sum(external.nbytes(t) or 0 for t in external.tensors(model))
-
-    def check_growth(self, grown: int, most: float) -> None:
-        """Raise RefusedError when clones make a model more than ``most`` times as large."""
-        if grown > max((most - 1) * self.bytes, _SMALL):
-            raise RefusedError(
-                f"shared weights would have to be stored {grown / 2**20:.1f} MiB more than once",
-                "allow it with --max-growth (max_growth=), or leave layers out with --skip",
-            )
+def _check_growth(model: onnx.ModelProto, grown: int, most: float) -> None:
+    """Raise RefusedError when clones of ``grown`` bytes made a model ``most`` times as large."""
+    if grown <= _SMALL:
+        return
+    before = sum(external.nbytes(t) or 0 for t in external.tensors(model)) - grown
+    if grown > (most - 1) * before:
+        raise RefusedError(
+            f"shared weights would have to be stored {grown / 2**20:.1f} MiB more than once",
+            "allow it with --max-growth (max_growth=), or leave layers out with --skip",
+        )
 
 
 def _joined(plans: Sequence[FoldPlan], reading: Reading) -> FoldPlan:

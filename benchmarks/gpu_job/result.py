@@ -58,7 +58,7 @@ class Result:
     @contextmanager
     def part(self, name: str, log: Callable[[str], None]) -> Any:
         """Run a step of the job; what it raises is noted, and the steps behind it still run."""
-        begin = time.perf_counter()
+        begin, known = time.perf_counter(), len(self.rows)
         log(f"{name} ...")
         try:
             yield
@@ -67,6 +67,9 @@ class Result:
             self.failures.append(f"{name}: {type(error).__name__}: {lines[0]}")
             log(f"{name} FAILED: {type(error).__name__}: {error}")
         self.parts[name] = time.perf_counter() - begin
+        for row in self.rows[known:]:
+            ratio = "" if row.ratio is None else f", {row.ratio:.3f} of {row.against}"
+            log(f"  {row.part}: {row.what}: {row.value}{ratio}")
         log(f"{name}: {self.parts[name]:.1f} s")
 
     def timed(

@@ -19,6 +19,8 @@ def works(provider: str) -> bool:
     if name not in module.get_available_providers():
         return False
     content = text(RELU).SerializeToString()
+    if hasattr(module, "preload_dlls"):
+        module.preload_dlls()  # CUDA's libraries may lie in wheels, where no loader looks
     try:
         built = module.InferenceSession(content, providers=[name], enable_fallback=0)
     except Exception:  # noqa: BLE001  (whatever it raises, it does not work)

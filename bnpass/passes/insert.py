@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bnpass.affine import Map
 from bnpass.graph import Graph, Op
 from bnpass.passes.biases import drop_biases
 from bnpass.passes.nonlinear import (
@@ -188,8 +189,7 @@ class _Inserter:
             if not isinstance(size, int):
                 continue
             try:
-                trial = self.planner.place(value, any_map(axis, len(shape), size))
-                self._check_layers(trial)
+                trial = self._layered(value, any_map(axis, len(shape), size))
                 return Place(value, axis, size, len(shape), trial)
             except MapRefusedError as refusal:
                 refusals.append(refusal)
@@ -198,6 +198,14 @@ class _Inserter:
             if refusals
             else MapRefusedError(f"the number of channels of {value!r} is not known")
         )
+
+    def _layered(self, value: str, m: Map) -> Trial:
+        """How a map would fold, into layers where the arithmetic behind them could take it too."""
+        trial = self.planner.place(value, m)
+        if all(self.graph.ops[name].kind not in _LAYERS | _NORMS for name in trial.into):
+            trial = self.planner.place(value, m, past_constants=True)
+        self._check_layers(trial)
+        return trial
 
     def _check_layers(self, trial: Trial) -> None:
         ops = [self.graph.ops[name] for name in trial.into]

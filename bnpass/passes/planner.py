@@ -112,6 +112,7 @@ class Planner:
         self.removed: dict[str, int] = {}
         self.changed: set[str] = set()
         self._retries = 0
+        self._past_constants = False
         self._paths: dict[str, int] = {}
         self.joinable: dict[str, Callable[[], Map]] = {}  # maps that wait, by their result
 
@@ -177,8 +178,13 @@ class Planner:
         self._ask(value, reader, m, pending)
         return self._walk_back(pending, Trial())
 
-    def place(self, value: str, m: Map) -> Trial:
+    def place(self, value: str, m: Map, *, past_constants: bool = False) -> Trial:
         """Could a new operator that computes ``m`` behind ``value``, for all its readers, fold?
+
+        Args:
+            value: where the operator would stand.
+            m: what it would compute.
+            past_constants: prefer layers to the constants of the arithmetic behind them.
 
         Raises:
             MapRefusedError: some part of the map finds no absorber.
@@ -186,12 +192,18 @@ class Planner:
         pending = _Pending(stops=frozenset([value]))
         self._retries = 0
         self._ask(value, Use(_NEW, 0), m, pending)
-        return self._walk_back(pending, Trial())
+        self._past_constants = past_constants
+        try:
+            return self._walk_back(pending, Trial())
+        finally:
+            self._past_constants = False
 
     def _walk_back(self, pending: _Pending, trial: Trial) -> Trial:
         while pending.heap:
             op = self.graph.ops[pending.pop()]
             steps = self._step_back(op, [self._settled(o, pending) for o in op.outputs])
+            if self._past_constants:
+                steps = steps[::-1]
             for step in steps[:-1]:
                 try:
                     branch, tried = pending.copy(), trial.copy()

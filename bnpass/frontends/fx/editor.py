@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from bnpass.frontends.fx.call import Slot
 from bnpass.frontends.fx.hooks import unparametrize
 from bnpass.frontends.fx.info import META, Info
-from bnpass.frontends.fx.inplace import shares_written_memory
+from bnpass.frontends.fx.inplace import Memory
 from bnpass.frontends.fx.read import Reading
 from bnpass.frontends.fx.slots import argument, as_tensor, data_argument, set_argument
 from bnpass.frontends.fx.tracing import owner
@@ -41,6 +41,7 @@ class Editor:
         self.graph = reading.gm.graph
         self.grown = 0
         self._before = self._targets()
+        self._memory = Memory(self.gm)
         self._calls: dict[str, list[fx.Node]] = {}
         self._owners: set[str] = set()
         for node in self.graph.nodes:
@@ -196,11 +197,13 @@ class Editor:
         node = self.reading.nodes[op.name]
         source = data_argument(node, self.reading.slots.get((op.name, data)))
         shared = source.op in ("placeholder", "get_attr") or len(source.users) > 1
-        if shared and shares_written_memory(self.gm, node):
+        read_later = self._memory.is_written_behind(source, node)
+        if read_later or (shared and self._memory.is_written(node)):
             with self.graph.inserting_before(node):
                 copied = self.graph.call_method("clone", (source,))
             copied.meta[META] = source.meta.get(META)
             source = copied
+        self._memory.join(source, node)
         for user in node.users:
             _allow_strides(user)
         node.replace_all_uses_with(source)
@@ -270,6 +273,8 @@ def _equal(a: Arrays, b: Arrays) -> bool:
 
 def _allow_strides(user: fx.Node) -> None:
     """``view`` may depend on the removed node's memory layout; ``reshape`` does not."""
+    if any(isinstance(a, torch.dtype) for a in user.args):
+        return
     if user.op == "call_method" and user.target == "view":
         user.target = "reshape"
     elif user.target is torch.ops.aten.view.default:

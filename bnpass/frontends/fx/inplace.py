@@ -123,7 +123,39 @@ def _base(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     return None
 
 
-def shares_written_memory(gm: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether something writes into the value of a node, or into a view of it."""
-    group = _groups(gm)[node]
-    return any(written(gm, n) in group for n in gm.graph.nodes)
+class Memory:
+    """Which values of a graph share memory, and where it is written; kept up as nodes go."""
+
+    def __init__(self, gm: fx.GraphModule) -> None:
+        self._order = {node: i for i, node in enumerate(gm.graph.nodes)}
+        self._root: dict[fx.Node, fx.Node] = {}
+        for nodes in _groups(gm).values():
+            self._root.update(dict.fromkeys(nodes, nodes[0]))
+        self._last: dict[fx.Node, int] = {}  # root -> place of the last write
+        for node in gm.graph.nodes:
+            target = written(gm, node)
+            if target is not None:
+                self._last[self._find(target)] = self._order[node]
+
+    def _find(self, node: fx.Node) -> fx.Node:
+        while (up := self._root.get(node, node)) is not node:
+            self._root[node] = self._root.get(up, up)
+            node = up
+        return node
+
+    def is_written(self, node: fx.Node) -> bool:
+        """Whether something writes into the value of a node, or into a view of it."""
+        return self._find(node) in self._last
+
+    def is_written_behind(self, source: fx.Node, node: fx.Node) -> bool:
+        """Whether something behind ``node`` writes into the value of ``source``."""
+        return self._last.get(self._find(source), -1) > self._order.get(node, -1)
+
+    def join(self, source: fx.Node, node: fx.Node) -> None:
+        """``source`` takes the place of ``node``."""
+        a, b = self._find(source), self._find(node)
+        if a is not b:
+            self._root[b] = a
+            last = max(self._last.get(a, -1), self._last.pop(b, -1))
+            if last >= 0:
+                self._last[a] = last

@@ -77,7 +77,7 @@ BLOCK = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(st.lists(BLOCK, min_size=1, max_size=4), st.integers(0, 99))
 def test_what_is_inserted_folds_back(blocks, seed):
     torch.manual_seed(seed)
@@ -91,7 +91,7 @@ def test_what_is_inserted_folds_back(blocks, seed):
     close(run(folded, x), run(made, x))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(st.lists(BLOCK, min_size=1, max_size=3), st.integers(0, 99), st.data())
 def test_norms_anywhere_fold_or_stay_but_never_change_the_result(blocks, seed, data):
     torch.manual_seed(seed)

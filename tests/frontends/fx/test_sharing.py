@@ -154,6 +154,14 @@ def test_removed_norm_in_front_of_a_write():
     check_fold(net, X, left=len(norms(bnpass.fold(net, X))))
 
 
+def test_removed_operator_was_the_copy_that_a_later_write_does_not_reach():
+    def forward(s, x):
+        y = s.c(x)
+        return y * 1 + y.flatten(2).relu_().view(-1, 3, 8, 8)
+
+    check_fold(prepared(Fn(forward, c=conv())), X)
+
+
 def test_in_place_add_of_a_residual():
     def forward(s, x):
         y = s.n1(s.c1(x))

@@ -101,7 +101,8 @@ def plan_fold(
         planner.joinable = {c.result: partial(_current, c, planner) for c in found.chains}
         by_result = {c.result: c for c in found.chains}
         whole = True
-        for chain in found.chains:
+        # BatchNorms first: the arithmetic in front may have to take in what no layer there does
+        for chain in sorted(found.chains, key=lambda c: not c.norms):
             if chain.result not in planner.joinable:
                 continue  # it went along with another one
             entry, joined = _fold(chain, planner, avoid)

@@ -83,7 +83,7 @@ class Builder:
     def weight(self, *shape: int, fan: int = 1) -> str:
         """Random weights of a shape; now and then those that another operator has already."""
         array = self.rng.normal(size=shape) / np.sqrt(fan)
-        twins = [n for n, a in self.weights.items() if a.shape == shape and a.dtype.kind == "f"]
+        twins = [n for n, a in self.weights.items() if a.shape == shape and n[0] in "wkp"]
         if twins and self.chance(0.15):
             return self.pick(twins)
         return self.constant("w", array)

@@ -179,6 +179,16 @@ def test_the_latest_legal_place_but_in_front_of_copies(text, site):
     assert list(result.sites) == [site]
 
 
+@pytest.mark.parametrize(
+    "order", ["m = Mul(c, k)\n p = Add(m, l)", "m = Add(c, l)\n p = Mul(m, k)"]
+)
+def test_per_channel_arithmetic_behind_a_layer_belongs_to_it(order):
+    """Caffe's Scale: the BatchNorm stands behind all of it, and its constants are biases."""
+    result = insert(net(f"{order}\n a = Relu(p)", {"k": (4, 1, 1), "l": (4, 1, 1)}))
+    assert result.sites == {"p": ("a",)} and result.plan.sites[0].absorbers == ("c",)
+    assert "c" in result.dropped and "Add" not in result.kinds()
+
+
 def test_concat_of_two_layers_has_one_site():
     text = "e = Conv(x, u)\n p = Concat <axis = 1> (c, e)\n a = Relu(p)"
     result = insert(net(text, {"u": (2, 3, 3, 3), "v": (2, 6, 3, 3)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from bnpass.passes.fold import FoldPlan, plan_fold
 from bnpass.passes.initial import new_norms
 from bnpass.passes.insert import plan_insert
 from bnpass.passes.sites import InsertPlan, Policy, Site
+from bnpass.passes.strip import plan_strip
 
 Model = nn.Module | torch.export.ExportedProgram
 Inputs = tuple[Any, ...] | None
@@ -147,6 +149,24 @@ def _is_node(reading: Reading, site: Site) -> bool:
     if place_of(reading, site.value) is None:
         return False
     return all(op.name in reading.nodes for op in site.clones)
+
+
+def fx_strip(
+    model: Model,
+    what: Sequence[str] = ("lrn", "dropout"),
+    example_inputs: Inputs = None,
+    *,
+    dropout: float | None = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+) -> fx.GraphModule:
+    """Take out LRN and Dropout, or give every Dropout another ratio; see :func:`bnpass.strip`."""
+    gm = _ready(model, example_inputs)
+    with mode(gm, False):
+        reading = read(gm)
+        plan = plan_strip(reading.graph, what, dropout=dropout, only=only, skip=skip)
+    apply_fold(reading, plan.edits)
+    return gm
 
 
 def fx_graph(model: Model, example_inputs: Inputs = None) -> Graph:

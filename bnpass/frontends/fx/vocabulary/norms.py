@@ -147,8 +147,7 @@ def layer_norm(
 def dropout_module(call: Call, x: Any) -> None:
     """Dropout."""
     m: Any = call.module
-    live = m.training and m.p > 0
-    call.emit("Dropout", [call.value(x)], {"training": live})
+    _dropout(call, x, m.p, m.training)
 
 
 @function(
@@ -161,5 +160,25 @@ def dropout(
 ) -> None:  # fmt: skip
     """Dropout; the flag may be the network's own mode."""
     del inplace
-    live = call.training(training if train is None else train) and p > 0
-    call.emit("Dropout", [call.value(x)], {"training": live})
+    _dropout(call, x, p, call.training(training if train is None else train))
+
+
+def _dropout(call: Call, x: Any, ratio: Any, training: bool) -> None:
+    if not isinstance(ratio, int | float):
+        raise UnknownError("its ratio is computed")
+    inputs = [call.value(x), call.constant("ratio", np.asarray(float(ratio), np.float32))]
+    live = {"training": training and ratio > 0}
+    call.emit("Dropout", inputs, live, slots={1: "p"}, scalars=[1])
+
+
+@module(nn.LocalResponseNorm)
+def local_response_norm_module(call: Call, x: Any) -> None:
+    """LRN."""
+    call.emit("LRN", [call.value(x)])
+
+
+@function("local_response_norm")
+def local_response_norm(call: Call, x: Any, *args: Any, **kwargs: Any) -> None:
+    """LRN."""
+    del args, kwargs
+    call.emit("LRN", [call.value(x)])

@@ -58,7 +58,8 @@ class TrainConfig:
             torch's moving average, which lags after few or large steps.
         patience: validations without a better result after which to stop; 0 never stops.
         restore_best: end with the weights of the best validation instead of the last ones.
-        watch: names of values (fx nodes) whose percentiles are recorded (the paper's Figure 1).
+        watch: values (fx nodes, "NAME[3]" for one unit) whose percentiles are recorded (the
+            paper's Figure 1).
     """
 
     lr: float = 0.1

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from bnpass.affine import Map
-from bnpass.graph import Graph, Op
+from bnpass.graph import Dim, Graph, Op
 from bnpass.passes.biases import drop_biases
 from bnpass.passes.nonlinear import (
     RECURRENT,
@@ -179,13 +179,18 @@ class _Inserter:
         normed = [r for r in texts if r.startswith(_NORMED)]
         return (normed or texts)[0] if normed or len(texts) == 1 else reason
 
+    def _axes(self, value: str, shape: tuple[Dim, ...]) -> list[int]:
+        """Where channels may lie: axis 1, else the last one; an axis of one entry comes last."""
+        last = len(shape) - 1
+        axes = [last] if value in self.recurrent else list(dict.fromkeys((1, last)))
+        return sorted((a for a in axes if 0 < a <= last), key=lambda a: shape[a] == 1)
+
     def _here(self, value: str) -> Place:
         """A place at ``value`` itself: the channel axis is the one along which it folds."""
         shape = self.planner.shape(value)
         refusals = []
-        axes = (1, len(shape) - 1) if value not in self.recurrent else (len(shape) - 1,)
-        for axis in dict.fromkeys(axes):
-            size = shape[axis] if 0 < axis < len(shape) else None
+        for axis in self._axes(value, shape):
+            size = shape[axis]
             if not isinstance(size, int):
                 continue
             try:

@@ -471,3 +471,13 @@ def test_nonlinearities_inside_control_flow_are_listed():
     }"""
     plan = bnpass.insert(build(text, {"w": (4, 3, 3, 3)}), plan_only=True)
     assert not plan.sites and plan.skipped[0].reason == "inside control flow"
+
+
+def test_an_axis_of_one_entry_is_no_channel_axis_where_there_is_another():
+    text = """(float[N,1,6] x) => (float[] y) {
+      h = MatMul(x, w)
+      r = Relu(h)
+      y = MatMul(r, v)
+    }"""
+    plan = bnpass.insert(build(text, {"w": (6, 5), "v": (5, 2)}), plan_only=True)
+    assert [(site.axis, site.channels) for site in plan.sites] == [(2, 5)]

@@ -1,0 +1,1 @@
+"""The parts of ``benchmarks/fold.py``: the table of patterns, speed, memory, inference."""

@@ -1,0 +1,89 @@
+"""Models that are timed: the chain whose length grows, and a few nets people deploy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+
+from benchmarks.net import Net
+
+
+def chain(blocks: int) -> onnx.ModelProto:
+    """``blocks`` times Conv (8 channels, 3x3) - BN - Relu: 2.7 kB a block."""
+    n = Net(("N", 8, 8, 8))
+    value = "x"
+    for _ in range(blocks):
+        value = n.op("Relu", n.bn(n.conv(value, 8, 8), 8))
+    return n.model(value)
+
+
+def resnet() -> onnx.ModelProto:
+    """A residual net: Conv - BN, added to its skip, as ResNet-18 in small."""
+    n = Net(("N", 3, 32, 32))
+    y = n.op("Relu", n.bn(n.conv("x", 3, 32), 32))
+    for width, last, stride in ((32, 32, 1), (64, 32, 2), (128, 64, 2)):
+        for block in range(2):
+            start, step = (last, stride) if block == 0 else (width, 1)
+            z = n.op("Relu", n.bn(n.conv(y, start, width, strides=[step] * 2), width))
+            z = n.bn(n.conv(z, width, width), width)
+            if start != width:
+                y = n.bn(n.conv(y, start, width, kernel=1, strides=[step] * 2), width)
+            y = n.op("Relu", n.op("Add", y, z))
+    return n.model(_head(n, y, 128))
+
+
+def mobilenet() -> onnx.ModelProto:
+    """Inverted residuals: 1x1, depthwise 3x3, 1x1, each with BN, as MobileNetV2 in small."""
+    n = Net(("N", 3, 32, 32))
+    y = n.op("Clip", n.bn(n.conv("x", 3, 16), 16), n.const(0.0), n.const(6.0))
+    for last, width in ((16, 16), (16, 24), (24, 24), (24, 32)):
+        z = n.op("Clip", n.bn(n.conv(y, last, 6 * last, kernel=1), 6 * last), n.const(0.0),
+                 n.const(6.0))
+        z = n.op("Clip", n.bn(n.conv(z, 6 * last, 6 * last, group=6 * last), 6 * last),
+                 n.const(0.0), n.const(6.0))
+        z = n.bn(n.conv(z, 6 * last, width, kernel=1), width)
+        y = n.op("Add", y, z) if last == width else z
+    return n.model(_head(n, y, 32))
+
+
+def densenet() -> onnx.ModelProto:
+    """Pre-activation blocks (BN - Relu - Conv) whose outputs are concatenated, gammas positive."""
+    n = Net(("N", 3, 32, 32))
+    y, width = n.conv("x", 3, 24), 24
+    for _ in range(6):
+        z = n.op("Relu", n.bn(y, width, positive=True))
+        z = n.op("Relu", n.bn(n.conv(z, width, 48, kernel=1, bias=False), 48, positive=True))
+        y, width = n.op("Concat", y, n.conv(z, 48, 12, bias=False), axis=1), width + 12
+    y = n.op("Relu", n.bn(y, width, positive=True))
+    return n.model(_head(n, y, width))
+
+
+def mlp() -> onnx.ModelProto:
+    """MatMul - Add - BN - Relu, as Keras and older exporters write dense layers."""
+    n = Net(("N", 256))
+    y, last = "x", 256
+    for width in (512, 512, 512, 256):
+        y = n.op("Add", n.matmul(y, last, width), n.const(n.channels(width)))
+        y, last = n.op("Relu", n.bn(y, width)), width
+    return n.model(n.gemm(y, last, 10))
+
+
+def generator() -> onnx.ModelProto:
+    """A GAN's generator: Gemm - Reshape - BN, then ConvTranspose - BN, as DCGAN in small."""
+    n = Net(("N", 64))
+    y = n.op("Relu", n.bn(n.reshape(n.gemm("x", 64, 128 * 16), -1, 128, 4, 4), 128))
+    for last, width in ((128, 64), (64, 32), (32, 16)):
+        y = n.conv(y, last, width, kernel=4, kind="ConvTranspose", strides=[2, 2], pads=[1] * 4)
+        y = n.op("Relu", n.bn(y, width))
+    return n.model(n.op("Tanh", n.conv(y, 16, 3)))
+
+
+def _head(n: Net, y: str, width: int) -> str:
+    return n.gemm(n.op("Flatten", n.op("GlobalAveragePool", y)), width, 10)
+
+
+NETS: dict[str, Callable[[], onnx.ModelProto]] = {
+    "resnet": resnet, "mobilenet": mobilenet, "densenet (pre-activation)": densenet,
+    "mlp (MatMul+Add)": mlp, "gan generator": generator,
+}

@@ -13,7 +13,7 @@ from bnpass.errors import UsageError, close_matches
 if TYPE_CHECKING:
     import onnx
 
-    from bnpass.frontends.onnx.transform import Measure
+    from bnpass.frontends.onnx.transform import FoldOptions, Measure
     from bnpass.passes.sites import Site
 
 INITS = ("fresh", "preserve", "calibrated")
@@ -165,6 +165,8 @@ def fold(
     training_mode: str = "refuse",
     freeze_inputs: bool = False,
     max_growth: float = 4.0,
+    to: str | None = None,
+    to_io: bool = False,
     verify: bool = True,
     plan_only: bool = False,
     force: bool = False,
@@ -184,6 +186,9 @@ def fold(
             ``refuse``: it stays.
         freeze_inputs: take initializers that callers may override for constants.
         max_growth: how many times the model may grow where shared weights have to be cloned.
+        to: ONNX only: also convert the folded model to ``"float16"`` or ``"bfloat16"``; see
+            :mod:`bnpass.frontends.onnx.narrow`.
+        to_io: with ``to``: inputs and outputs too; they stay float32 otherwise.
         verify: ONNX only: compare with the original on onnxruntime before returning.
         plan_only: return the :class:`~bnpass.passes.fold.FoldPlan` and change nothing.
         force: replace an existing ``output``.
@@ -198,6 +203,8 @@ def fold(
     _choice("leftover", leftover, LEFTOVERS)
     _choice("training_mode", training_mode, TRAINING_MODES)
     if is_module(model):
+        if to is not None:
+            raise UsageError("to= is for ONNX models", "call .half() or .bfloat16() on the result")
         from bnpass.frontends.fx import fx_fold
 
         return fx_fold(
@@ -210,6 +217,9 @@ def fold(
     options = FoldOptions(
         tuple(only), tuple(skip), leftover, training_mode, freeze_inputs, max_growth
     )
+    if to is not None and not plan_only:
+        narrow = _fold_narrow(model, options, to, to_io, verify)
+        return _written(narrow, model, output, force)
     if output is not None and isinstance(model, str | os.PathLike) and not plan_only:
         from bnpass.frontends.onnx.fold_file import fold_file
 
@@ -223,6 +233,14 @@ def fold(
     if verify:
         _verify(proto, done.model, done.changed)
     return _written(done.model, model, output, force)
+
+
+def _fold_narrow(model: Any, options: FoldOptions, to: str, io: bool, verify: bool) -> Any:
+    from bnpass.frontends.onnx.narrow_fold import fold_narrow, verify_narrow
+
+    given = Path(model) if isinstance(model, str | os.PathLike) else _read(model)[0]
+    checks: dict[str, Any] = {"check": _verify, "check_narrow": verify_narrow} if verify else {}
+    return fold_narrow(given, options, to, io=io, **checks)[0].model
 
 
 def _verify(before: Any, after: Any, changed: frozenset[str]) -> None:

@@ -9,12 +9,13 @@ from bnpass.errors import MissingDependencyError
 from bnpass.report.ui import Ui
 
 if TYPE_CHECKING:
+    from bnpass.runtime.tolerance import Tolerance
     from bnpass.runtime.verify import VerifyReport
 
 
 def check(
     before: Any, after: Any, ui: Ui, *, changed: Collection[str] = (),
-    provider: str = "cpu", seed: int = 0,
+    provider: str = "cpu", seed: int = 0, rule: Tolerance | None = None,
 ) -> VerifyReport:
     """Compare a rewritten model with the original; what it cost is printed.
 
@@ -25,6 +26,7 @@ def check(
         changed: values whose meaning the rewrite changed on purpose.
         provider: on which the rewritten model runs.
         seed: of the random inputs.
+        rule: the tolerance, instead of the one of the models' coarsest type.
 
     Raises:
         VerificationError: they differ.
@@ -33,7 +35,8 @@ def check(
     from bnpass.runtime.verify import verify
 
     try:
-        report = verify(before, after, changed=changed, provider=provider, seed=seed)
+        report = verify(before, after, changed=changed, provider=provider, seed=seed,
+                        rtol=rule and rule.rtol, atol=rule and rule.atol)
     except MissingDependencyError as error:
         raise MissingDependencyError(
             f"cannot verify before writing: {error.message}", f"{error.hint} (or pass --no-verify)"

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnpass.commands import options
+from bnpass.commands import narrowing, options
 from bnpass.commands.checking import check
 from bnpass.errors import UsageError
 from bnpass.files import check_output
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="times the file may grow where shared weights are cloned (default 4)")
     group.add_argument("--sidecar", metavar="FILE",
                        help="also write what bnpass unfold needs to undo the fold exactly")
+    narrowing.add_arguments(group)
     group.add_argument("--no-verify", action="store_true",
                        help="do not compare with the original before writing")
     options.add_seed(parser)
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
 
     path = options.want_output(args, "folded")
     sidecar = _wanted_sidecar(args)
+    narrowing.check_arguments(args)
     if args.only or args.skip:
         model = load_model(args.model, data=False)
         options.check_patterns((*args.only, *args.skip), options.node_names(model))
@@ -73,8 +75,11 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         _show(done.plan, args, ui)
         ui.say("nothing written (no -o, or --dry-run)")
     else:
-        done = fold_file(Path(args.model), path, wanted, force=args.force,
-                         check=None if args.no_verify else prove)
+        proof = None if args.no_verify else prove
+        if args.to:
+            done = narrowing.fold_to(args, ui, path, wanted, proof)
+        else:
+            done = fold_file(Path(args.model), path, wanted, force=args.force, check=proof)
         _show(done.plan, args, ui)
         if sidecar is not None:
             _write_sidecar(args.model, path, sidecar, ui)
@@ -88,6 +93,8 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
 def _wanted_sidecar(args: argparse.Namespace) -> Path | None:
     if not args.sidecar or args.dry_run:
         return None
+    if args.to:
+        raise UsageError("a narrowed model cannot be unfolded", "leave out --sidecar or --to")
     if args.output and Path(args.sidecar).absolute() == Path(args.output).absolute():
         raise UsageError(f"output and sidecar are one file: {args.output}", "name two files")
     return check_output(args.sidecar, force=args.force, source=args.model)

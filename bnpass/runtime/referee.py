@@ -39,12 +39,15 @@ class Conditioning:
         value: what was measured: a BN's input, or the layer's output where no BN follows.
         ratio: the largest |mean| / sigma of its channels; channels that are constant are left out.
         expected: the relative error to expect, ``ROUNDING`` times the ratio.
+        rms: root of the mean square of |mean| / sigma over the channels: what reaches the outputs,
+            where the channels add up.
     """
 
     node: str
     value: str
     ratio: float
     expected: float
+    rms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -187,8 +190,10 @@ def _layers(model: onnx.ModelProto) -> dict[str, tuple[int, str]]:
     return values
 
 
-def _amplification(mean: Any, var: Any) -> tuple[float, float]:
+def _amplification(mean: Any, var: Any) -> tuple[float, float, float]:
     # A channel whose spread is below float32's rounding of its mean is a constant.
     alive = var > (1e-6 * np.abs(mean)) ** 2
-    ratio = float(np.max(np.abs(mean[alive]) / np.sqrt(var[alive]), initial=0.0))
-    return ratio, ROUNDING * ratio
+    ratios = np.abs(mean[alive]) / np.sqrt(var[alive])
+    worst = float(np.max(ratios, initial=0.0))
+    rms = float(np.sqrt(np.mean(ratios**2))) if ratios.size else 0.0
+    return worst, ROUNDING * worst, rms

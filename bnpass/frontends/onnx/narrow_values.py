@@ -1,0 +1,198 @@
+"""The versions of values in a narrowed model: in float32, in the narrow type, or in both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from bnpass.errors import RefusedError
+from bnpass.frontends.onnx import shapes
+from bnpass.frontends.onnx.editor import overwrite
+
+FLOAT = int(TensorProto.FLOAT)
+KINDS = {"float16": int(TensorProto.FLOAT16), "bfloat16": int(TensorProto.BFLOAT16)}
+SMALL = 1024
+"""Elements: larger constants are weights, whatever they are read for."""
+
+_WORTH = 64  # elements whose narrowing saves more than the Cast behind them takes
+
+
+class Values:
+    """The values of one GraphProto and their versions by element type.
+
+    Attributes:
+        versions: {value: {element type: name}} of values of type float.
+        tensors: initializers and constants of type float, converted when they are asked for.
+        nodes: the new list of nodes.
+    """
+
+    def __init__(
+        self, graph: onnx.GraphProto, types: shapes.ValueTypes, outer: Values | None
+    ) -> None:
+        self.graph, self.types, self.outer = graph, types, outer
+        self.versions: dict[str, dict[int, str]] = {}
+        self.tensors: dict[str, TensorProto] = {}
+        self.constants: dict[str, onnx.NodeProto] = {}
+        self.nodes: list[onnx.NodeProto] = []
+        self.shapes: set[str] = set()
+        self.fixed: set[str] = {t.name for t in graph.initializer}
+
+    def owner(self, name: str) -> Values | None:
+        """The graph, here or around, that has a version of a float value."""
+        if name in self.versions:
+            return self
+        return self.outer.owner(name) if self.outer is not None else None
+
+    def known(self, name: str, group: str) -> bool:
+        """Whether a name is in a set of this graph or of one around it."""
+        inside = name in getattr(self, group)
+        return inside or (self.outer is not None and self.outer.known(name, group))
+
+
+class Versions:
+    """Makes a version of a value where it is asked for and does not exist yet.
+
+    Args:
+        model: the model, changed in place.
+        dtype: the narrow type.
+
+    Attributes:
+        kind: its element type.
+        storage: weights are stored narrow even where they are read in float32.
+        vanished: weights that were not zero and are now.
+    """
+
+    def __init__(self, model: onnx.ModelProto, dtype: str) -> None:
+        self.model, self.dtype, self.kind = model, dtype, KINDS[dtype]
+        self.storage = False
+        self.vanished = 0
+        self._np_dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.kind))
+        self._names = set(_all_names(model.graph))
+
+    def version(
+        self, name: str, kind: int, scope: Values, reader: onnx.NodeProto | None
+    ) -> str:
+        """The name of a float value in a type, made in the graph that the value lives in."""
+        owner = scope.owner(name)
+        assert owner is not None
+        versions = owner.versions[name]
+        if kind in versions:
+            return versions[kind]
+        tensor = owner.tensors.get(name)
+        if tensor is not None:
+            stored = self._stored(tensor, kind)
+            self._write(owner, name, self.kind if stored else kind, reader)
+            if not stored:
+                return versions[kind]
+        source = next(iter(versions.values()))
+        versions[kind] = self.unique(f"{name}_{label(kind)}")
+        owner.nodes.append(cast(source, versions[kind], kind))
+        return versions[kind]
+
+    def _stored(self, tensor: TensorProto, kind: int) -> bool:
+        """Whether a weight that is read in float32 is stored narrow all the same (case 3)."""
+        weight = len(tensor.dims) > 1 and elements(tensor) >= _WORTH
+        return self.storage and kind == FLOAT and weight
+
+    def _write(
+        self, owner: Values, name: str, kind: int, reader: onnx.NodeProto | None
+    ) -> None:
+        """Store a constant in a type, under its own name if that is free yet."""
+        versions, tensor = owner.versions[name], owner.tensors[name]
+        array = onnx.numpy_helper.to_array(tensor)
+        if kind != FLOAT:
+            array = self.rounded(tensor, reader)
+        new = self.unique(f"{name}_{label(kind)}") if versions else name
+        if name in owner.constants:
+            held = onnx.numpy_helper.from_array(array, new)
+            owner.nodes.append(onnx.helper.make_node("Constant", [], [new], value=held))
+        elif versions:
+            overwrite(owner.graph.initializer.add(name=new), array)
+            if self.model.ir_version < 4 and owner.outer is None:
+                value = onnx.helper.make_tensor_value_info(new, kind, array.shape)
+                owner.graph.input.append(value)
+        elif kind != FLOAT:
+            if elements(tensor) <= SMALL:  # something may ask for the float32 numbers too
+                owner.tensors[name] = onnx.numpy_helper.from_array(
+                    onnx.numpy_helper.to_array(tensor).copy(), name)  # fmt: skip
+            else:
+                del owner.tensors[name]
+            overwrite(tensor, array)
+        versions[kind] = new
+
+    def rounded(self, tensor: TensorProto, reader: onnx.NodeProto | None) -> np.ndarray:
+        """A float32 tensor in the narrow type."""
+        array = onnx.numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            rounded = array.astype(self._np_dtype)
+        lost = np.isinf(rounded.astype(np.float32)) & np.isfinite(array)
+        if lost.any():
+            if reader is None or reader.op_type != "Clip":
+                raise self._overflow(tensor, reader, float(np.abs(array[lost]).max()))
+            largest = _largest(self.dtype)  # what no value exceeds is no bound
+            rounded = np.clip(array, -largest, largest).astype(self._np_dtype)
+        self.vanished += int(np.count_nonzero((rounded == 0) & (array != 0)))
+        return rounded
+
+    def _overflow(
+        self, tensor: TensorProto, reader: onnx.NodeProto | None, worst: float
+    ) -> RefusedError:
+        where = f" of {reader.op_type} {reader.name or reader.output[0]!r}" if reader else ""
+        return RefusedError(
+            f"weight {tensor.name!r}{where} does not fit {self.dtype}: {worst:.4g} is above "
+            f"{_largest(self.dtype):.4g}",
+            "bfloat16 has the range of float32 (--to bf16)" if self.dtype == "float16"
+            else "deploy it in float32",
+        )  # fmt: skip
+
+    def unique(self, base: str) -> str:
+        """A name that nothing in the model has yet."""
+        name, n = base, 1
+        while name in self._names:
+            n += 1
+            name = f"{base}_{n}"
+        self._names.add(name)
+        return name
+
+
+def elements(tensor: TensorProto) -> int:
+    """How many numbers a tensor holds."""
+    return int(np.prod(tensor.dims, dtype=np.int64))
+
+
+def _largest(dtype: str) -> float:
+    import ml_dtypes
+
+    return float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+
+
+def label(kind: int) -> str:
+    """numpy's name of an element type."""
+    return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).name)
+
+
+def cast(source: str, result: str, kind: int) -> onnx.NodeProto:
+    """A Cast of one value to another."""
+    return onnx.helper.make_node("Cast", [source], [result], name=f"{result}_cast", to=kind)
+
+
+def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node of a graph and of the bodies inside it."""
+    for node in graph.node:
+        yield node
+        for _, body in shapes.bodies(node):
+            yield from walk(body)
+
+
+def _all_names(graph: onnx.GraphProto) -> Iterator[str]:
+    yield from (t.name for t in graph.initializer)
+    yield from (v.name for v in (*graph.input, *graph.value_info))
+    for node in walk(graph):
+        yield node.name
+        yield from node.output
+        for _, body in shapes.bodies(node):
+            yield from (t.name for t in (*body.initializer, *body.input))
+

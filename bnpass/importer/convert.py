@@ -121,7 +121,7 @@ class Importer:
         value = self._values[name]
         if isinstance(value, Traced):
             return value.node
-        return self.store.read(value, identifier(name), trainable=value.is_weight)
+        return self.store.read(value, name, trainable=value.is_weight)
 
     # -- nodes -------------------------------------------------------------------------------------
 

@@ -14,6 +14,14 @@ class BatchNorm(_BatchNorm):
     0.1 here.
     """
 
+    @classmethod
+    def empty(cls, channels: int, eps: float, momentum: float) -> BatchNorm:
+        """A layer whose weight, bias and statistics are still to be set."""
+        layer = cls(channels, eps, momentum, affine=False, track_running_stats=False)
+        layer.affine = layer.track_running_stats = True
+        layer.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+        return layer
+
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch calls it so
         if input.dim() < 2:
             raise ValueError(f"expected an input of rank 2 or more, got {input.dim()}")

@@ -45,11 +45,10 @@ class Op:
         self.store = store
         self._graph = graph
         self.attrs = {a.name: a for a in node.attribute}
-        given = [v for v in inputs if v is not None]
-        weights = any(isinstance(v, Const) and v.is_weight for v in given)
-        self.fold = all(isinstance(v, Const) for v in given) and not weights
-        traced = [v for v in given if isinstance(v, Traced)]
-        self.host = bool(traced) and all(v.host for v in traced) and not weights
+        traced = [v.host for v in self.inputs if isinstance(v, Traced)]
+        weights = [v for v in self.inputs if isinstance(v, Const) and v.is_weight]
+        self.fold = not traced and not weights
+        self.host = not weights and bool(traced) and all(traced)
 
     # -- what the node says ------------------------------------------------------------------------
 
@@ -162,7 +161,7 @@ class Op:
                 return value.tensor
             if self.host:
                 return self.call(host_tensor, value.tensor.tolist(), value.dtype)
-            return self.store.read(value, identifier(self.name), trainable=trainable)
+            return self.store.read(value, self.name, trainable=trainable)
         if value.host and not self.host:
             like = self._device_value()
             return value.node if like is None else self.call(to_device, value.node, like)
@@ -175,7 +174,7 @@ class Op:
                 return value.node
         for value in self.inputs:
             if isinstance(value, Const) and value.is_weight:
-                return self.store.read(value, identifier(self.name), trainable=True)
+                return self.store.read(value, self.name, trainable=True)
         return None
 
     # -- output ------------------------------------------------------------------------------------

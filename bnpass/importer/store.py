@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnpass.importer.naming import Paths
+from bnpass.importer.naming import Paths, identifier
 from bnpass.importer.values import Const
 
 
@@ -54,7 +54,9 @@ class Store:
         """A get_attr node for a constant: one tensor and one node an ONNX name."""
         slot = self._slot(const, trainable)
         if not slot.paths:
-            slot.paths.append(self._paths.claim(const.name or f"constants.{hint}"))
+            slot.paths.append(
+                self._paths.claim(const.name or f"constants.{identifier(hint)}")
+            )
         key = const.name or id(const)
         if key not in self._nodes:
             node = self._graph.create_node("get_attr", slot.paths[0])

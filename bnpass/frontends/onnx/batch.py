@@ -151,7 +151,9 @@ def _branch(view: View) -> onnx.GraphProto | None:
 
 
 def _collect(view: View, plan: BatchPlan) -> None:
-    first = view.node.output[0] if view.node.output else ""
+    if not view.replaced and not view.dropped:
+        return
+    first = view.node.output[0]
     for index, values in view.replaced.items():
         plan.constants[first, index] = onnx.helper.make_tensor(
             "", onnx.TensorProto.INT64, [len(values)], values

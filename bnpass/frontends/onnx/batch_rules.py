@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import onnx
@@ -59,6 +60,10 @@ class View:
     constants: Mapping[str, onnx.TensorProto]
     replaced: dict[int, list[int]] = field(default_factory=dict)
     dropped: set[int] = field(default_factory=set)
+    names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.names = tuple(self.node.input)
 
     def refuse(self, reason: str) -> NoReturn:
         """Give up at this node."""
@@ -66,11 +71,11 @@ class View:
 
     def has(self, index: int) -> bool:
         """Whether an input is given."""
-        return index < len(self.node.input) and bool(self.node.input[index])
+        return index < len(self.names) and bool(self.names[index])
 
     def state(self, index: int) -> State:
         """The state of an input."""
-        return self.states.get(self.node.input[index]) if self.has(index) else None
+        return self.states.get(self.names[index]) if self.has(index) else None
 
     def batch(self, index: int = 0) -> Batch:
         """The batch of an input that must have one."""
@@ -81,7 +86,7 @@ class View:
 
     def dims(self, index: int) -> Dims:
         """The dimensions of an input."""
-        dims = self.shapes.get(self.node.input[index])
+        dims = self.shapes.get(self.names[index])
         if dims is None:
             self.refuse(f"the rank of {self.node.input[index]!r} is unknown")
         return dims
@@ -125,6 +130,14 @@ class View:
         return self.known_ints(index, name) if self.has(index) else None
 
 
+TAKES_SIZES = frozenset(
+    {
+        "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Gather", "Identity", "Mul",
+        "Reshape", "Resize", "Slice", "Squeeze", "Unsqueeze",
+    }
+)  # fmt: skip
+"""Operators that have a rule for shape arithmetic."""
+
 Rule = Callable[[View], Sequence[State]]
 RULES: dict[str, Rule] = {}
 
@@ -145,17 +158,26 @@ def follow(view: View) -> Sequence[State]:
     Raises:
         Refusal: the operator mixes samples, is unknown, or fixes the batch size.
     """
-    from bnpass.frontends.onnx import batch_layers, batch_shaping, batch_sizes  # noqa: F401
-
-    states = [view.state(i) for i in range(len(view.node.input))]
-    if any(a.type == onnx.AttributeProto.GRAPH for a in view.node.attribute):
-        view.refuse("a nested graph is not followed")
-    if all(s is None for s in states):
+    for attribute in view.node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            view.refuse("a nested graph is not followed")
+    states = [view.states.get(name) for name in view.names if name]
+    if states.count(None) == len(states):
         return [None] * len(view.node.output)
-    known = None if view.node.domain else RULES.get(view.node.op_type)
+    op_type = view.node.op_type
+    known = None if view.node.domain else _rules().get(op_type)
     if known is None:
         view.refuse("no rule says how it treats the batch")
-    sized = any(isinstance(s, Sizes) for s in states)
-    if sized and view.node.op_type not in batch_sizes.TAKES_SIZES:
-        view.refuse("it computes with the batch size")
+    if op_type not in TAKES_SIZES:
+        for state in states:
+            if isinstance(state, Sizes):
+                view.refuse("it computes with the batch size")
     return known(view)
+
+
+@lru_cache(maxsize=1)
+def _rules() -> Mapping[str, Rule]:
+    """The table, filled by the modules that import this one."""
+    from bnpass.frontends.onnx import batch_layers, batch_shaping  # noqa: F401
+
+    return RULES

@@ -100,7 +100,7 @@ def fold_shapes(graph: onnx.GraphProto, shapes: Mapping[str, Dims], opset: int) 
     """
     from onnx import numpy_helper
 
-    known = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    known = _Arrays({t.name: t for t in graph.initializer})
     made: dict[str, np.ndarray] = {}
     kept = []
     for node in graph.node:
@@ -116,10 +116,26 @@ def fold_shapes(graph: onnx.GraphProto, shapes: Mapping[str, Dims], opset: int) 
     return len(made)
 
 
+class _Arrays(dict[str, np.ndarray]):
+    """Arrays by name; those of the initializers are made when asked for."""
+
+    def __init__(self, tensors: Mapping[str, onnx.TensorProto]) -> None:
+        super().__init__()
+        self._tensors = tensors
+
+    def __missing__(self, name: str) -> np.ndarray | None:
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            return None
+        array: np.ndarray = onnx.numpy_helper.to_array(tensor)
+        self[name] = array
+        return array
+
+
 def _folded(
     node: onnx.NodeProto,
     opset: int,
-    known: Mapping[str, np.ndarray],
+    known: _Arrays,
     shapes: Mapping[str, Dims],
 ) -> np.ndarray | None:
     if node.domain or len(node.output) != 1:
@@ -136,9 +152,11 @@ def _folded(
             return None
         ends = {a.name: a.i for a in node.attribute}
         return np.array(dims[ends.get("start", 0) : ends.get("end")], dtype=np.int64)
-    inputs = [known.get(name) for name in node.input if name]
+    if node.op_type not in FOLDED:
+        return None
+    inputs = [known[name] for name in node.input if name]
     arrays = [v for v in inputs if v is not None and v.size <= SMALL]
-    if node.op_type not in FOLDED or not arrays or len(arrays) != len(node.input):
+    if not arrays or len(arrays) != len(node.input):
         return None
     if node.op_type in ("ConstantOfShape", "Expand", "Tile", "Range") and _grows(arrays):
         return None

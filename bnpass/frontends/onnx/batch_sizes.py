@@ -8,14 +8,6 @@ from bnpass.frontends.onnx.batch_rules import RULES, Batch, Rule, Sizes, State, 
 
 Entry = int | Times | None
 
-TAKES_SIZES = frozenset(
-    {
-        "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Gather", "Identity", "Mul",
-        "Reshape", "Resize", "Slice", "Squeeze", "Unsqueeze",
-    }
-)  # fmt: skip
-"""Operators that have a rule for shape arithmetic."""
-
 
 @rule("Shape")
 def shape(view: View) -> Sequence[State]:

@@ -83,8 +83,14 @@ def conv(op: Op) -> Arg:
     pads = w.begins
     if not w.even:
         x, pads = padded(op, x, w), (0,) * len(kernel)
-    function = functions.CONV[len(kernel)]
-    return op.call(function, x, weight, bias, w.strides, pads, w.dilations, groups)
+    given = (_short(w.strides), _short(pads), _short(w.dilations), groups)
+    last = max((i + 1 for i in range(4) if given[i] != (1, 0, 1, 1)[i]), default=0)
+    return op.call(functions.CONV[len(kernel)], x, weight, bias, *given[:last])
+
+
+def _short(values: tuple[int, ...]) -> int | tuple[int, ...]:
+    """One number where all are equal: torch takes both, and the code reads better."""
+    return values[0] if len(set(values)) == 1 else values
 
 
 def _conv_of_unknown_rank(op: Op, x: Arg, weight: Arg, bias: Arg, groups: int) -> Arg:

@@ -43,7 +43,7 @@ def _module(op: Op, eps: float, momentum: float) -> tuple[BatchNorm, str]:
     key = ("BatchNormalization", *(c.name or id(c) for c in consts), eps, momentum)
     made: tuple[BatchNorm, str] | None = op.store.shared.get(key)
     if made is None:
-        module = BatchNorm(scale.numel, eps=eps, momentum=momentum, dtype=scale.dtype)
+        module = BatchNorm.empty(scale.numel, eps, momentum)
         path = op.store.module(_folder(op, [c.name for c in consts]), module)
         op.store.tie(scale, f"{path}.weight")
         op.store.tie(bias, f"{path}.bias")

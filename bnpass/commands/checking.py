@@ -36,7 +36,7 @@ def check(
 
     try:
         report = verify(before, after, changed=changed, provider=provider, seed=seed,
-                        rtol=rule and rule.rtol, atol=rule and rule.atol)
+                        rtol=rule.rtol if rule else None, atol=rule.atol if rule else None)
     except MissingDependencyError as error:
         raise MissingDependencyError(
             f"cannot verify before writing: {error.message}", f"{error.hint} (or pass --no-verify)"

@@ -2,7 +2,8 @@
 
 The reference runs on the CPU with onnxruntime's graph optimizations disabled, the candidate as it
 will be deployed. The last line is PASSED or FAILED; on failure the first tensor that differs is
-named.
+named. --referee computes both in float64 too and says which is nearer; --determinism runs the
+deployed model (one model is enough) in different surroundings and compares the bits.
 """
 
 from __future__ import annotations
@@ -11,17 +12,30 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
+from bnpass.errors import UsageError
 from bnpass.report.tables import Table
 from bnpass.report.ui import Ui
 
 if TYPE_CHECKING:
+    from bnpass.runtime.determinism import DeterminismReport
+    from bnpass.runtime.referee import RefereeReport
     from bnpass.runtime.verify import VerifyReport
+
+
+_SHOWN = 10  # layers of the referee's table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("reference", metavar="REFERENCE.onnx", help="what is right")
-    parser.add_argument("candidate", metavar="CANDIDATE.onnx", help="what is to be proved")
+    parser.add_argument("candidate", metavar="CANDIDATE.onnx", nargs="?",
+                        help="what is to be proved; with --determinism it may be left out")
+    parser.add_argument("--referee", action="store_true",
+                        help="also compute both in float64 (torch): which is nearer the truth, and "
+                        "how well each layer is conditioned")
+    parser.add_argument("--determinism", action="store_true",
+                        help="also: the same bits twice, in other batches, with other threads, in "
+                        "a fresh process?")
     parser.add_argument("--data", metavar="DATA", help="use these samples, not random ones")
     parser.add_argument("--split", default="test", help="split of the data (default test)")
     parser.add_argument("--draws", type=options.at_least_one, default=3,
@@ -41,22 +55,71 @@ def _batches(text: str) -> tuple[int, ...]:
 
 
 def run(args: argparse.Namespace, ui: Ui) -> int:
-    """Run the command; 0 when the models agree, 1 when they do not."""
+    """Run the command; 0 when every question that was asked has the answer yes, 1 otherwise."""
     from bnpass.files import check_input
+
+    if args.candidate is None and (args.referee or not args.determinism):
+        raise UsageError("no candidate to compare with", "give two models: bnpass verify A B")
+    deployed = args.candidate or args.reference
+    for path in dict.fromkeys((args.reference, deployed)):
+        check_input(path)
+    data = _data(args, ui)
+    passed, last = True, "PASSED"
+    if args.candidate is not None:
+        passed, last = _compare(args, data, ui)
+    if args.referee:
+        _referee(args, data, ui)
+    if args.determinism:
+        same = _determinism(args, deployed, data, ui)
+        last = last if passed and same else f"FAILED{last[6:]}"
+        passed = passed and same
+    ui.document.update(ok=passed, passed=passed)
+    ui.say(last)
+    return 0 if passed else 1
+
+
+def _compare(args: argparse.Namespace, data: Any, ui: Ui) -> tuple[bool, str]:
+    """Whether the two models agree, and the last line."""
     from bnpass.runtime.verify import verify
 
-    for path in (args.reference, args.candidate):
-        check_input(path)
     report = verify(
-        args.reference, args.candidate, data=_data(args, ui), provider=args.provider,
+        args.reference, args.candidate, data=data, provider=args.provider,
         seed=args.seed, draws=args.draws, batches=args.batches, rtol=args.rtol, atol=args.atol,
     )
-    ui.document.update(ok=report.passed, **report.to_dict())
+    ui.document.update(report.to_dict())
     ui.table(verify_table(report))
     for note in report.notes:
         ui.warn(note)
-    ui.say(verdict(report))
-    return 0 if report.passed else 1
+    if report.first_difference is not None:
+        ui.say(first_difference(report))
+    return report.passed, verdict(report)
+
+
+def _referee(args: argparse.Namespace, data: Any, ui: Ui) -> None:
+    from bnpass.runtime.referee import referee
+
+    report = referee(args.reference, args.candidate, data=data, provider=args.provider,
+                     seed=args.seed, draws=args.draws)
+    ui.document["referee"] = report.to_dict()
+    for table in referee_tables(report):
+        ui.table(table)
+    if data is None:
+        ui.warn("the conditioning was measured on random inputs: --data gives the one that counts")
+    nearer = {"equal": "both are equally near"}.get(report.nearer, f"the {report.nearer} is nearer")
+    ui.say(f"referee: {nearer} to float64 ({report.seconds:.1f} s)")
+
+
+def _determinism(args: argparse.Namespace, model: str, data: Any, ui: Ui) -> bool:
+    from bnpass.runtime.determinism import determinism
+
+    report = determinism(model, None if data is None else data[0], provider=args.provider,
+                         seed=args.seed)
+    ui.document["determinism"] = report.to_dict()
+    if report.checks:
+        ui.table(determinism_table(report, model))
+    for reason in report.reasons:
+        ui.say(f"not deterministic: {reason}")
+    return report.passed
 
 
 def _data(args: argparse.Namespace, ui: Ui) -> Any:
@@ -66,7 +129,8 @@ def _data(args: argparse.Namespace, ui: Ui) -> Any:
 
     data = open_for(args.reference, args.data, labels=False, split=args.split)
     ui.document["data"] = data.recipe
-    return [x for x, _ in data.batches(max(args.batches))][: 4 * args.draws]
+    size = max(args.batches) if not args.determinism else max(64, *args.batches)
+    return [x for x, _ in data.batches(size)][: 4 * args.draws]
 
 
 def verify_table(report: VerifyReport) -> Table:
@@ -81,12 +145,44 @@ def verify_table(report: VerifyReport) -> Table:
     return table
 
 
-def verdict(report: VerifyReport) -> str:
-    """The last line: PASSED or FAILED, the rule, the cost, and where the first difference is."""
-    rule = f"|a-b| <= {report.rule.atol:g} + {report.rule.rtol:g} max|a|"
-    line = f"{'PASSED' if report.passed else 'FAILED'} ({rule}; {report.seconds:.1f} s)"
+def referee_tables(report: RefereeReport) -> list[Table]:
+    """Errors against float64 by output, and the conditioning of the layers, worst first."""
+    errors = Table("max |a-b| / max |a| against the reference in float64",
+                   ["output", "reference", "candidate", "candidate's weights alone"],
+                   right=frozenset({1, 2, 3}))
+    for name, found in report.outputs.items():
+        errors.add(name, found.reference, found.candidate, found.rewrite)
+    layers = Table("conditioning: rounding is amplified by |mean| / sigma",
+                   ["layer", "value", "worst |mean|/sigma", "expected relative error"],
+                   right=frozenset({2, 3}))
+    for layer in report.conditioning[:_SHOWN]:
+        layers.add(layer.node, layer.value, layer.ratio, layer.expected)
+    if len(report.conditioning) > _SHOWN:
+        layers.note = f"{len(report.conditioning) - _SHOWN} better ones: see --json"
+    return [errors, layers]
+
+
+def determinism_table(report: DeterminismReport, model: str) -> Table:
+    """One row a check."""
+    table = Table(f"determinism of {model} on {report.provider} ({report.seconds:.1f} s)",
+                  ["compared", "same bits", "max abs", "max rel", "why not checked"],
+                  right=frozenset({2, 3}))
+    for found in report.checks:
+        table.add(found.name, found.equal, found.max_abs, found.max_rel, found.reason)
+    return table
+
+
+def first_difference(report: VerifyReport) -> str:
+    """The line on the first tensor that differs."""
     first = report.first_difference
-    if first is None:
-        return line
-    where = f"{first.value!r} of {first.kind} {first.node!r}"
-    return f"first difference: {where}, max relative error {first.max_rel:.2g}\n{line}"
+    assert first is not None
+    return (f"first difference: {first.value!r} of {first.kind} {first.node!r}, max relative error "
+            f"{first.max_rel:.2g}")
+
+
+def verdict(report: VerifyReport) -> str:
+    """The last line: PASSED or FAILED, the rule, the smallest tolerance that passes, the cost."""
+    rule = f"|a-b| <= {report.rule.atol:g} + {report.rule.rtol:g} max|a|"
+    least = max((found.tolerance for found in report.outputs.values()), default=0.0)
+    word = "PASSED" if report.passed else "FAILED"
+    return f"{word} ({rule}; would pass at rtol {least:.2g}; {report.seconds:.1f} s)"

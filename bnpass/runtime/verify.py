@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from bnpass.errors import InputError, VerificationError
+from bnpass.runtime.batchnorm import in_training_mode
 from bnpass.runtime.cases import Case, RandomPlan, given, ports_of_data
 from bnpass.runtime.compare import Comparison, compare, merge
 from bnpass.runtime.difference import Difference, first_difference
@@ -150,7 +151,7 @@ def verify(
         cases = plan.cases(first)
     else:
         cases = given(data, ports, limit, first)
-    notes = _weaknesses(first, cases)
+    notes = [*_batch_statistics(right), *_weaknesses(first, cases)]
     kind_of_reference = first.kind
     del first  # its weights go before the candidate's come
     options = {"provider": provider, "threads": threads, "tf32": tf32, "optimize": optimize}
@@ -174,6 +175,12 @@ def _engine(model: Verifiable, loaded: Loaded | None, ports: list[Port], **optio
     if loaded is not None:
         return onnx_engine(loaded, **options)
     return TorchEngine(model, [p.name for p in ports])
+
+
+def _batch_statistics(candidate: Loaded | None) -> Iterator[str]:
+    for name in in_training_mode(candidate.proto) if candidate is not None else ():
+        yield (f"BatchNormalization {name!r} of the candidate is in training mode: it uses the "
+               "statistics of the batch at hand")  # fmt: skip
 
 
 def _weaknesses(engine: Engine, cases: list[Case]) -> list[str]:

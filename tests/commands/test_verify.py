@@ -45,6 +45,114 @@ def test_json_says_the_same(bnpass: Run, plain: Path, normed: Path) -> None:
     assert result.document["outputs"]["h1"]["max_rel"] > 0.01
 
 
+def test_a_weight_changed_by_a_thousandth_is_found(
+    bnpass: Run, plain: Path, tmp_path: Path
+) -> None:
+    result = bnpass("verify", plain, changed(1e-3, tmp_path), "--json")
+    document = result.document
+    least = max(found["tolerance"] for found in document["outputs"].values())
+    assert result.code == 1 and document["passed"] is False
+    assert document["rtol"] < least < 1e-2
+    for factor, code in ((1.01, 0), (0.99, 1)):
+        again = bnpass("verify", plain, tmp_path / "changed.onnx", "--rtol", factor * least)
+        assert again.code == code
+        assert again.out.splitlines()[-1].startswith("FAILED" if code else "PASSED")
+
+
+def test_the_last_line_has_the_smallest_tolerance_that_passes(
+    bnpass: Run, plain: Path, tmp_path: Path
+) -> None:
+    last = bnpass("verify", plain, changed(1e-3, tmp_path)).out.splitlines()[-1]
+    least = float(last.split("would pass at rtol ")[1].split(";")[0])
+    assert bnpass("verify", plain, tmp_path / "changed.onnx", "--rtol", 1.1 * least).code == 0
+
+
+def test_a_missing_output_is_an_error_that_names_it(
+    bnpass: Run, plain: Path, tmp_path: Path
+) -> None:
+    model = mlp()
+    model.graph.output.add().CopyFrom(onnx.helper.make_tensor_value_info("a0", 1, ["N", 8]))
+    more = write(model, tmp_path / "more.onnx")
+    bnpass("verify", more, plain).assert_refused(2, "'a0'")
+
+
+def test_nan_fails(bnpass: Run, plain: Path, tmp_path: Path) -> None:
+    result = bnpass("verify", plain, changed(float("nan"), tmp_path), "--json")
+    assert result.code == 1
+    assert result.document["outputs"]["h1"]["nonfinite"] > 0
+    shown = bnpass("verify", plain, tmp_path / "changed.onnx", "--rtol", 1e9)
+    assert shown.out.splitlines()[-1].startswith("FAILED"), "no tolerance lets NaN pass"
+
+
+def in_training_mode(tmp_path: Path) -> Path:
+    model = add_norm(mlp())
+    norm = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
+    norm.attribute.append(onnx.helper.make_attribute("training_mode", 1))
+    norm.output.extend(["running_mean", "running_var"])
+    return write(model, tmp_path / "training.onnx")
+
+
+def test_batch_statistics_left_in_fail_and_are_named(
+    bnpass: Run, normed: Path, tmp_path: Path
+) -> None:
+    path = in_training_mode(tmp_path)
+    result = bnpass("verify", normed, path)
+    assert result.code == 1
+    assert "'bn' of the candidate is in training mode" in result.err
+    alone = bnpass("verify", path, "--determinism", "--json")
+    assert alone.code == 1
+    assert "'bn' is in training mode" in alone.document["determinism"]["reasons"][0]
+    assert alone.document["passed"] is False
+
+
+def test_determinism_of_one_model(bnpass: Run, plain: Path) -> None:
+    result = bnpass("verify", plain, "--determinism")
+    assert result.code == 0, result.err
+    for kind in ("the same input twice", "another batch position", "batches of 7",
+                 "1 and 2 threads", "a fresh process"):
+        row = next(line for line in result.out.splitlines() if kind in line)
+        assert "yes" in row
+    assert result.out.splitlines()[-1].startswith("PASSED")
+
+
+def test_determinism_on_top_of_a_comparison(bnpass: Run, normed: Path, tmp_path: Path) -> None:
+    path = in_training_mode(tmp_path)
+    result = bnpass("verify", path, path, "--determinism", "--rtol", 1)
+    lines = result.out.splitlines()
+    assert result.code == 1
+    assert any(line.startswith("not deterministic: BatchNormalization 'bn'") for line in lines)
+    assert lines[-1].startswith("FAILED")
+
+
+def test_determinism_on_data(bnpass: Run, plain: Path, data: Path) -> None:
+    arguments = ("verify", plain, "--determinism", "--data", data, "--split", "train", "--json")
+    document = bnpass(*arguments).document
+    checks = {c["name"]: c["equal"] for c in document["determinism"]["checks"]}
+    assert checks["batches of 64"] is True
+    assert document["passed"] is True
+
+
+def test_one_model_is_enough_for_determinism_only(bnpass: Run, plain: Path) -> None:
+    bnpass("verify", plain).assert_refused(2, "no candidate", "bnpass verify A B")
+    bnpass("verify", plain, "--determinism", "--referee").assert_refused(2, "no candidate")
+
+
+def test_the_referee_says_who_is_nearer(bnpass: Run, plain: Path, tmp_path: Path) -> None:
+    result = bnpass("verify", plain, changed(1e-3, tmp_path), "--referee", "--rtol", "0.5")
+    assert result.code == 0
+    assert "referee: the reference is nearer to float64" in result.out
+    table = result.out.split("conditioning")[1]
+    assert "fc0" in table and "fc1" in table
+
+
+def test_the_referee_in_json_on_data(bnpass: Run, normed: Path, data: Path) -> None:
+    document = bnpass("verify", normed, normed, "--referee", "--data", data, "--json").document
+    referee = document["referee"]
+    assert {c["node"] for c in referee["conditioning"]} == {"fc0", "fc1"}
+    assert referee["outputs"]["h1"]["rewrite"] == 0
+    assert "warnings" not in document
+
+
 def test_data_is_used_when_given(bnpass: Run, plain: Path, data: Path) -> None:
     document = bnpass("verify", plain, plain, "--data", data, "--json").document
     assert document["draws"][0].startswith("data")

@@ -209,7 +209,7 @@ def fold(
 
         return fx_fold(
             model, example_inputs, only=tuple(only), skip=tuple(skip), leftover=leftover,
-            training_mode=training_mode, plan_only=plan_only,
+            training_mode=training_mode, max_growth=max_growth, plan_only=plan_only,
         )  # fmt: skip
     from bnpass.frontends.onnx.transform import FoldOptions, fold_model
 

@@ -25,6 +25,8 @@ from bnpass.passes.strip import plan_strip
 Model = nn.Module | torch.export.ExportedProgram
 Inputs = tuple[Any, ...] | None
 
+_SMALL = 1 << 20  # bytes by which any module may grow
+
 
 def _ready(model: Model, example_inputs: Inputs) -> fx.GraphModule:
     gm = trace(model, example_inputs)
@@ -49,6 +51,7 @@ def fx_fold(
     skip: tuple[str, ...] = (),
     leftover: str = "bn",
     training_mode: str = "refuse",
+    max_growth: float = 4.0,
     plan_only: bool = False,
 ) -> fx.GraphModule | FoldPlan:
     """Fold every per-channel affine map of a torch module; see :func:`bnpass.fold`.
@@ -63,10 +66,11 @@ def fx_fold(
         only, skip: glob patterns on operator names (paths of modules, names of nodes).
         leftover: what a chain becomes that cannot fold: ``bn``, or ``affine``.
         training_mode: ``inference``: take it as if it were in eval mode.
+        max_growth: how many times its tensors may take their bytes where shared ones are cloned.
         plan_only: return the plan and change nothing.
 
     Raises:
-        RefusedError: the module is in train mode.
+        RefusedError: the module is in train mode, or would grow more than ``max_growth`` times.
         InputError, UnsupportedError: it cannot be traced, or its shapes cannot be found.
     """
     if training_mode != "inference":
@@ -78,15 +82,33 @@ def fx_fold(
             gm.eval()
         bake(gm)
         reading = read(gm)
+        before = _bytes(gm)
         plan = plan_fold(reading.graph, only=only, skip=skip, leftover=leftover, avoid=avoid)
-        if plan_only:
-            return plan
         try:
             apply_fold(reading, plan.edits)
         except OverflowedError as error:
             avoid |= {error.op}
             continue
-        return gm
+        _check_growth(before, _bytes(gm), max_growth)
+        return plan if plan_only else gm
+
+
+def _bytes(gm: fx.GraphModule) -> int:
+    """Of parameters and buffers; what is shared counts once."""
+    sizes = {
+        (t.device, t.data_ptr() or id(t)): t.numel() * t.element_size()
+        for t in (*gm.parameters(), *gm.buffers())
+    }
+    return sum(sizes.values())
+
+
+def _check_growth(before: int, after: int, most: float) -> None:
+    grown = after - before
+    if grown > max(_SMALL, (most - 1) * before):
+        raise RefusedError(
+            f"shared weights would have to be stored {grown / 2**20:.1f} MiB more than once",
+            "allow it with max_growth=, or leave layers out with skip=",
+        )
 
 
 def fx_insert(

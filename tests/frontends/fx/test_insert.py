@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -191,6 +192,43 @@ def test_recurrent_layers_stay_untouched():
     made = bnpass.insert(net, x, init="preserve")
     assert names(made) == {"f_bn"}
     close(run(made, x), run(net, x), 1e-5)
+
+
+ATTENTION = {
+    "attention": (nn.MultiheadAttention, lambda m, y: m(y, y, y, need_weights=False)[0]),
+    "encoder_layer": (
+        partial(nn.TransformerEncoderLayer, dim_feedforward=12), lambda m, y: m(y)
+    ),
+    "encoder": (
+        lambda n, heads, batch_first: nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(n, heads, 12, batch_first=batch_first), 2
+        ),
+        lambda m, y: m(y),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_passes_through_untouched(name):
+    make, call = ATTENTION[name]
+    torch.manual_seed(0)
+    net = Fn(
+        lambda s, x: s.out(torch.relu(s.hidden(call(s.inner, torch.relu(s.first(x)))))),
+        first=nn.Linear(5, 8), inner=make(8, 2, batch_first=True), hidden=nn.Linear(8, 6),
+        out=nn.Linear(6, 2),
+    ).double().eval()  # fmt: skip
+    x = inputs((3, 4, 5))
+    made = bnpass.insert(net, x, init="preserve")
+    assert names(made) == {"first_bn", "hidden_bn"}
+    close(run(made, x), run(net, x), 1e-12)
+    folded = bnpass.fold(randomize(made))
+    assert not norms(folded)
+    close(run(folded, x), run(made, x))
+    inner = dict(net.inner.named_parameters())
+    for made_or_folded in (made, folded):
+        kept = dict(made_or_folded.get_submodule("inner").named_parameters())
+        assert kept.keys() == inner.keys()
+        assert all(torch.equal(kept[k], inner[k]) for k in inner)
 
 
 def test_channels_last():

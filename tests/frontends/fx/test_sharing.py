@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 import bnpass
+from bnpass.errors import RefusedError
 from tests.frontends.fx.helpers import Fn, check_fold, close, inputs, norms, prepared, run
 
 X = inputs((2, 3, 8, 8))
@@ -220,6 +221,29 @@ def test_norm_in_train_mode_inside_of_a_network_in_eval_mode_stays():
     net = prepared(nn.Sequential(conv(), nn.BatchNorm2d(3)))
     net[1].train()
     assert len(norms(bnpass.fold(net, X))) == 1
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_clones_may_not_make_the_module_grow_without_bound(tied):
+    linears = [nn.Linear(400, 400) for _ in range(6)]
+    for linear in linears[1:]:
+        linear.weight = linears[0].weight
+    norms_ = nn.ModuleList(nn.BatchNorm1d(400) for _ in range(6))
+
+    def forward(s, x):
+        return sum(b((s.ls[i] if tied else s.ls[0])(x)).tanh() for i, b in enumerate(s.bs))
+
+    net = prepared(Fn(forward, ls=nn.ModuleList(linears), bs=norms_)).float()
+    x = (torch.randn(3, 400),)
+    with pytest.raises(RefusedError, match="shared weights") as caught:
+        bnpass.fold(net, x)
+    assert "max_growth" in caught.value.hint
+    with pytest.raises(RefusedError):
+        bnpass.fold(net, x, plan_only=True)
+    folded = bnpass.fold(net, x, max_growth=7.0)
+    assert not norms(folded)
+    close(run(folded, x), run(net, x), 1e-4)
+    assert len(norms(bnpass.fold(net, x, skip=("bs.[234]",)))) == 3
 
 
 def test_overflow_leaves_the_norm():

@@ -232,6 +232,8 @@ class Planner:
     def _take_back(self, op: Op, step: Step, pending: _Pending, trial: Trial) -> None:
         trial.take(op, step)
         trial.changed.update(o for o in op.outputs if o in pending.asks)
+        if len(op.outputs) > 1:  # parts of a Split that nobody reads change as well
+            trial.changed.update(o for o in op.outputs if self.unread(o))
         for index, m in step.asks.items():
             value = op.inputs[index]
             if self.graph.constant(value) is None:

@@ -96,10 +96,9 @@ class Result:
 
     def table(self, title: str) -> Table:
         """Return the one table that is printed."""
-        notes = [*self.notes, *(f"FAILED {text}" for text in self.failures)]
         note = "ratio: time over the other's time, below 1 is faster; [95% interval]"
         columns = ("part", "what", "value", "against", "ratio", "95%")
-        table = Table(title, columns, right=frozenset((2, 4)), note="\n".join([note, *notes]))
+        table = Table(title, columns, right=frozenset((2, 4)), note=note)
         before = ""
         for row in self.rows:
             ratio = "" if row.ratio is None else f"{row.ratio:.3f}"

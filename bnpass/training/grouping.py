@@ -127,7 +127,12 @@ class _Runs:
     def see(self, item: Any, arity: int) -> None:
         if not isinstance(item, tuple | list) or len(item) <= arity:
             return
-        labels = np.asarray(item[arity])
+        held = item[arity]
+        if isinstance(held, Tensor):
+            if held.is_floating_point():  # no classes; numpy knows no bfloat16
+                return
+            held = held.detach().cpu()
+        labels = np.asarray(held)
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             return
         for label in labels.tolist():

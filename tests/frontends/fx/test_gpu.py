@@ -59,7 +59,8 @@ def test_insert_train_calibrate_fold(layout, compiled, tmp_path):
     assert len(norms(gm)) == 3 and on_gpu(gm)
     gm.train()
     step(torch.compile(gm) if compiled else gm, x)
-    bnpass.calibrate(gm, [batch(1), batch(2)])
+    labels = torch.arange(32, device="cuda") % 4
+    bnpass.calibrate(gm, [(batch(1), labels), (batch(2), labels)])
     assert not gm.training and on_gpu(gm)
     folded = bnpass.fold(gm)
     assert not norms(folded) and on_gpu(folded)

@@ -7,6 +7,7 @@ model is the baseline.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnpass.commands import options
@@ -30,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="untimed rounds (default 5)")
     parser.add_argument("--seconds", type=options.positive, default=10.0, metavar="S",
                         help="time limit of a setting (default 10)")
+    parser.add_argument("--picture", metavar="FILE",
+                        help="also draw latencies and ratios: a .png, .svg or .pdf")
+    parser.add_argument("--force", action="store_true", help="replace an existing picture")
     options.add_seed(parser)
     options.add_provider(parser)
     options.add_output_options(parser)
@@ -50,6 +54,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
 
     for path in args.models:
         check_input(path)
+    picture = _wanted_picture(args)
     report = bench(
         args.models, batches=args.batches, threads=args.threads, provider=args.provider,
         runs=args.runs, warmup=args.warmup, seconds=args.seconds, seed=args.seed, progress=ui.log,
@@ -60,8 +65,24 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         ui.table(ratio_table(report))
     for note in report.notes:
         ui.warn(note)
+    if picture is not None:
+        from bnpass.report.latency import draw_latency
+
+        ui.document["picture"] = draw_latency(report, picture)
+        ui.say(f"drew {picture}")
     ui.say(f"timed in {report.seconds:.1f} s on {args.provider}")
     return 0
+
+
+def _wanted_picture(args: argparse.Namespace) -> Path | None:
+    """The picture's path, checked before minutes of timing."""
+    if args.picture is None:
+        return None
+    from bnpass.files import check_output
+    from bnpass.report.latency import check_picture
+
+    check_picture(Path(args.picture))
+    return check_output(args.picture, force=args.force, source=args.models)
 
 
 def row_table(report: BenchReport) -> Table:

@@ -40,7 +40,7 @@ def draw_curves(curves: Sequence[Curve], path: Path, *, title: str = "") -> Path
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    figure = _figure(5.2 * (1 + any(curve.accuracy for curve in curves)), 3.8)
+    figure = new_figure(5.2 * (1 + any(curve.accuracy for curve in curves)), 3.8)
     panels = ["loss", "accuracy"] if any(curve.accuracy for curve in curves) else ["loss"]
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for curve in curves:
@@ -52,7 +52,7 @@ def draw_curves(curves: Sequence[Curve], path: Path, *, title: str = "") -> Path
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(title)
-    return _saved(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_range(
@@ -71,7 +71,7 @@ def draw_range(
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    figure = _figure(5.2, 3.8)
+    figure = new_figure(5.2, 3.8)
     axes = figure.subplots()
     axes.semilogx(rates, losses, alpha=0.3, label="a step")
     axes.semilogx(rates, smoothed, label="moving average")
@@ -80,10 +80,19 @@ def draw_range(
     axes.set_ylabel("training loss")
     axes.grid(alpha=0.3)
     axes.legend()
-    return _saved(figure, path)
+    return save_figure(figure, path)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, drawn without a display.
+
+    Args:
+        width: in inches.
+        height: in inches.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -95,7 +104,8 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _saved(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure in one step, in the format that the file's name ends in."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", dpi=150)
     return path

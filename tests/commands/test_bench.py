@@ -25,3 +25,34 @@ def test_the_tables_name_the_models(bnpass: Run, plain: Path) -> None:
 
 def test_a_missing_model_is_refused(bnpass: Run, plain: Path) -> None:
     bnpass("bench", plain, "nowhere.onnx").assert_refused(2, "no such file")
+
+
+def test_a_picture_is_drawn(bnpass: Run, plain: Path, normed: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "bench.png"
+    arguments = ("bench", plain, normed, "--batches", "1,4", "--threads", "1,2", "--runs", "5",
+                 "--picture", picture)
+    document = bnpass(*arguments, "--json").document
+    assert document["picture"] == str(picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    before = picture.read_bytes()
+    bnpass(*arguments).assert_refused(2, "the output exists", "--force")
+    assert picture.read_bytes() == before
+    assert bnpass(*arguments, "--force").code == 0
+
+
+def test_the_picture_of_one_model_shows_its_throughput(
+    bnpass: Run, plain: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "bench.svg"
+    result = bnpass("bench", plain, "--batches", "1,4", "--runs", "5", "--picture", picture)
+    assert result.code == 0, result.err
+    text = picture.read_text()
+    assert "samples a second" in text and "latency in ms" in text and "batch size" in text
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_at_once(
+    bnpass: Run, plain: Path, tmp_path: Path
+) -> None:
+    asked = ("bench", plain, "--picture", tmp_path / "bench.bmp")
+    bnpass(*asked).assert_refused(2, "'bench.bmp'", ".svg")
+    bnpass("bench", plain, "--picture", plain).assert_refused(2, "")

@@ -204,8 +204,8 @@ def place_of(reading: Reading, value: str) -> fx.Node | None:
 def _insert_norm(editor: Editor, norm: NewNorm, place: fx.Node, sync: bool) -> str:
     info = place.meta.get(META)
     dtype = getattr(torch, info.dtype) if isinstance(info, Info) else torch.float32
-    module = _new_norm(norm, sync).to(dtype=dtype, device=editor.device(place))
-    _start(module, norm)
+    module = new_norm(norm, sync).to(dtype=dtype, device=editor.device(place))
+    start(module, norm)
     path = editor.add_module(norm.name, module)
     users = _readers(editor, norm, place)
     source = _cloned(editor, norm, place)
@@ -260,7 +260,8 @@ def _readers(editor: Editor, norm: NewNorm, place: fx.Node) -> list[fx.Node]:
     return [user for user in place.users if user in nodes]
 
 
-def _new_norm(norm: NewNorm, sync: bool) -> nn.Module:
+def new_norm(norm: NewNorm, sync: bool) -> nn.Module:
+    """A BatchNorm module of the right kind, its parameters still to be set."""
     n = norm.scale.size
     kind: Any = _NORMS.get(norm.rank, BatchNorm)
     if sync:
@@ -269,7 +270,7 @@ def _new_norm(norm: NewNorm, sync: bool) -> nn.Module:
     return module
 
 
-def _start(module: Any, norm: NewNorm) -> None:
+def start(module: Any, norm: NewNorm) -> None:
     """Initial gamma, beta and statistics, rounded once to the module's type."""
     with torch.no_grad():
         module.weight.copy_(torch.as_tensor(norm.scale))

@@ -58,15 +58,25 @@ def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.input.extend(source.input)
     graph.output.extend(source.output)
     listed = {i.name for i in source.input}
+    small: dict[str, onnx.TensorProto] = {}
     for tensor in source.initializer:
         if _elements(tensor) <= _KEPT_ELEMENTS and not tensor.external_data:
             graph.initializer.append(tensor)
+            small[tensor.name] = tensor
         elif tensor.name not in listed:
             graph.input.append(_typed(tensor, tensor.name))
     for node in source.node:
         tensor = _constant_tensor(node)
         if tensor is not None and _elements(tensor) > _KEPT_ELEMENTS:
             graph.input.append(_typed(tensor, node.output[0]))
+        elif node.op_type == "Identity" and node.input[0] in small:
+            # inference does not look through it for axes and shapes
+            copy = graph.initializer.add()
+            copy.CopyFrom(small[node.input[0]])
+            copy.name = node.output[0]
+            small[copy.name] = copy
+            if model.ir_version < 4:
+                graph.input.append(_typed(copy, copy.name))
         else:
             graph.node.append(node)
     return skeleton

@@ -195,3 +195,13 @@ def test_weights_are_read_only_when_asked_for():
     g = read(model).main.graph
     assert g.constant("w").shape == (3, 4) and g.constant("w").dtype == "float32"
     np.testing.assert_array_equal(g.constant("w").float64(), wanted.astype(np.float64))
+
+
+@pytest.mark.parametrize(("opset", "ir"), [(8, 3), (21, 10)])
+def test_shapes_and_axes_behind_an_identity_are_seen(opset, ir):
+    model = build("(float[2,3,4] x) => (float[] y) { y = Reshape(x, s) }", {"s": [6, 4]},
+                  opset=opset, ir=ir)  # fmt: skip
+    model.graph.node.insert(0, helper.make_node("Identity", ["s"], ["same"]))
+    model.graph.node[1].input[1] = "same"
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    assert read(model).main.graph.shape("y") == (6, 4)

@@ -1,8 +1,8 @@
 """The paper's experiments: ``python -m benchmarks.paper --data DIR -o out/paper``.
 
 DIR holds mnist/ and fashion-mnist/ with the four IDX files each; without it the committed sample of
-MNIST is used, and rows on Fashion-MNIST are left out. ``--quick`` trains a fiftieth of the steps on a few
-images: it shows that everything runs, and its numbers mean little.
+MNIST is used, and rows on Fashion-MNIST are left out. ``--quick`` trains a fiftieth of the steps on
+a few images: it shows that everything runs, and its numbers mean little.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def heading(ctx: Context) -> str:
     text = f"Data: {data}. At most {ctx.seeds} seeds."
     if ctx.scale != 1.0:
         images = f" on {ctx.images} training images" if ctx.images else ""
-        text += (f" Trained {ctx.scale:g} of the steps{images}: a smoke test of the benchmark, not a "
-                 "reproduction.")
+        text += (f" Trained {ctx.scale:g} of the steps{images}: a smoke test of the benchmark, "
+                 "not a reproduction.")
     return text
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import re
 import sys
@@ -31,6 +32,9 @@ exit codes:
 'bnpass COMMAND --help' lists the options of a command.
 """
 
+
+REWRITING = frozenset({"insert", "strip", "fold", "unfold", "inspect"})
+"""Commands that edit a model and leave."""
 
 PACKAGES = {
     **{name: name for name in ("matplotlib", "networkx", "numpy", "onnx", "onnxruntime",
@@ -95,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     ui = Ui.from_arguments(arguments)
+    if argv is None and arguments[:1] and arguments[0] in REWRITING:
+        gc.disable()  # a process that ends in a moment: the collector would only cost time
     try:
         return _dispatch(arguments, ui)
     except KeyboardInterrupt:

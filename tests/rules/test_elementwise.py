@@ -105,6 +105,17 @@ def test_add_of_a_value_and_its_dropout():
     assert_folds(build(text, {"w": (4, 3, 3, 3), "b": (4,), "n": Norm(4)}))
 
 
+def test_diamond_of_two_depths():
+    text = """(float[N,3,8,8] x) => (float[] y) {
+      c = Conv(x, w, b)
+      d = Identity(c)
+      e = Add(c, d)
+      f = Add(e, c)
+      y = BN(f, n)
+    }"""
+    assert_folds(build(text, {"w": (4, 3, 3, 3), "b": (4,), "n": Norm(4)}))
+
+
 def test_x_minus_x_asks_for_no_shift_that_arrives():
     assert_stays(join("Sub(c, c)"))
 
@@ -140,6 +151,23 @@ def test_forward_one_map_passes_a_sum_on_all_of_its_operands(op):
       y = Conv(s, w, b)
     }}"""
     assert_folds(build(text, {"w": (5, 4, 3, 3), "b": (5,), "n": Norm(4)}))
+
+
+@pytest.mark.parametrize("op", ["Add(a, e)", "Sub(e, a)", "Sum(a, e, a)", "Mean(a, e)"])
+def test_forward_two_batch_norms_of_equal_scale_pass_a_sum_together(op):
+    text = f"""(float[N,4,8,8] x) => (float[] y) {{
+      r = Tanh(x)
+      q = Sigmoid(x)
+      a = BN(r, n)
+      e = BN(q, m)
+      s = {op}
+      y = Conv(s, w, b)
+    }}"""
+    rng = np.random.default_rng(0)
+    norms = {"n": Norm(4).arrays("n", rng), "m": Norm(4).arrays("m", rng)}
+    arrays = {**norms["n"], **norms["m"]}
+    arrays["m_g"], arrays["m_v"] = arrays["n_g"], arrays["n_v"]
+    assert_folds(build(text, {"w": (5, 4, 3, 3), "b": (5,), **arrays}))
 
 
 def test_forward_different_scales_stay():

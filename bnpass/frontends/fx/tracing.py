@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, rnn
 
 from bnpass.errors import InputError, UnsupportedError
 from bnpass.frontends.fx.modules import TrainingFlag
@@ -23,7 +24,21 @@ _LIVE = frozenset({"dropout", "batch_norm", "alpha_dropout", "feature_dropout"})
 
 
 class Tracer(fx.Tracer):
-    """Keeps torch's own modules, parametrized ones and those of bnpass as single nodes."""
+    """Keeps torch's own modules, parametrized ones and those of bnpass as single nodes.
+
+    The functions that pack sequences are nodes too: torch cannot trace into them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_modules=(math, rnn))
+
+    def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
+        """A graph without marks that only torch's decorator for functions may leave."""
+        graph = super().trace(*args, **kwargs)
+        for node in graph.nodes:
+            if getattr(node.target, "__module__", "") == rnn.__name__:
+                node.meta.pop("is_wrapped", None)
+        return graph
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is one node of the graph."""

@@ -14,6 +14,7 @@ from bnpass.frontends.fx.editor import OverflowedError
 from bnpass.frontends.fx.hooks import bake
 from bnpass.frontends.fx.info import propagate
 from bnpass.frontends.fx.read import Reading, read
+from bnpass.frontends.fx.recurrent_plan import join, plan_recurrent, split
 from bnpass.frontends.fx.tracing import mode, trace
 from bnpass.graph import Graph
 from bnpass.passes.fold import FoldPlan, plan_fold
@@ -81,9 +82,11 @@ def fx_fold(
         if training_mode == "inference":
             gm.eval()
         bake(gm)
+        joined = join(gm, only=only, skip=skip)
         reading = read(gm)
         before = _bytes(gm)
         plan = plan_fold(reading.graph, only=only, skip=skip, leftover=leftover, avoid=avoid)
+        plan.entries[:0] = joined
         try:
             apply_fold(reading, plan.edits)
         except OverflowedError as error:
@@ -127,7 +130,8 @@ def fx_insert(
 
     New modules are torch's own, named after the layer in front (``conv1`` -> ``conv1_bn``); where
     the channels are the last of more than two axes they stand between two ``movedim``. An old
-    state_dict loads into the result: a bias that was dropped moves into beta.
+    state_dict loads into the result: a bias that was dropped moves into beta. Recurrent modules
+    become :class:`~bnpass.frontends.fx.recurrent.NormedRecurrent`, at the same paths.
 
     Args:
         model: in either mode; the result is in the same.
@@ -143,13 +147,18 @@ def fx_insert(
     gm = _ready(model, example_inputs)
     with mode(gm, False):
         reading = read(gm)
-    plan = _realizable(reading, policy or Policy())
+    policy = policy or Policy()
+    layers = plan_recurrent(reading, policy)
+    plan = _realizable(reading, layers.without(policy))
     if plan_only:
-        return plan
+        return layers.joined(plan)
+    inner = split(gm, layers, eps=eps, momentum=momentum, sync=sync)
     moments = None
     if init == "calibrated":
         moments = lambda sites: measure(gm, reading, sites, data)  # noqa: E731
-    norms = new_norms(plan, init, epsilon=eps, momentum=momentum, moments=moments)
+    with inner.observed() as seen:
+        norms = new_norms(plan, init, epsilon=eps, momentum=momentum, moments=moments)
+    inner.start(init, seen)
     arrivals = find_arrivals(reading, plan)
     paths = apply_insert(reading, norms, sync=sync)
     install(gm, arrivals, paths, eps)

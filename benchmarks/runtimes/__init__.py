@@ -1,0 +1,1 @@
+"""What runs a model in the runtimes that benchmarks/compat.py installs: scripts of their own."""

@@ -108,7 +108,9 @@ def same(made: Sequence[Any], wanted: Sequence[Any], case: Any) -> bool:
             return False
         if tensor.dtype.is_floating_point:
             pair = tensor.detach().double().numpy(), right.double().numpy()
-            if not np.allclose(*pair, rtol=max(case.rtol, 1e-4), atol=1e-6, equal_nan=True):
+            eps = torch.finfo(right.dtype).eps if right.element_size() == 2 else 0.0
+            tolerance = {"rtol": max(case.rtol, 1e-4, 4 * eps), "atol": max(1e-6, eps)}
+            if not np.allclose(*pair, **tolerance, equal_nan=True):
                 return False
         elif not torch.equal(tensor, right):
             return False

@@ -34,8 +34,8 @@ def test_all_missing_operators_are_listed_at_once() -> None:
 def test_every_inexact_node_is_named() -> None:
     proto = model(
         """(float[T, N, 4] x, float[1, 8, 4] W, float[1, 8, 2] R) => (float[T, 1, N, 2] y) {
-        a = LSTM <hidden_size = 2, clip = 1.0> (x, W, R)
-        y = LSTM <hidden_size = 2, clip = 2.0> (x, W, R) }""",
+        a = LSTM <hidden_size = 2, activations = ["Sigmoid", "Affine", "Tanh"]> (x, W, R)
+        y = LSTM <hidden_size = 2, activations = ["Cosh", "Tanh", "Tanh"]> (x, W, R) }""",
         {},
     )
     with pytest.raises(UnsupportedError, match=r"LSTM 'a'.*LSTM 'y'"):
@@ -138,3 +138,32 @@ def test_recurrent_layers_agree_with_onnxruntime(kind: str, direction: str, leng
     made = to_torch(proto, batch="keep")(torch.from_numpy(x))
     for ours, theirs in zip(made, ort_run(proto, x), strict=True):
         assert relative(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes"),
+    [
+        ("LSTM", "clip = 0.5"), ("LSTM", "clip = 0.5, input_forget = 1"), ("GRU", "clip = 0.5"),
+        ("GRU", "clip = 0.5, linear_before_reset = 1"), ("RNN", "clip = 0.5"),
+        ("RNN", 'activations = ["Elu"]'),
+        ("RNN", 'activations = ["ThresholdedRelu"], activation_alpha = [0.3]'),
+        ("LSTM", """activations = ["HardSigmoid", "ScaledTanh", "LeakyRelu"],
+                 activation_alpha = [0.3, 0.6, 0.1], activation_beta = [0.4, 0.5]"""),
+        ("GRU", 'activations = ["Affine", "Elu"], activation_alpha = [0.2, 0.5], '
+                "activation_beta = [0.1]"),
+    ],
+)  # fmt: skip
+def test_clipped_and_parametrised_cells_agree_with_onnxruntime(kind: str, attributes: str) -> None:
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+    weights = {"W": normal(1, gates * 5, 3), "R": normal(1, gates * 5, 5),
+               "B": normal(1, gates * 10), "h0": normal(1, 4, 5), "c0": normal(1, 4, 5),
+               "P": normal(1, 15)}  # fmt: skip
+    proto = model(
+        f"""(float[T, M, 3] x) => (float[T, D, M, 5] y)
+        {{ y = {kind} <hidden_size = 5, {attributes}>
+        (x, W, R, B, , h0{", c0, P" if kind == "LSTM" else ""}) }}""",
+        weights,
+    )
+    x = normal(6, 4, 3)
+    made = to_torch(proto, batch="keep")(torch.from_numpy(x))
+    assert relative(made, ort_run(proto, x)[0]) < 1e-5

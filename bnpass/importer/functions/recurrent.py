@@ -15,18 +15,26 @@ from torch import Tensor
 
 Activation = Callable[[Tensor], Tensor]
 
-ACTIVATIONS: dict[str, Activation] = {
-    "relu": F.relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "leakyrelu": lambda x: F.leaky_relu(x, 0.01),
-    "thresholdedrelu": lambda x: F.threshold(x, 1.0, 0.0),
-    "hardsigmoid": lambda x: torch.clamp(0.2 * x + 0.5, 0.0, 1.0),
-    "elu": F.elu,
-    "softsign": F.softsign,
-    "softplus": F.softplus,
+ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], tuple[float | None, ...]]] = {
+    "relu": (F.relu, ()),
+    "tanh": (torch.tanh, ()),
+    "sigmoid": (torch.sigmoid, ()),
+    "softsign": (F.softsign, ()),
+    "softplus": (F.softplus, ()),
+    "leakyrelu": (F.leaky_relu, (0.01,)),
+    "thresholdedrelu": (lambda x, alpha: torch.where(x > alpha, x, 0.0), (None,)),
+    "elu": (F.elu, (1.0,)),
+    "affine": (lambda x, alpha, beta: alpha * x + beta, (None, None)),
+    "scaledtanh": (lambda x, alpha, beta: alpha * torch.tanh(beta * x), (None, None)),
+    "hardsigmoid": (lambda x, alpha, beta: torch.clamp(alpha * x + beta, 0.0, 1.0), (0.2, 0.5)),
 }
-"""The activations that need no parameter, at ONNX's defaults."""
+"""Name -> function of x, alpha and beta, and the defaults of as many of the two as it takes.
+
+None: onnxruntime takes another default than ONNX, so it must be given.
+"""
+
+Chosen = tuple[str, tuple[float, ...]]
+"""The name of an activation with its parameters."""
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 USUAL = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh"), "RNN": ("tanh",)}
@@ -61,7 +69,7 @@ def recurrent(
     kind: str,
     direction: str,
     layout: int,
-    activations: Sequence[str],
+    activations: Sequence[Chosen],
     clip: float | None,
     linear_before_reset: bool,
     input_forget: bool,
@@ -76,18 +84,19 @@ def recurrent(
     start = (zeros if h0 is None else h0, zeros if c0 is None else c0)
     bias = torch.zeros_like(W[:, :, 0]).repeat(1, 2) if B is None else B
     per = len(USUAL[kind])
-    usual = tuple(activations) == USUAL[kind] * directions or (
-        kind == "RNN" and tuple(activations) == ("relu",) * directions
+    names = tuple(name for name, _ in activations)
+    usual = names == USUAL[kind] * directions or (
+        kind == "RNN" and names == ("relu",) * directions
     )
     resets = kind != "GRU" or linear_before_reset
     if usual and resets and lengths is None and clip is None and P is None and not input_forget:
-        made = _by_torch(x, W, R, bias, start, kind, direction, activations[0])
+        made = _by_torch(x, W, R, bias, start, kind, direction, names[0])
     else:
         cells = [
             Cell(
                 kind, W[d], R[d], bias[d].chunk(2)[0], bias[d].chunk(2)[1],
                 None if P is None else P[d],
-                tuple(ACTIVATIONS[a] for a in activations[per * d : per * (d + 1)]),
+                tuple(_activation(*a) for a in activations[per * d : per * (d + 1)]),
                 clip, linear_before_reset, input_forget,
             )
             for d in range(directions)
@@ -97,6 +106,11 @@ def recurrent(
     if layout:
         return y.permute(2, 0, 1, 3), h.transpose(0, 1), c.transpose(0, 1)
     return y, h, c
+
+
+def _activation(name: str, parameters: tuple[float, ...]) -> Activation:
+    function = ACTIVATIONS[name][0]
+    return lambda x: function(x, *parameters)
 
 
 # -- torch's kernels -------------------------------------------------------------------------------
@@ -185,6 +199,7 @@ def _cut(cell: Cell, x: Tensor) -> Tensor:
 
 
 def _lstm(cell: Cell, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """With ``clip``, what enters the gates is cut; the cell is not, as in onnxruntime."""
     f_act, g_act, h_act = cell.activations
     gates = F.linear(x, cell.W, cell.Wb) + F.linear(h, cell.R, cell.Rb)
     i, o, f, g = gates.chunk(4, dim=1)
@@ -193,7 +208,7 @@ def _lstm(cell: Cell, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     f = 1 - i if cell.input_forget else f_act(_cut(cell, f + p_f * c))
     c = f * c + i * g_act(_cut(cell, g))
     o = f_act(_cut(cell, o + p_o * c))
-    return o * h_act(_cut(cell, c) if cell.clip else c), c
+    return o * h_act(c), c
 
 
 def _gru(cell: Cell, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from bnpass.importer.ops import (
     activation,
+    attention,
     conv,
     elementwise,
     indexing,
@@ -17,6 +18,7 @@ from bnpass.importer.ops import (
 
 __all__ = [
     "activation",
+    "attention",
     "conv",
     "elementwise",
     "indexing",

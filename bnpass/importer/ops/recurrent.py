@@ -17,8 +17,6 @@ def recurrent(op: Op) -> Arg:
     directions = 2 if direction == "bidirectional" else 1
     clip = op.attr("clip")
     lstm = kind == "LSTM"
-    if lstm and clip is not None:
-        op.fail("LSTM with clip")  # onnxruntime and ONNX's text differ on the cell state
     weights = [op.weight(i) for i in (1, 2, 3)]
     states = [op.tensor(i) if op.has(i) else None for i in (4, 5)]
     cell = op.tensor(6) if lstm and op.has(6) else None
@@ -31,14 +29,21 @@ def recurrent(op: Op) -> Arg:
     return op.items(triple, 3 if lstm else 2)
 
 
-def _activations(op: Op, kind: str, directions: int) -> tuple[str, ...]:
-    given = op.attr("activations")
-    if given is None:
-        return functions.USUAL[kind] * directions
-    if op.attr("activation_alpha") or op.attr("activation_beta"):
-        op.fail("activation_alpha or activation_beta")
-    names = tuple(a.decode().lower() for a in given)
+def _activations(op: Op, kind: str, directions: int) -> tuple[functions.Chosen, ...]:
+    """Names with their parameters: the two lists feed, in order, those that take any."""
+    names = op.attr("activations", functions.USUAL[kind] * directions)
+    names = tuple(n.decode().lower() if isinstance(n, bytes) else n for n in names)
     unknown = [n for n in names if n not in functions.ACTIVATIONS]
     if unknown or len(names) != len(functions.USUAL[kind]) * directions:
         op.fail(f"activations {', '.join(names)}")
-    return names
+    alphas, betas = (list(op.attr(f"activation_{n}", ())) for n in ("alpha", "beta"))
+    chosen = []
+    for name in names:
+        defaults = functions.ACTIVATIONS[name][1]
+        given = [rest.pop(0) if rest else d for d, rest in zip(defaults, (alphas, betas))]  # noqa: B905
+        if None in given:
+            op.fail(f"activation {name} without activation_alpha and activation_beta")
+        chosen.append((name, tuple(given)))
+    if alphas or betas:
+        op.fail("more entries in activation_alpha or activation_beta than its activations take")
+    return tuple(chosen)

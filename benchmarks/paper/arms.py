@@ -120,7 +120,8 @@ def train(
     if arm.init:
         initialize(trained.gm, seed=seed, **arm.init)
     config = replace(arm.config, steps=steps, seed=seed, lr=lr or 1.0, device="cpu",
-                     eval_every=max(1, steps // validations), log_every=max(1, steps // 100))
+                     eval_every=max(1, steps // ctx.points(validations)),
+                     log_every=max(1, steps // 100))
     rates = () if lr is not None else ctx.grid(grid)
     run = RunConfig(config, lr_grid=rates, grid_steps=max(20, steps // 10))
     try:

@@ -61,6 +61,10 @@ class Context:
         """The seeds to train an arm with."""
         return range(min(full, self.seeds))
 
+    def points(self, full: int) -> int:
+        """Validations in a run; a smoke test does with few."""
+        return min(full, 3) if self.images else full
+
     def grid(self, full: Sequence[float]) -> tuple[float, ...]:
         """The learning rates to choose from, the same for all arms."""
         if not 0 < self.rates < len(full):

@@ -54,7 +54,8 @@ def fold_normalisation(
     for only in (names, names[1:]):
         plan = bnpass.fold(spelt, only=only, plan_only=True)
         if plan.entries and all(entry.how for entry in plan.entries):
-            return bnpass.fold(spelt, only=only, verify=verify)
+            spelt = bnpass.fold(spelt, only=only, verify=verify)
+            break
     return spelt
 
 

@@ -66,7 +66,7 @@ def regroup(
         seed: of the shuffle; None keeps the order.
         budget: bytes held at most before batches are given out.
     """
-    if not _regular(ports):
+    if not regular(ports):
         yield from feeds
         return
     generator = None if seed is None else np.random.default_rng(seed)
@@ -83,7 +83,8 @@ def regroup(
             yield from _spread(_join(group), size, generator)
 
 
-def _regular(ports: list[Port]) -> bool:
+def regular(ports: list[Port]) -> bool:
+    """Whether every input has the batch on its axis 0, so that samples can be regrouped."""
     symbol = batch_symbol(ports)
     return all(
         p.shape is None or (len(p.shape) > 0 and p.shape[0] in (symbol, None)) for p in ports

@@ -15,8 +15,9 @@ import onnx
 from onnx import TensorProto
 
 from bnpass.errors import InputError, UsageError, close_matches
-from bnpass.runtime.batches import affordable, batches_of, checked, regroup
+from bnpass.runtime.batches import affordable, batches_of, checked, regroup, regular
 from bnpass.runtime.batchnorm import MEAN, VAR, Statistics, Writer, batch_norms
+from bnpass.runtime.cautions import Cautions
 from bnpass.runtime.inputs import Feeds, free_batch_of, split_batch
 from bnpass.runtime.moments import Batch, BatchMoments, Builder, Pooled, add_moments, prune
 from bnpass.runtime.session import run, session
@@ -54,6 +55,7 @@ def calibrate_onnx(
     Args:
         model: a path or a ModelProto (left as it is); a fixed batch is made free for the pass.
         data: batches: arrays, tuples (inputs first, labels are left alone) or mappings by name.
+            Labels that come sorted are warned about where the data cannot be shuffled as a whole.
         method: see above.
         batch_size: most samples in a statistics batch (fewer where memory is short).
         seed: of the shuffle.
@@ -83,11 +85,16 @@ def calibrate_onnx(
     moments = _on_batch_statistics(free, {n.output[0] for n in nodes})
     size = affordable(free, batch_size)
     ports = inputs_of(free)
-    feeds = regroup(checked(batches_of(data, size), ports), size, ports=ports, seed=seed)
+    cautions = Cautions(ports, mixed=regular(ports))
+    given = checked(cautions.watch(batches_of(data, size)), ports)
+    feeds = regroup(given, size, ports=ports, seed=seed)
     pools = {name: _Method(method) for name in moments}
+    labels = {node.output[0]: node_name(node) for node in nodes}
     for batch in _run_all(free, moments, feeds, provider, progress):
+        cautions.saw({labels[name]: found.count for name, found in batch.items()})
         for name, found in batch.items():
             pools[name].add(found)
+    cautions.warn(method)
     writer = Writer(copy)
     for node in nodes:
         start = Statistics(writer.read(node, MEAN), writer.read(node, VAR))

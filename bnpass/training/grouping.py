@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from bnpass.data.dataset import Data
+from bnpass.data.order import LabelRuns
 from bnpass.errors import InputError
 
 log = logging.getLogger("bnpass.training")
@@ -56,13 +57,13 @@ class Source:
             yield _inputs(self._fetch(index), self.arity)
 
     def _stream(self) -> Iterator[Inputs]:
-        runs = _Runs()
+        runs = LabelRuns()
         item, self._first = self._first, None
         while item is not None:
-            runs.see(item, self.arity)
+            _see(runs, item, self.arity)
             yield _inputs(item, self.arity)
             item = next(self.data, None)
-        runs.warn()
+        _warn(runs)
 
 
 def _fetcher(data: Any) -> Callable[[np.ndarray[Any, Any]], Any] | None:
@@ -116,36 +117,12 @@ def _join(held: list[Inputs]) -> Inputs:
                  for parts in zip(*held, strict=True))
 
 
-class _Runs:
-    """Notices labels that come sorted: class after class, or one class a batch."""
+def _see(runs: LabelRuns, item: Any, arity: int) -> None:
+    if isinstance(item, tuple | list) and len(item) > arity:
+        runs.see(item[arity])
 
-    def __init__(self) -> None:
-        self.samples = self.changes = 0
-        self.seen: set[int] = set()
-        self.last: int | None = None
 
-    def see(self, item: Any, arity: int) -> None:
-        if not isinstance(item, tuple | list) or len(item) <= arity:
-            return
-        held = item[arity]
-        if isinstance(held, Tensor):
-            if held.is_floating_point():  # no classes; numpy knows no bfloat16
-                return
-            held = held.detach().cpu()
-        labels = np.asarray(held)
-        if labels.ndim != 1 or labels.dtype.kind not in "iu":
-            return
-        for label in labels.tolist():
-            self.changes += label != self.last
-            self.last = label
-            self.seen.add(label)
-        self.samples += len(labels)
-
-    def warn(self) -> None:
-        """Warn when there are far fewer changes of class than a shuffled order would have."""
-        classes = len(self.seen)
-        if classes < 2 or self.samples < 4 * classes:
-            return
-        if self.changes < max(2 * classes, 0.1 * self.samples):
-            log.warning("population statistics: the labels come sorted; batches of one class put "
-                        "the variance off by up to 2x: shuffle the loader")
+def _warn(runs: LabelRuns) -> None:
+    if runs.sorted:
+        log.warning("population statistics: the labels come sorted; batches of one class put "
+                    "the variance off by up to 2x: shuffle the loader")

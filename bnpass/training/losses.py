@@ -64,7 +64,7 @@ class Tally:
 
 def objective(
     gm: fx.GraphModule, labels: np.ndarray[Any, Any], sample: Tensor, *, loss: str = "auto",
-    label_smoothing: float = 0.0,
+    label_smoothing: float = 0.0, where: str = "labels",
 ) -> Objective:
     """Choose the loss and check that the labels fit the network's output.
 
@@ -79,6 +79,7 @@ def objective(
         sample: a few samples to run the network with.
         loss: one of the names above or ``"package.module:loss"``.
         label_smoothing: share of the probability that goes to all classes alike.
+        where: named in messages, which also warn of a class without a sample.
 
     Raises:
         InputError: labels do not fit the outputs.
@@ -87,7 +88,7 @@ def objective(
     outputs = _probe(view, sample)
     name = _choose(outputs, labels, ending) if loss == "auto" else loss
     if name == "cross_entropy":
-        check_labels(labels, _class_count(outputs, labels), where="labels")
+        check_labels(labels, _class_count(outputs, labels), where=where)
         return Objective(view, name, _cross_entropy(label_smoothing), _right_class)
     if name == "bce":
         _check_binary(outputs, labels)

@@ -111,9 +111,9 @@ def prepare(
     _move(gm, device, config, stack)
     sample, _ = to_tensors(data, np.arange(min(2, len(data))), device)
     goal = objective(gm, data.labels, sample, loss=config.loss,
-                     label_smoothing=config.label_smoothing)
+                     label_smoothing=config.label_smoothing, where="training data")
     if validation is not None and goal.correct is not None:
-        objective(gm, validation.labels, sample, loss=config.loss)
+        objective(gm, validation.labels, sample, loss=config.loss, where="validation data")
     _into_training(gm, config, stack)
     optimizer = _optimizer(goal.module, config)
     total = config.total_steps(len(data))

@@ -85,7 +85,7 @@ def calibrate(
     size = min(batch_size, _affordable(gm, norms, source.example(2), place, memory_budget))
     moments = _collect(gm, norms, source, size, place, deal=deal)
     if warn:
-        _warn(moments)
+        _warn(moments, method)
     _store(norms, moments, method)
     gm.to(home)
     return gm
@@ -123,7 +123,10 @@ def _merged(moments: dict[str, Moments]) -> dict[str, Moments]:
     return merged
 
 
-def _warn(moments: dict[str, Moments]) -> None:
+def _warn(moments: dict[str, Moments], method: str) -> None:
+    if method == "ema":
+        log.warning("population statistics: a moving average depends on the last batches; pooled "
+                    "takes as long and is exact")
     for name, seen in moments.items():
         if not seen.batches:
             log.warning("population statistics: %s got no input and keeps its own", name)

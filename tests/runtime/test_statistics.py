@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from bnpass.errors import InputError, UnsupportedError, UsageError
 from bnpass.runtime.batches import regroup
+from bnpass.runtime.cautions import Cautions
 from bnpass.runtime.session import run, session
 from bnpass.runtime.signature import inputs_of
 from bnpass.runtime.statistics import batch_moments, calibrate_onnx
@@ -418,3 +419,30 @@ def test_data_set_with_batches(convnet, images):
 
     found = calibrate_onnx(convnet, Data())
     assert found.SerializeToString() == calibrate_onnx(convnet, [images]).SerializeToString()
+
+
+def test_warnings(convnet, images, caplog, monkeypatch):
+    """Sorted labels matter only where the data cannot be shuffled as a whole."""
+    y = np.repeat(np.arange(3), 100)
+    batches = [(images[i : i + 100], y[i : i + 100]) for i in range(0, 300, 100)]
+    calibrate_onnx(convnet, batches)
+    assert not caplog.records
+    monkeypatch.setitem(Cautions.__init__.__kwdefaults__, "budget", 1000)
+    calibrate_onnx(convnet, batches)
+    assert "labels come sorted" in caplog.text
+    caplog.clear()
+    order = np.random.default_rng(0).permutation(300)
+    calibrate_onnx(convnet, [(images[order], y[order])])
+    assert not caplog.records
+
+
+def test_poor_statistics_are_warned_about(caplog, rng):
+    model = text(
+        " g (float[N, 2] x) => (float[N, 2] y) { [n] y = BatchNormalization(x, o, o, o, o) }",
+        o=np.ones(2, np.float32),
+    )
+    calibrate_onnx(model, [rng.normal(size=(30, 2)).astype(np.float32)])
+    assert "n saw only 30 elements per channel" in caplog.text
+    caplog.clear()
+    calibrate_onnx(model, [rng.normal(size=(90, 2)).astype(np.float32)], method="ema")
+    assert "moving average over 1 batches" in caplog.text

@@ -63,3 +63,9 @@ def test_labels_that_do_not_fit() -> None:
         objective(identity(), np.array([0, 2]), x[:, :1], loss="bce")
     with pytest.raises(InputError, match="not class numbers"):
         objective(identity(), np.array([0.5, 0.2], np.float32), x, loss="cross_entropy")
+
+
+def test_a_class_without_samples_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    x, y = torch.randn(6, 4), np.array([0, 1, 3, 3, 1, 0])
+    objective(identity(), y, x, where="training data")
+    assert "training data: no sample of class 2" in caplog.text

@@ -2,6 +2,8 @@
 # make test    the tests
 # make lint    ruff and mypy --strict
 # make fuzz    thousands of random graphs: folded, inserted into, compared in float64 (N=2000)
+# make paper   the paper's experiments, over an hour (DATA=folder with mnist/ and fashion-mnist/)
+# make paper-quick   the same at a fiftieth of the steps: a smoke test, minutes
 # make clean   remove the environment, the caches and what the demo wrote
 #
 # The first call makes .venv and installs everything into it; later calls start at once.
@@ -27,7 +29,7 @@ PY := $(BIN)/python
 STAMP := $(VENV)/.installed-$(ORT)
 INPUTS := pyproject.toml $(wildcard $(CONSTRAINTS))
 
-.PHONY: help install demo test lint fuzz clean
+.PHONY: help install demo test lint fuzz paper paper-quick clean
 .DEFAULT_GOAL := help
 
 help:
@@ -67,6 +69,15 @@ lint: $(STAMP)
 
 fuzz: $(STAMP)
 	$(PY) -m tests.fuzz $(N)
+
+# ONLY="inception cost" runs single rows; python -m benchmarks.paper --list names them.
+PAPER := -m benchmarks.paper $(if $(DATA),--data "$(DATA)") $(addprefix --only ,$(ONLY))
+
+paper: $(STAMP)
+	$(PY) $(PAPER) -o out/paper
+
+paper-quick: $(STAMP)
+	$(PY) $(PAPER) -o out/paper-quick --quick
 
 clean:
 	rm -rf $(VENV) out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

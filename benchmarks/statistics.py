@@ -222,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=ROOT / "models" / "data",
                         help="IDX files of MNIST; the default is the committed sample")
     parser.add_argument("-o", "--out", type=Path, default=Path("out/statistics"))
-    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--samples", type=int, default=3000)
     parser.add_argument("--steps", type=int, default=300)
     args = parser.parse_args(arguments)
     model: onnx.ModelProto = load_model(ROOT / "models" / "deep_sigmoid_mlp.onnx")

@@ -9,7 +9,10 @@ import onnx
 import torch
 
 from bnpass.errors import UnsupportedError
+from bnpass.frontends.onnx.batch import BatchPlan
+from bnpass.frontends.onnx.batch_rules import Repeat
 from bnpass.importer import registry
+from bnpass.importer.functions.shape import repeat_like
 from bnpass.importer.naming import identifier
 from bnpass.importer.op import NotExactError, Op
 from bnpass.importer.schema import output_dtypes
@@ -22,26 +25,24 @@ STRUCTURE = frozenset({"Constant", "If"})
 # Not computed ahead even on constants: they behave differently in training.
 _LIVE = frozenset({"Dropout", "BatchNormalization"})
 
-Override = Mapping[tuple[str, int], onnx.TensorProto | None]
-"""(first output of a node, input index) -> the constant to take instead; None: leave it out."""
-
 
 class Importer:
     """Builds a torch.fx graph from an ONNX graph, node by node.
 
     Args:
         opsets: domain -> opset of the model.
-        overrides: constants that the freed batch has changed.
+        plan: what the freed batch changes.
         release: the model may lose the bytes of a tensor once it is converted.
     """
 
     def __init__(
-        self, opsets: Mapping[str, int], overrides: Override | None = None, release: bool = False
+        self, opsets: Mapping[str, int], plan: BatchPlan | None = None, release: bool = False
     ) -> None:
         self.graph = torch.fx.Graph()
         self.store = Store(self.graph)
         self._opsets = opsets
-        self._overrides = overrides or {}
+        self._plan = plan or BatchPlan()
+        self._overrides = self._plan.overrides
         self._release = release
         self._values: dict[str, Value] = {}
         self._problems: list[str] = []
@@ -118,7 +119,9 @@ class Importer:
         return self._shapes
 
     def _result(self, name: str) -> torch.fx.Node:
-        value = self._values[name]
+        return self._result_of(self._values[name], name)
+
+    def _result_of(self, value: Value, name: str) -> torch.fx.Node:
         if isinstance(value, Traced):
             return value.node
         return self.store.read(value, name, trainable=value.is_weight)
@@ -160,12 +163,24 @@ class Importer:
         return op
 
     def _input(self, node: onnx.NodeProto, index: int) -> Value | None:
-        if not node.input[index]:
-            return None
-        if (node.output[0], index) in self._overrides:
-            override = self._overrides[node.output[0], index]
+        name, use = node.input[index], (node.output[0], index)
+        if use in self._overrides:
+            override = self._overrides[use]
             return None if override is None else Const(proto=override)
-        return self._values[node.input[index]]
+        if not name:
+            return None
+        if use in self._plan.repeated:
+            return self._repeated(node, self._values[name], self._plan.repeated[use])
+        return self._values[name]
+
+    def _repeated(self, node: onnx.NodeProto, value: Value, repeat: Repeat) -> Value:
+        like = self._values[node.input[repeat.like]]
+        assert isinstance(like, Traced)
+        source = self._result_of(value, node.output[0])
+        args = (source, like.node, repeat.axis)
+        made = self.graph.call_function(repeat_like, args)
+        made.meta["onnx"] = (node.name, node.op_type, tuple(node.output))
+        return Traced(made, value.dtype)
 
     def _bind(self, op: Op, result: Any) -> None:
         results = result if isinstance(result, tuple | list) else (result,)

@@ -74,7 +74,7 @@ def _imported(
     proto = inline_functions(load_model(model))
     opsets = opset_versions(proto)
     plan, refusal = _plan(proto, batch)
-    importer = Importer(opsets, plan.overrides if plan else None, release=owned)
+    importer = Importer(opsets, plan, release=owned)
     inputs, outputs = importer.run(proto)
     if refusal is not None:
         _guard(importer.graph, proto, refusal)

@@ -149,8 +149,8 @@ def test_recurrent_layers_agree_with_onnxruntime(kind: str, direction: str, leng
         ("RNN", 'activations = ["ThresholdedRelu"], activation_alpha = [0.3]'),
         ("LSTM", """activations = ["HardSigmoid", "ScaledTanh", "LeakyRelu"],
                  activation_alpha = [0.3, 0.6, 0.1], activation_beta = [0.4, 0.5]"""),
-        ("GRU", 'activations = ["Affine", "Elu"], activation_alpha = [0.2, 0.5], '
-                "activation_beta = [0.1]"),
+        ("RNN", 'activations = ["Affine"], activation_alpha = [0.1], activation_beta = [0.2]'),
+        ("GRU", 'activations = ["HardSigmoid", "Elu"], activation_alpha = [0.3, 0.5]'),
     ],
 )  # fmt: skip
 def test_clipped_and_parametrised_cells_agree_with_onnxruntime(kind: str, attributes: str) -> None:

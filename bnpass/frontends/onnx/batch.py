@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 import onnx
 
 from bnpass.errors import InputError
-from bnpass.frontends.onnx.batch_rules import Batch, Refusal, State, View, follow
+from bnpass.frontends.onnx.batch_repeat import repeat_constants
+from bnpass.frontends.onnx.batch_rules import Batch, Refusal, Repeat, State, View, follow
 from bnpass.frontends.onnx.batch_shapes import Dims, dims_of, infer
 
 Use = tuple[str, int]
@@ -27,15 +28,22 @@ class BatchPlan:
 
     Attributes:
         symbol: the name of the free dimension; empty if there is nothing to do.
-        values: value name -> the axis that is the batch.
+        values: value name -> the axis that is the batch, or N * factor with it.
         constants: use -> the constant to read there instead.
         dropped: uses of an optional input that goes (an initial state of zeros).
+        repeated: uses of a constant of one sample that every sample gets.
     """
 
     symbol: str = ""
-    values: dict[str, int] = field(default_factory=dict)
+    values: dict[str, Batch] = field(default_factory=dict)
     constants: dict[Use, onnx.TensorProto] = field(default_factory=dict)
     dropped: set[Use] = field(default_factory=set)
+    repeated: dict[Use, Repeat] = field(default_factory=dict)
+
+    @property
+    def changes(self) -> int:
+        """How many uses change."""
+        return len(self.constants) + len(self.dropped) + len(self.repeated)
 
     @property
     def overrides(self) -> dict[Use, onnx.TensorProto | None]:
@@ -96,18 +104,7 @@ def _follow_all(
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
     for node in model.graph.node:
         _follow_node(node, opset, plan, first, states)
-    for output in model.graph.output:
-        state = states.get(output.name)
-        if isinstance(state, Batch) and state.factor != 1:
-            raise InputError(
-                f"output {output.name!r} merges the batch of {first.size} with another axis",
-                "export the model again with a dynamic batch axis",
-            )
-    plan.values = {
-        n: s.axis if s.factor == 1 else -1 - s.axis
-        for n, s in states.items()
-        if isinstance(s, Batch)
-    }
+    plan.values = {n: s for n, s in states.items() if isinstance(s, Batch)}
 
 
 def _follow_node(
@@ -124,9 +121,9 @@ def _follow_node(
         values = {n.output[0]: n.attribute[0].t for n in own}
         first = replace(first, constants={**first.constants, **values})
         for inner in branch.node:
-            before = len(plan.constants) + len(plan.dropped)
+            before = plan.changes
             _follow_node(inner, opset, plan, first, states)
-            if len(plan.constants) + len(plan.dropped) > before:
+            if plan.changes > before:
                 view.refuse("a constant inside of its branch spells out the batch size")
         for outer, result in zip(node.output, branch.output, strict=True):
             states[outer] = states.get(result.name)
@@ -151,14 +148,15 @@ def _branch(view: View) -> onnx.GraphProto | None:
 
 
 def _collect(view: View, plan: BatchPlan) -> None:
-    if not view.replaced and not view.dropped:
+    if not view.replaced and not view.dropped and not view.repeated:
         return
     first = view.node.output[0]
     for index, values in view.replaced.items():
-        plan.constants[first, index] = onnx.helper.make_tensor(
-            "", onnx.TensorProto.INT64, [len(values)], values
-        )
+        real = isinstance(values[0], float) if values else False
+        kind = onnx.TensorProto.FLOAT if real else onnx.TensorProto.INT64
+        plan.constants[first, index] = onnx.helper.make_tensor("", kind, [len(values)], values)
     plan.dropped.update((first, index) for index in view.dropped)
+    plan.repeated.update({(first, index): r for index, r in view.repeated.items()})
 
 
 def _fresh_symbol(model: onnx.ModelProto) -> str:
@@ -203,11 +201,10 @@ def _apply(model: onnx.ModelProto, plan: BatchPlan) -> None:
             if tensor is not None:
                 replaced.add(name)
                 node.input[index] = _add(model, tensor, name, added, taken)
-    for value in (*graph.input, *graph.output):
+    if plan.repeated:
+        repeat_constants(model, plan.repeated, taken)
+    for value in (*graph.input, *graph.value_info, *graph.output):
         _free(value, plan)
-    kept = [v for v in graph.value_info if _free(v, plan)]
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
     _drop_unread(graph, replaced)
 
 
@@ -221,7 +218,7 @@ def _add(
     """The name of an initializer with these values; one for all uses of the same old constant."""
     key = old.encode() + b"\0" + tensor.SerializeToString()
     if key not in added:
-        name = f"{old}_any_batch"
+        name = f"{old or 'constant'}_any_batch"
         while name in taken:
             name += "_"
         taken.add(name)
@@ -234,16 +231,13 @@ def _add(
     return added[key]
 
 
-def _free(value: onnx.ValueInfoProto, plan: BatchPlan) -> bool:
-    """Write the symbol into a value info; False if its shape cannot be said any more."""
-    axis = plan.values.get(value.name)
+def _free(value: onnx.ValueInfoProto, plan: BatchPlan) -> None:
+    """Write the symbol into a value info."""
+    batch = plan.values.get(value.name)
     dims = value.type.tensor_type.shape.dim
-    if axis is None or len(dims) <= max(axis, 0):
-        return axis is None
-    if axis < 0:
-        return False
-    dims[axis].dim_param = plan.symbol
-    return True
+    if batch is not None and len(dims) > batch.axis:
+        times = "" if batch.factor == 1 else f"{batch.factor}*"
+        dims[batch.axis].dim_param = f"{times}{plan.symbol}"
 
 
 def _drop_unread(graph: onnx.GraphProto, replaced: set[str]) -> None:

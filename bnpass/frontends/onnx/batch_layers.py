@@ -231,3 +231,34 @@ def _harmless(view: View, index: int) -> bool:
         steps = view.dims(0)[1 if view.attr("layout", 0) else 0]
         return bool(np.all(values == steps)) if isinstance(steps, int) else False
     return not values.any()
+
+
+@rule("Attention")
+def attention(view: View) -> Sequence[State]:
+    """Samples along axis 0 of everything but a mask, which is aligned from the right."""
+    batch = view.batch()
+    for index in (0, 1, 2, 4, 5, 6):
+        if view.has(index) and view.state(index) != Batch(0, batch.factor):
+            view.refuse(f"{view.names[index]!r} does not carry the batch on axis 0")
+    if view.has(3):
+        mask, state = view.dims(3), view.state(3)
+        if state is None and len(mask) == 4 and mask[0] != 1:
+            view.refuse(f"{view.names[3]!r} has size {mask[0]} along the batch")
+        if state is not None and (len(mask) != 4 or state != Batch(0, batch.factor)):
+            view.refuse("its mask carries the batch on another axis")
+    return [Batch(0, batch.factor)] * len(view.node.output)
+
+
+@rule("RotaryEmbedding")
+def rotary(view: View) -> Sequence[State]:
+    """Sample by sample; tables without the batch need positions, or one row for all samples."""
+    batch = view.batch()
+    for index in (1, 2, 3):
+        state = view.state(index)
+        table = index < 3 and view.has(3)
+        single = state is None and (table or view.has(index) and view.dims(index)[0] == 1)
+        if view.has(index) and not single and (table or state != Batch(0, batch.factor)):
+            view.refuse(f"{view.names[index]!r} does not carry the batch on axis 0")
+    if batch.axis != 0:
+        view.refuse(f"the batch is on axis {batch.axis}, not 0")
+    return [batch]

@@ -48,6 +48,15 @@ class Sizes:
 State = Batch | Sizes | None
 
 
+@dataclass(frozen=True)
+class Repeat:
+    """A constant that every sample gets: along ``axis``, as often as input ``like`` has samples."""
+
+    axis: int
+    rank: int
+    like: int
+
+
 @dataclass
 class View:
     """One node with what is known about its inputs."""
@@ -58,8 +67,9 @@ class View:
     states: Mapping[str, State]
     shapes: Mapping[str, Dims]
     constants: Mapping[str, onnx.TensorProto]
-    replaced: dict[int, list[int]] = field(default_factory=dict)
+    replaced: dict[int, list[int] | list[float]] = field(default_factory=dict)
     dropped: set[int] = field(default_factory=set)
+    repeated: dict[int, Repeat] = field(default_factory=dict)
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:

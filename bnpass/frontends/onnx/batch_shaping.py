@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
+import numpy as np
+
 from bnpass.frontends.onnx import batch_sizes
-from bnpass.frontends.onnx.batch_rules import Batch, Sizes, State, Times, View, rule
+from bnpass.frontends.onnx.batch_rules import Batch, Repeat, Sizes, State, Times, View, rule
 
 
 @rule("Transpose")
@@ -57,17 +59,20 @@ def unsqueeze(view: View) -> Sequence[State]:
 
 @rule("Concat")
 def concat(view: View) -> Sequence[State]:
-    """Along another axis, of values that all carry the batch."""
-    rank = len(view.dims(0))
-    found = {view.state(i) for i in range(len(view.node.input))}
-    if None in found:
-        index = next(i for i in range(len(view.node.input)) if view.state(i) is None)
-        view.refuse(f"{view.node.input[index]!r} has no batch while another input has")
-    if len(found) != 1:
+    """Along another axis; a constant made for one sample (a class token) is repeated."""
+    rank = len(view.out_dims())
+    states = [view.state(i) for i in range(len(view.node.input))]
+    found = {s for s in states if s is not None}
+    if len(found) != 1 or not isinstance(states[like := states.index(min(found, key=str))], Batch):
         view.refuse("its inputs carry the batch on different axes")
-    batch = view.batch()
+    batch = view.batch(like)
     if view.attr("axis", 1) % rank == batch.axis:
         view.refuse("it joins along the batch")
+    for index, state in enumerate(states):
+        if state is None:
+            if view.size * batch.factor != 1 or view.dims(index)[batch.axis] != 1:
+                view.refuse(f"{view.node.input[index]!r} has no batch while another input has")
+            view.repeated[index] = Repeat(batch.axis, rank, like)
     return [batch]
 
 
@@ -149,9 +154,27 @@ def resize(view: View) -> Sequence[State]:
         return [batch]
     if view.has(3):
         sizes = batch_sizes.entries_of(view, 3)
-        if sizes[0] != Times(batch.factor):
+        if sizes[0] == view.size * batch.factor and axes is None:
+            _as_scales(view, [int(s) for s in view.known_ints(3, "sizes")])
+        elif sizes[0] != Times(batch.factor):
             view.refuse("its sizes spell out the batch size")
     return [batch]
+
+
+def _as_scales(view: View, sizes: Sequence[int]) -> None:
+    """The same sizes as scales, which do not name the batch: where these give the same."""
+    dims = view.dims(0)[1:]
+    known = [d for d in dims if isinstance(d, int)]
+    scales = [np.float32(s) / np.float32(d) for s, d in zip(sizes[1:], known, strict=False)]
+    exact = all(
+        int(np.float32(d) * r) == s for d, r, s in zip(known, scales, sizes[1:], strict=False)
+    )
+    stretch = view.attr("keep_aspect_ratio_policy", b"stretch") == b"stretch"
+    cropped = view.attr("coordinate_transformation_mode") == b"tf_crop_and_resize"
+    if len(known) != len(dims) or not exact or not stretch or cropped:
+        view.refuse("its sizes spell out the batch size")
+    view.replaced[2] = [1.0, *(float(r) for r in scales)]
+    view.dropped.add(3)
 
 
 @rule("Expand")

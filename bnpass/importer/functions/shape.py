@@ -141,3 +141,10 @@ def eye_like(x: Tensor, k: int, dtype: torch.dtype) -> Tensor:
 def trilu(x: Tensor, k: int | Tensor, upper: bool) -> Tensor:
     """ONNX Trilu (14): the triangle from the k-th diagonal on, of the last two axes."""
     return torch.triu(x, int(k)) if upper else torch.tril(x, int(k))
+
+
+def repeat_like(x: Tensor, like: Tensor, axis: int) -> Tensor:
+    """A constant of one sample for every sample of ``like``, whose batch is on the same axis."""
+    sizes = [-1] * x.dim()
+    sizes[axis] = like.shape[axis]
+    return x.expand(sizes)

@@ -161,3 +161,56 @@ def test_a_number_that_holds_the_batch_size_is_refused() -> None:
 def test_torch_is_not_imported() -> None:
     code = "import sys, bnpass.frontends.onnx.batch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("opset", [7, 13, 20])
+def test_a_class_token_goes_to_every_sample(opset: int) -> None:
+    model = parse(
+        """(float[1, 4, 6] x) => (float[1, 5, 6] y) {
+        a = MatMul(x, W)  c = Concat <axis = 1> (token, a)  y = Add(c, position) }""",
+        opset, W=normal(6, 6), token=normal(1, 1, 6), position=normal(1, 5, 6),
+    )  # fmt: skip
+    freed = check(model, 4, 6)
+    assert freed.graph.node[-2].op_type == "Concat"
+
+
+def test_a_token_behind_a_transposed_batch() -> None:
+    model = parse(
+        """(float[1, 4, 6] x) => (float[1, 5, 6] y) <int64[3] shape = {1, 1, 6}> {
+        t = Transpose <perm = [1, 0, 2]> (x)  e = Expand(token, shape)
+        c = Concat <axis = 0> (t, e)  y = Transpose <perm = [1, 0, 2]> (c) }""",
+        token=normal(6),
+    )
+    check(model, 4, 6)
+
+
+def test_a_token_of_a_larger_batch_is_named() -> None:
+    model = parse(
+        "(float[2, 4, 6] x) => (float[2, 5, 6] y) { y = Concat <axis = 1> (token, x) }",
+        token=normal(2, 1, 6),
+    )
+    with pytest.raises(InputError, match=r"Concat 'y'.*'token' has no batch"):
+        free_batch(model)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_resize_to_fixed_sizes(mode: str) -> None:
+    model = parse(
+        f"""(float[1, 2, 6, 5] x) => (float[1, 2, 9, 15] y) <int64[4] sizes = {{1, 2, 9, 15}}>
+        {{ y = Resize <mode = "{mode}"> (x, , , sizes) }}"""
+    )
+    check(model, 2, 6, 5)
+
+
+def test_an_output_that_merges_the_batch() -> None:
+    """Rows of one sample stay together: the output has 4 rows a sample."""
+    model = parse(
+        """(float[1, 4, 6] x) => (float[4, 3] y) <int64[2] shape = {4, 6}>
+        { f = Reshape(x, shape)  y = MatMul(f, W) }""",
+        W=normal(6, 3),
+    )
+    freed = free_batch(model)
+    x = normal(3, 4, 6)
+    each = np.concatenate([run(model, part) for part in np.split(x, 3)])
+    np.testing.assert_allclose(run(freed, x), each, rtol=1e-5)
+    assert freed.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "4*N"

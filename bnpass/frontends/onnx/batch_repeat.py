@@ -1,0 +1,72 @@
+"""A constant made for one sample, repeated for every sample of a batch of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from bnpass.frontends.onnx.batch_rules import Repeat
+
+
+def repeat_constants(
+    model: onnx.ModelProto, repeats: Mapping[tuple[str, int], Repeat], taken: set[str]
+) -> None:
+    """Let each use (first output of a node, input index) read the constant as often as needed.
+
+    Tile (6) takes the count from the dimensions of the input that the repeat is like.
+    """
+    nodes = []
+    for node in model.graph.node:
+        first = node.output[0] if node.output else ""
+        for index, name in enumerate(node.input):
+            repeat = repeats.get((first, index))
+            if repeat is not None:
+                made = _tiled(model, name, node.input[repeat.like], repeat, taken)
+                nodes += made
+                node.input[index] = made[-1].output[0]
+        nodes.append(node)
+    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+
+
+def _tiled(
+    model: onnx.ModelProto, name: str, like: str, repeat: Repeat, taken: set[str]
+) -> list[onnx.NodeProto]:
+    axis, behind = repeat.axis, repeat.rank - repeat.axis - 1
+    base = _fresh(f"{name}_every_sample", taken)
+    where = _constant(model, f"{base}_axis", [axis], taken)
+    shape, size = (_fresh(f"{base}_{part}", taken) for part in ("shape", "size"))
+    nodes = [
+        helper.make_node("Shape", [like], [shape]),
+        helper.make_node("Gather", [shape, where], [size], axis=0),
+    ]
+    parts = [size]
+    if axis:
+        parts.insert(0, _constant(model, f"{base}_before", [1] * axis, taken))
+    if behind:
+        parts.append(_constant(model, f"{base}_behind", [1] * behind, taken))
+    counts = _fresh(f"{base}_counts", taken)
+    nodes.append(helper.make_node("Concat", parts, [counts], axis=0))
+    nodes.append(helper.make_node("Tile", [name, counts], [base]))
+    return nodes
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def _constant(model: onnx.ModelProto, name: str, values: list[int], taken: set[str]) -> str:
+    name = _fresh(name, taken)
+    array = np.array(values, dtype=np.int64)
+    model.graph.initializer.append(numpy_helper.from_array(array, name))
+    if model.ir_version < 4:  # that format lists every initializer among the inputs
+        info = helper.make_tensor_value_info(name, onnx.TensorProto.INT64, list(array.shape))
+        model.graph.input.append(info)
+    return name

@@ -75,7 +75,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     cells = [[str(c) for c in columns], *([_cell(c) for c in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     for number, row in enumerate(cells):
-        parts = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]
+        parts = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:],
+                                                                   strict=True))]
         print("  ".join(parts).rstrip())
         if number == 0:
             print("  ".join("-" * width for width in widths))
@@ -132,7 +133,9 @@ def _measure(command: Sequence[str], limit: float) -> Cost:
     with tempfile.TemporaryFile() as log:
         start = time.perf_counter()
         child = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        peak = 0.0
         while True:
+            peak = _peak(child.pid) or peak
             pid, status, usage = os.wait4(child.pid, os.WNOHANG)
             wall = time.perf_counter() - start
             if pid:
@@ -147,10 +150,20 @@ def _measure(command: Sequence[str], limit: float) -> Cost:
         if child.returncode:
             log.seek(0)
             return Cost(failed=_last_line(log.read().decode(errors="replace")))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 2**20)
+    if not peak:  # no /proc here
+        peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return Cost(wall, usage.ru_utime + usage.ru_stime, peak)
+
+
+def _peak(pid: int) -> float:
+    """Peak resident memory so far, MiB; ru_maxrss would count this process's own before exec."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM:")), 0.0)
 
 
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1][:160] if lines else "it failed without a word"
+    return " | ".join(line[:160] for line in lines[-2:]) or "it failed without a word"

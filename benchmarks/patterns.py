@@ -504,7 +504,7 @@ def _() -> onnx.ModelProto:
 @pattern("fp16 Conv + BN, variance 1e-7", tolerance=2e-2)
 def _() -> onnx.ModelProto:
     n = Net(IMAGE, dtype=np.float16)
-    params = n.statistics(6)[:3] + [n.const(np.full(6, 1e-7))]
+    params = [*n.statistics(6)[:3], n.const(np.full(6, 1e-7))]
     return n.model(n.op("Relu", n.bn(n.conv("x", 4, 6), 6, params=params, epsilon=1e-7)))
 
 

@@ -1,6 +1,6 @@
 """bnpass and its peers, each as one function from a model file to a model file.
 
-Also a program, so that whole processes can be measured: python benchmarks/tools.py TOOL IN OUT
+Also a program, so that whole processes can be measured: python -m benchmarks.tools TOOL IN OUT
 """
 
 from __future__ import annotations

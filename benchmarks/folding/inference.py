@@ -10,7 +10,8 @@ import onnx
 
 from benchmarks import tools
 from benchmarks.common import heading, measure, table
-from benchmarks.folding.judge import affine, error, feeds_for, run as outputs
+from benchmarks.folding.judge import affine, error, feeds_for
+from benchmarks.folding.judge import run as outputs
 from benchmarks.folding.nets import NETS
 from benchmarks.folding.speed import commands
 

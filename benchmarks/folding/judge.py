@@ -18,7 +18,7 @@ _ARITHMETIC = frozenset({"Mul", "Add", "Sub", "Div", "Neg", "Sqrt", "Reciprocal"
 
 def affine(model: onnx.ModelProto) -> tuple[int, int]:
     """(BatchNormalizations, constant arithmetic operators) of a model, nested graphs included."""
-    kinds = [kind for kind in _affine_kinds(model.graph, set())]
+    kinds = list(_affine_kinds(model.graph, set()))
     kinds += [n.op_type for f in model.functions for n in f.node
               if n.op_type == "BatchNormalization"]
     norms = kinds.count("BatchNormalization")
@@ -32,9 +32,9 @@ def _affine_kinds(graph: onnx.GraphProto, outer: set[str]) -> Iterator[str]:
             fixed |= set(node.output)
             if node.op_type in _ARITHMETIC:
                 yield node.op_type
-        elif node.op_type == "BatchNormalization":
-            yield node.op_type
-        elif node.op_type in _ARITHMETIC and any(i in fixed for i in node.input):
+        elif node.op_type == "BatchNormalization" or (
+            node.op_type in _ARITHMETIC and any(i in fixed for i in node.input)
+        ):
             yield node.op_type
         for attribute in node.attribute:
             if attribute.HasField("g"):
@@ -73,7 +73,8 @@ def error(before: list[Array], after: list[Array]) -> float:
         a, b = a.astype(np.float64), b.astype(np.float64)
         if a.shape != b.shape or not np.isfinite(b).all():
             return float("inf")
-        worst = max(worst, float(np.abs(a - b).max(initial=0) / max(np.abs(a).max(initial=0), 1e-30)))
+        largest = max(float(np.abs(a).max(initial=0)), 1e-30)
+        worst = max(worst, float(np.abs(a - b).max(initial=0)) / largest)
     return worst
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import onnx
 from onnx import helper
 
 from benchmarks.common import Cost, heading, measure, table
-from benchmarks.folding.speed import commands
+from benchmarks.folding.speed import commands, print_failures
 
 CHANNELS = 512  # a 3x3 Conv then has 9.4 MB of weights
 LIMIT = 400.0
@@ -49,12 +48,13 @@ def _external(folder: Path, layers: int) -> dict[str, Any]:
     base = found["cp of the data file"]
     table(["tool", "wall s", "over cp", "CPU s", "over cp", "peak MiB"],
           [[tool, *_row(cost, base)] for tool, cost in found.items()])
+    print_failures(found)
     return {"bytes": size, **{tool: vars(cost) for tool, cost in found.items()}}
 
 
 def _row(cost: Cost, base: Cost) -> list[Any]:
     if cost.failed:
-        return [cost.failed, "", "", "", ""]
+        return ["fails", "", "", "", ""]
     return [cost.wall, f"{cost.wall / base.wall:.2f}x", cost.cpu, f"{cost.cpu / base.cpu:.2f}x",
             cost.peak]
 
@@ -75,14 +75,12 @@ def _best(command: list[str], folder: Path, repeats: int) -> Cost:
 def _single(folder: Path, layers: int) -> dict[str, Any]:
     source, target = folder / "single.onnx", folder / "out.onnx"
     size = write_single(source, layers)
-    command = [sys.executable, "-m", "bnpass", "fold", str(source), "-o", str(target),
-               "--no-verify"]
-    near = measure(command, limit=LIMIT)
+    near = measure(commands(source, target)["bnpass --no-verify"], limit=LIMIT)
     target.unlink(missing_ok=True)
     beyond = folder / "beyond.onnx"
     with beyond.open("wb") as file:  # sparse: its size is what must be noticed
         file.truncate(2**31 + 1)
-    refused = measure([*command[:4], str(beyond), "-o", str(target), "--no-verify"], limit=LIMIT)
+    refused = measure(commands(beyond, target)["bnpass --no-verify"], limit=LIMIT)
     heading(f"One protobuf of {size / 1e9:.2f} GB, and a file beyond 2 GiB")
     table(["file", "wall s", "CPU s", "peak MiB", "answer"], [
         [f"{size / 1e9:.2f} GB", near.wall, near.cpu, near.peak, near.failed or "folded"],

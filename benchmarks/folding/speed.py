@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 
 from benchmarks import tools
-from benchmarks.common import ROOT, Cost, heading, measure, table
+from benchmarks.common import Cost, heading, measure, table
 from benchmarks.folding.nets import chain
 
 SIZES = (500, 1000, 2000, 4000, 8000, 16000)
@@ -41,8 +41,9 @@ def run(quick: bool) -> dict[str, Any]:
 
 def commands(source: Path, target: Path) -> dict[str, list[str]]:
     """Tool -> the command line that turns source into target."""
-    program = [sys.executable, str(ROOT / "benchmarks" / "tools.py")]
-    bnpass = [sys.executable, "-m", "bnpass", "fold", str(source), "-o", str(target)]
+    program = [sys.executable, "-P", "-m", "benchmarks.tools"]
+    bnpass = [sys.executable, "-P", "-m", "bnpass", "fold", str(source), "-o", str(target),
+              "--force"]
     found = {"load+save": [*program, "load+save", str(source), str(target)],
              "bnpass --no-verify": [*bnpass, "--no-verify"], "bnpass (verified)": bnpass}
     for name in tools.PEERS:
@@ -72,12 +73,20 @@ def _print(found: dict[str, dict[int, Cost]], sizes: tuple[int, ...]) -> None:
     print("\npeak memory, MiB\n")
     table(columns, [[tool, *(_shown(row.get(n), "peak") for n in sizes)]
                     for tool, row in found.items()])
+    print_failures({f"{t} at N={n}": c for t, row in found.items() for n, c in row.items()})
+
+
+def print_failures(costs: dict[str, Cost]) -> None:
+    """Why a process has no result, below the table."""
+    for what, cost in costs.items():
+        if cost.failed:
+            print(f"{what}: {cost.failed}")
 
 
 def _shown(cost: Cost | None, what: str) -> Any:
     if cost is None:
         return None
-    return cost.failed or float(getattr(cost, what))
+    return "fails" if cost.failed else float(getattr(cost, what))
 
 
 def _ratio(cost: Cost | None, base: Cost | None) -> str:

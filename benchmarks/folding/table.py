@@ -75,7 +75,7 @@ def _judged(name: str, pattern_name: str, source: Path, target: Path) -> tuple[s
 
     logging.disable(logging.CRITICAL)
     pattern = next(p for p in PATTERNS if p.name == pattern_name)
-    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing), \
+    with Path(os.devnull).open("w") as nothing, contextlib.redirect_stdout(nothing), \
             contextlib.redirect_stderr(nothing):
         try:
             tools.TOOLS[name](str(source), str(target))

@@ -1,0 +1,1 @@
+"""The parts of ``benchmarks/insert.py``: known models, a growing chain."""

@@ -30,7 +30,8 @@ class Tracer(fx.Tracer):
     """
 
     def __init__(self) -> None:
-        super().__init__(autowrap_modules=(math, rnn))
+        modules: tuple[Any, ...] = (math, rnn)
+        super().__init__(autowrap_modules=modules)
 
     def trace(self, *args: Any, **kwargs: Any) -> fx.Graph:
         """A graph without marks that only torch's decorator for functions may leave."""
@@ -80,14 +81,16 @@ def trace(model: Any, example_inputs: tuple[Any, ...] | None = None) -> fx.Graph
 
 def duplicate(module: nn.Module) -> nn.Module:
     """A deep copy; weights that a hook computes (old weight_norm) are copied as plain tensors."""
-    held: list[tuple[nn.Module, str, torch.Tensor]] = []
+    held: list[tuple[nn.Module, str, Any]] = []
     for m in module.modules():
         for name, value in vars(m).items():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 held.append((m, name, value))
+            elif name == "_flat_weights" and not all(w is None or w.is_leaf for w in value):
+                held.append((m, name, value))  # a recurrent module's list, made anew by the copy
     try:
         for m, name, value in held:
-            vars(m)[name] = value.detach()
+            vars(m)[name] = [] if isinstance(value, list) else value.detach()
         return copy.deepcopy(module)
     finally:
         for m, name, value in held:

@@ -67,6 +67,7 @@ class NormedRecurrent(nn.Module):
             hx: the first states as for torch's module, zeros by default.
         """
         given = hx if isinstance(hx, tuple) else () if hx is None else (hx,)
+        out: Any
         if isinstance(x, PackedSequence):
             out, states = self._packed(x, given)
         elif x.dim() == 2:

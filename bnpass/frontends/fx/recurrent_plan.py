@@ -200,8 +200,10 @@ class Placed:
 
 def _enough(x: torch.Tensor) -> torch.Tensor:
     if x.numel() <= x.shape[1]:
-        raise InputError("a single value per channel has no variance",
-                         "population statistics need 2 time steps or more in a batch")
+        raise InputError(
+            "a single value per channel has no variance",
+            "population statistics need 2 time steps or more in a batch",
+        )
     return x
 
 
@@ -272,7 +274,7 @@ def _folded(module: NormedRecurrent) -> tuple[dict[str, str], dict[str, nn.Linea
     reasons: dict[str, str] = {}
     layers: dict[str, nn.Linear] = {}
     if has_hooks(module):
-        return {part: "its forward hooks may change what it computes" for part in module.parts}, {}
+        return dict.fromkeys(module.parts, "its forward hooks may change what it computes"), {}
     for part in module.parts:
         norm = module.get_submodule(norm_name(part))
         made = _fold_pair(module.get_parameter(f"weight_ih_{part}"), norm)
@@ -321,7 +323,7 @@ def _plain(module: NormedRecurrent, layers: dict[str, nn.Linear]) -> nn.RNNBase:
     plain = getattr(nn, module.kind)(module.input_size, module.hidden_size, **options)
     plain = plain.to_empty(device=weight.device)
     plain.dropout = module.dropout
-    own = dict(module.named_parameters(recurse=False))
+    own: dict[str, Any] = dict(module.named_parameters(recurse=False))
     with torch.no_grad():
         for name, parameter in plain.named_parameters():
             role, part = name[:7], name.partition("_l")[2]

@@ -98,7 +98,9 @@ def plan_fold(
         found = find_chains(planner, selected)
         chains, reasons = [], {op.name: reason for op, reason in found.refused}
         refused = found.refused
-        planner.joinable = {c.result: partial(_current, c, planner) for c in found.chains}
+        planner.joinable = {
+            c.result: (frozenset(c.names), partial(_current, c, planner)) for c in found.chains
+        }
         by_result = {c.result: c for c in found.chains}
         whole = True
         # BatchNorms first: the arithmetic in front may have to take in what no layer there does
@@ -252,6 +254,11 @@ def _check_worth(
     avoid: frozenset[str],
 ) -> int:
     """How many new Adds the trials cost."""
+    gone = set(chain.names).union(
+        *(planner.joinable[value][0] for trial in trials for value in trial.joined)
+    )
+    if any(gone & trial.crossed for trial in trials):
+        raise MapRefusedError("a map that comes along would go into one that leaves")
     adds = sum(not _adds_already(name, planner) for name in _shifted(trials))
     if not chain.norms and adds >= len(chain.links):
         raise MapRefusedError("it would only move")

@@ -114,7 +114,8 @@ class Planner:
         self._retries = 0
         self._past_constants = False
         self._paths: dict[str, int] = {}
-        self.joinable: dict[str, Callable[[], Map]] = {}  # maps that wait, by their result
+        # chains that wait, by their result: their operators and their map
+        self.joinable: dict[str, tuple[frozenset[str], Callable[[], Map]]] = {}
 
     # --- what rules may ask (the View)
 
@@ -348,7 +349,7 @@ class Planner:
             readers = {use.op.name for use in self.graph.uses(value)} - {op.name}
             if readers & (pending.queued - waiting):
                 continue  # a reader was already asked without this map
-            found[index] = self.joinable[value]()
+            found[index] = self.joinable[value][1]()
             self._give(value, found[index], pending, trial)
             trial.joined.add(value)
         return found

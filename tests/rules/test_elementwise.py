@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.helpers import Norm, assert_folds, assert_stays, build, half, positive
+from tests.helpers import Norm, assert_folds, assert_stays, build, fold, half, positive
 
 TWO = {"w": (4, 3, 3, 3), "b": (4,), "v": (4, 3, 3, 3)}
 
@@ -168,6 +168,20 @@ def test_forward_two_batch_norms_of_equal_scale_pass_a_sum_together(op):
     arrays = {**norms["n"], **norms["m"]}
     arrays["m_g"], arrays["m_v"] = arrays["n_g"], arrays["n_v"]
     assert_folds(build(text, {"w": (5, 4, 3, 3), "b": (5,), **arrays}))
+
+
+@pytest.mark.parametrize("between", ["BN(a, n)", "BN(f, n)"])
+def test_a_batch_norm_that_reads_another_does_not_join_it(between):
+    text = f"""(float[N,4,8,8] x) => (float[] y) {{
+      r = Tanh(x)
+      a = BN(r, n)
+      f = AveragePool <kernel_shape = [1,1]> (a)
+      e = {between}
+      s = Add(a, e)
+      t = Add(s, f)
+      y = Conv(t, w)
+    }}"""
+    fold(build(text, {"w": (5, 4, 3, 3), "n": positive(4)}))
 
 
 def test_forward_different_scales_stay():

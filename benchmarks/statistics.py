@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)  # not this file's folder: it would hide Python's own statistics
 
 import onnx  # noqa: E402 - the package is imported from the source tree
 import torch  # noqa: E402

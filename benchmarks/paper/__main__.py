@@ -93,14 +93,17 @@ def _run(args: argparse.Namespace) -> int:
 def _row(ctx: Context, module: ModuleType) -> Result:
     from benchmarks.paper.results import Result
 
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     ctx.log(f"{module.NAME}: about {max(0.1, module.MINUTES * ctx.scale):.1f} minutes")
     try:
         lines, note = module.run(ctx), ""
     except InputError as error:
         lines, note = [], f"left out: {error.message} ({error.hint})"
         ctx.log(f"{module.NAME}: {note}")
-    return Result(module.NAME, lines, time.perf_counter() - start, note)
+    result = Result(module.NAME, lines, time.perf_counter() - start, note,
+                    time.process_time() - busy)
+    ctx.log(f"{module.NAME}: {result.seconds:.0f} s, {result.cpu:.0f} s of processor time")
+    return result
 
 
 def heading(ctx: Context) -> str:

@@ -1,0 +1,212 @@
+"""Published torch architectures, end to end: python benchmarks/torch_models.py [-o OUT.json]
+
+Plain networks: insert -> one training step -> calibrate -> fold -> export; onnxruntime on the
+folded file is compared with torch on the network that still has its BN, on a batch of another size.
+Networks with BN of their own, and timm's if timm is installed: the same without the insertion.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import bnpass
+from benchmarks.architectures import NORMED, PLAIN, Model
+from benchmarks.common import heading, machine, parser, save, table, version
+from benchmarks.timm_models import timm_models
+from bnpass.passes.fold import FoldPlan
+from bnpass.runtime.session import session
+
+LIMIT = 1e-4  # relative error up to which onnxruntime equals torch
+QUICK = ("VGG-16", "U-Net", "Text CNN", "MobileNetV2")
+
+Inputs = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one network.
+
+    Attributes:
+        nonlinearities, inserted, skipped, biases: of the insertion's plan.
+        own: BatchNorms that the network has itself.
+        left: BatchNorms left in the folded network.
+        reasons: why, and how many of them.
+        error: largest difference of the outputs, over the largest output.
+        seconds: insert, fold and export, without training and checks.
+    """
+
+    name: str
+    nonlinearities: int = 0
+    inserted: int = 0
+    skipped: int = 0
+    biases: int = 0
+    own: int = 0
+    left: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    error: float | None = None
+    seconds: float = 0.0
+    failed: str = ""
+
+
+class Watch:
+    """Adds up the time that the passes take."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        start = time.perf_counter()
+        result = function(*args, **options)
+        self.seconds += time.perf_counter() - start
+        return result
+
+
+def norms(module: nn.Module) -> int:
+    """How many BatchNorms a module has."""
+    return sum(isinstance(m, _BatchNorm) for m in module.modules())
+
+
+def plain(name: str, net: nn.Module, x: Inputs, folder: Path) -> Row:
+    """The whole way of a network without BN."""
+    watch = Watch()
+    plan = bnpass.insert(net, x, plan_only=True)
+    made = watch(bnpass.insert, net, x)
+    _step(made, x)
+    bnpass.calibrate(made, [x[0]])
+    folded = watch(bnpass.fold, made)
+    error = _compare(made, folded, x, folder / f"{name}.onnx", watch)
+    return Row(
+        name, plan.nonlinearities, len(plan.sites), len(plan.skipped), plan.dropped,
+        left=norms(folded), error=error, seconds=watch.seconds,
+    )  # fmt: skip
+
+
+def normed(name: str, net: nn.Module, x: Inputs, folder: Path) -> Row:
+    """A network with BN of its own: a training step, statistics, fold."""
+    watch = Watch()
+    own = norms(net)
+    _disturb(net)
+    _step(net, x)
+    bnpass.calibrate(net, [x[0]])
+    plan = bnpass.fold(net, x, plan_only=True)
+    folded = watch(bnpass.fold, net, x)
+    error = _compare(net, folded, x, folder / f"{name}.onnx", watch)
+    return Row(name, own=own, left=norms(folded), reasons=_reasons(plan), error=error,
+               seconds=watch.seconds)  # fmt: skip
+
+
+def _reasons(plan: FoldPlan) -> dict[str, int]:
+    """Why what is left is left, without names, and how often."""
+    return dict(Counter(re.sub(r" '[^']*'", "", e.reason) for e in plan.entries if not e.how))
+
+
+def _step(module: nn.Module, x: Inputs) -> None:
+    optimizer = torch.optim.SGD(module.train().parameters(), lr=1e-3)
+    y = module(*x)
+    (y - torch.randn_like(y)).square().mean().backward()
+    optimizer.step()
+
+
+def _disturb(module: nn.Module) -> None:
+    """Gammas and betas as after training; a few gammas are negative."""
+    with torch.no_grad():
+        for m in module.modules():
+            if isinstance(m, _BatchNorm) and m.affine:
+                m.weight.normal_(0.9, 0.4)
+                m.bias.normal_(0.0, 0.3)
+
+
+def _compare(want: nn.Module, folded: nn.Module, x: Inputs, path: Path, watch: Watch) -> float:
+    """The folded file on onnxruntime against torch, with three samples more than exported."""
+    watch(bnpass.export, folded, x, path, verify=False)
+    run = session(path)
+    more = tuple(torch.cat([v, v.flip(0)[:3]]) for v in x)
+    feeds = {i.name: v.numpy() for i, v in zip(run.get_inputs(), more, strict=True)}
+    got = torch.from_numpy(run.run(None, feeds)[0])
+    with torch.no_grad():
+        expected = want.eval()(*more)
+    return float((got - expected).abs().max() / expected.abs().max())
+
+
+def rows(models: dict[str, Callable[[], Model]], work: Callable[..., Row]) -> Iterator[Row]:
+    """One row a network; what fails is a row too."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make in models.items():
+            torch.manual_seed(0)
+            net, x = make()
+            try:
+                yield work(name, net, x, Path(folder))
+            except Exception as error:  # the table says what does not work
+                yield Row(name, failed=f"{type(error).__name__}: {str(error).splitlines()[0]}")
+
+
+def show_plain(found: list[Row]) -> None:
+    """The table of the networks without BN."""
+    columns = ["model", "nonlinearities", "BN inserted", "none", "biases dropped", "BN left",
+               "error", "seconds", ""]  # fmt: skip
+    table(columns, (
+        (r.name, r.nonlinearities, r.inserted, r.skipped, r.biases, r.left, _error(r.error),
+         round(r.seconds, 1), r.failed) for r in found
+    ))  # fmt: skip
+
+
+def show_normed(found: list[Row]) -> None:
+    """The table of the networks with BN of their own."""
+    columns = ["model", "BN", "folded", "BN left", "error", "seconds", ""]
+    table(columns, (
+        (r.name, r.own, r.own - r.left, r.left, _error(r.error), round(r.seconds, 1), r.failed)
+        for r in found
+    ))  # fmt: skip
+    for row in found:
+        for reason, count in row.reasons.items():
+            print(f"  {row.name}, {count}: {reason}")
+
+
+def _error(value: float | None) -> str | None:
+    return None if value is None else f"{value:.1e}" + ("" if value <= LIMIT else " WRONG")
+
+
+def main() -> None:
+    """Run and print the tables; exit 1 if some network is wrong or fails."""
+    args = parser(__doc__).parse_args()
+    torch.set_num_threads(1)
+    logging.getLogger("bnpass").setLevel(logging.ERROR)  # a batch of 8 is no population
+    facts = {**machine(), "torch": torch.__version__, "timm": version("timm")}
+    table(["machine", ""], facts.items())
+    keep = QUICK if args.quick else tuple(PLAIN)
+    heading("Networks without BN: insert, train a step, calibrate, fold, export")
+    first = list(rows({k: v for k, v in PLAIN.items() if k in keep}, plain))
+    show_plain(first)
+    heading("Networks with BN of their own: train a step, calibrate, fold, export")
+    second = list(rows({k: v for k, v in NORMED.items() if k in keep}, normed))
+    show_normed(second)
+    third: list[Row] = []
+    others, why = ({}, "--quick") if args.quick else timm_models()
+    heading("timm's networks" + (f": left out ({why})" if why else ", as they are"))
+    if others:
+        third = list(rows(others, normed))
+        show_normed(third)
+    found = [*first, *second, *third]
+    results = {"plain": first, "normed": second, "timm": third}
+    save(args.output, {"machine": facts, **{k: list(map(asdict, v)) for k, v in results.items()}})
+    wrong = any(r.failed or r.error is None or not r.error <= LIMIT for r in found)
+    sys.exit(1 if wrong or any(r.left for r in first) else 0)
+
+
+if __name__ == "__main__":
+    main()

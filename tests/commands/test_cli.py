@@ -181,3 +181,25 @@ def test_a_reader_that_leaves_a_table_is_no_error(plain: Path) -> None:
     shown = python("-c", code)
     assert shown.returncode == 0
     assert shown.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "hint"),
+    [("tensorboard", 3, "pip install tensorboard"), ("PIL.Image", 3, "pip install pillow"),
+     ("torch.nn", 3, "pip install torch"), ("no_such_thing", 2, "a bug in bnpass")],
+)  # fmt: skip
+def test_a_package_that_is_not_installed_is_exit_3_in_any_command(
+    bnpass: Run, plain: Path, monkeypatch: pytest.MonkeyPatch, module: str, code: int, hint: str
+) -> None:
+    import importlib
+
+    from bnpass.commands import inspect
+
+    def needs_it(*_: object) -> int:
+        importlib.import_module(module)
+        return 0
+
+    monkeypatch.setattr(inspect, "run", needs_it)
+    for name in (module.partition(".")[0], module):
+        monkeypatch.setitem(sys.modules, name, None)
+    bnpass("inspect", plain).assert_refused(code, "", hint)

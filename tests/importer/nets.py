@@ -134,6 +134,48 @@ class Attention(nn.Module):
         return self.out((weight @ v).transpose(1, 2).reshape(n, t, c))
 
 
+class VisionTransformer(nn.Module):
+    """A class token in front of the patches, fused attention, a head on the token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 3)
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.position = nn.Parameter(torch.randn(1, 5, 8))
+        self.norm, self.qkv = nn.LayerNorm(8), nn.Linear(8, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
+        n, t, c = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(n, t, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.head((x + y.transpose(1, 2).reshape(n, t, c))[:, 0])
+
+
+class Transformer(nn.Module):
+    """torch's own encoder layer, causal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x, self.mask)
+
+
+class Tagger(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.lstm = nn.Embedding(50, 8), nn.LSTM(8, 6, bidirectional=True)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.lstm(self.table(x).transpose(0, 1))[0]
+        return self.head(y).transpose(0, 1).log_softmax(2)
+
+
 def images(n: int) -> Tensor:
     return torch.randn(n, 3, 8, 8)
 
@@ -184,6 +226,9 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Inputs]] = {
     "mixer": (Mixer, images),
     "convnext": (ConvNext, images),
     "attention": (Attention, lambda n: torch.randn(n, 6, 8)),
+    "vit": (VisionTransformer, images),
+    "transformer": (Transformer, lambda n: torch.randn(n, 6, 8)),
+    "tagger": (Tagger, lambda n: torch.randint(0, 50, (n, 9))),
     "mlp": (
         _sequential(
             nn.Linear(10, 20), nn.BatchNorm1d(20), nn.Sigmoid(), nn.Linear(20, 20, bias=False),
@@ -258,3 +303,21 @@ def ort_run(model: onnx.ModelProto, *inputs: np.ndarray) -> list[np.ndarray]:
 def relative(a: Tensor, b: np.ndarray) -> float:
     """The largest difference, relative to the largest value."""
     return float(np.abs(a.detach().numpy() - b).max() / (np.abs(b).max() + 1e-9))
+
+
+def take_one_step(gm: torch.fx.GraphModule, x: Tensor, *, freeze: bool = False) -> None:
+    """One step of SGD; every parameter whose gradient is not zero has to move.
+
+    Args:
+        freeze: the statistics stay as they are (eval mode), for a batch of one.
+    """
+    before = {path: p.detach().clone() for path, p in gm.named_parameters()}
+    y = gm.train(not freeze)(x)
+    (y * torch.randn_like(y)).sum().backward()
+    grads = {path: p.grad for path, p in gm.named_parameters()}
+    assert all(g is not None for g in grads.values())
+    largest = max(float(g.abs().max()) for g in grads.values())
+    torch.optim.SGD(gm.parameters(), lr=0.05 / max(1.0, largest)).step()
+    for path, p in gm.named_parameters():
+        dead = grads[path].abs().max() < 1e-6 * largest  # a bias in front of a normalisation
+        assert dead or not torch.equal(before[path], p), path

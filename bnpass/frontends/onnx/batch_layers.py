@@ -256,7 +256,7 @@ def rotary(view: View) -> Sequence[State]:
     for index in (1, 2, 3):
         state = view.state(index)
         table = index < 3 and view.has(3)
-        single = state is None and (table or view.has(index) and view.dims(index)[0] == 1)
+        single = state is None and (table or (view.has(index) and view.dims(index)[0] == 1))
         if view.has(index) and not single and (table or state != Batch(0, batch.factor)):
             view.refuse(f"{view.names[index]!r} does not carry the batch on axis 0")
     if batch.axis != 0:

@@ -38,7 +38,7 @@ def infer(model: onnx.ModelProto) -> tuple[dict[str, Dims], dict[str, onnx.Tenso
         shapes = _inferred(bare)
     for tensor in model.graph.initializer:
         shapes[tensor.name] = tuple(tensor.dims)
-    fold_shapes(bare.graph, {}, opset)  # the Constant nodes that are left
+    fold_shapes(bare.graph, shapes, opset)  # Constant nodes, and what all shapes now tell
     return shapes, {t.name: t for t in bare.graph.initializer}
 
 

@@ -93,7 +93,8 @@ class Job:
         from benchmarks.gpu_job.network import Images
 
         self.settings, self.folder, self.device = settings, folder, device
-        self.providers = [p.name for p in found.providers if p.works and p.name in ("cuda", "cpu")]
+        working = {p.name for p in found.providers if p.works}
+        self.providers = [name for name in ("cuda", "cpu") if name in working]
         self.result = Result(settings.seconds)
         self.images: Images = Images(settings.size, 10, device)
         self.nets = Made()

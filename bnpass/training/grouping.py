@@ -118,8 +118,12 @@ def _join(held: list[Inputs]) -> Inputs:
 
 
 def _see(runs: LabelRuns, item: Any, arity: int) -> None:
-    if isinstance(item, tuple | list) and len(item) > arity:
-        runs.see(item[arity])
+    if not isinstance(item, tuple | list) or len(item) <= arity:
+        return
+    labels = item[arity]
+    if isinstance(labels, Tensor):  # numpy takes neither one on a GPU nor bfloat16
+        labels = None if labels.is_floating_point() else labels.detach().cpu()
+    runs.see(labels)
 
 
 def _warn(runs: LabelRuns) -> None:

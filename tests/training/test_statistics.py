@@ -216,6 +216,14 @@ def test_sorted_labels_are_warned_about(caplog: pytest.LogCaptureFixture) -> Non
     assert "labels come sorted" in caplog.text
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bfloat16])
+def test_labels_of_any_type_are_left_alone(dtype: torch.dtype) -> None:
+    x = torch.randn(100, 12)
+    labels = (torch.arange(100) % 4).to(dtype)
+    labels.requires_grad_(dtype.is_floating_point)
+    assert not calibrate(mlp(), [(x, labels)]).training
+
+
 def test_few_elements_are_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     calibrate(mlp(), blobs(30))
     assert "only 30 elements" in caplog.text

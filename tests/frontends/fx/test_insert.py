@@ -183,14 +183,14 @@ def test_clone_for_a_reader_that_must_not_see_it():
     close(run(folded, x), run(made, x))
 
 
-def test_recurrent_layers_stay_untouched():
+def test_beside_recurrent_layers():
     net = Fn(lambda s, x: s.b(torch.relu(s.f(s.l(s.e(x))[0]))),
              e=nn.Embedding(9, 5),
              f=nn.Linear(4, 6), l=nn.LSTM(5, 4, batch_first=True), b=nn.Linear(6, 2))  # fmt: skip
     net.eval()
     x = (torch.randint(0, 9, (3, 7)),)
     made = bnpass.insert(net, x, init="preserve")
-    assert names(made) == {"f_bn"}
+    assert names(made) == {"l.bn_ih_l0", "f_bn"}
     close(run(made, x), run(net, x), 1e-5)
 
 

@@ -406,3 +406,39 @@ def test_export(tmp_path):
     path = bnpass.export(randomize(normed), x, tmp_path / "normed.onnx")  # verified before written
     kinds = Counter(node.op_type for node in onnx.load(path).graph.node)
     assert kinds["BatchNormalization"] == 1 and kinds["GRU"]
+
+
+# --- GPU -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("error")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_on_a_gpu(kind, options, autocast):
+    layout = {"num_layers": 2, "bidirectional": True, "batch_first": True}
+    module = net(kind, **options, **layout).float().cuda()
+    x = tuple(t.float().cuda() for t in sequence((BATCH, STEPS)))
+    packed = pack_padded_sequence(x[0], LENGTHS, batch_first=True, enforce_sorted=False)
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        normed = bnpass.insert(module, x, init="calibrated", data=[x])
+        close(outputs(normed, *x), outputs(module, *x), 1e-5)
+        close(outputs(normed.rnn, packed)[0].data, outputs(module.rnn, packed)[0].data, 1e-5)
+        before = copy.deepcopy(normed.state_dict())
+        optimizer = torch.optim.SGD(normed.train().parameters(), lr=0.5)
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+            first, second = normed(*x)
+            loss = first.float().square().mean() + second.float().sum()
+            loss = loss + normed.rnn(packed)[0].data.float().square().mean()
+        loss.backward()
+        optimizer.step()
+        after = normed.state_dict()
+        assert all(not torch.equal(after[name], before[name]) for name in before)
+        folded = bnpass.fold(normed.eval())
+        assert all(p.is_cuda for p in folded.parameters())
+        close(outputs(folded, *x), outputs(normed, *x), 1e-5)
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32

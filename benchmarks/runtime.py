@@ -45,7 +45,11 @@ class Cost:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("megabytes", nargs="*", type=int, default=[1, 100, 2000])
+    parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.make:
+        print(make(arguments.megabytes[0], arguments.make))
+        return 0
     table = Table("seconds and peak memory of a command, the process's start included",
                   ["model", "layers", "fold", "verify", "determinism", "bench", "p50 ms folded",
                    "folded / with BN"], right=frozenset(range(1, 8)))  # fmt: skip
@@ -59,7 +63,9 @@ def main() -> int:
 def measured(megabytes: int, folder: Path) -> list[object]:
     """One row: every command on a model of a size."""
     source, target = folder / "bn.onnx", folder / "folded.onnx"
-    layers = make(megabytes, source)
+    # In a process of its own: the peak memory of a child is at least that of its parent.
+    making = [sys.executable, __file__, str(megabytes), "--make", str(source)]
+    layers = int(subprocess.run(making, check=True, capture_output=True, text=True).stdout)
     print(f"{megabytes} MB: {layers} layers", file=sys.stderr, flush=True)
     fold = bnpass("fold", source, "-o", target, "--no-verify")
     verify = bnpass("verify", source, target)

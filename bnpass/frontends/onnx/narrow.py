@@ -246,6 +246,7 @@ class _Narrower:
     ) -> None:
         if node.op_type == "Constant" and self._constant(node, scope):
             return
+        self._complete(node, scope)
         shapely = self._of_shapes(node, scope)
         reason = "computes with shapes" if shapely else self._reason_wide(node, scope)
         schema = self._schema(node)
@@ -274,11 +275,6 @@ class _Narrower:
         for index, name in enumerate(node.output):
             if shapely and name:
                 scope.shapes.add(name)
-            if name and self._unknown(name, scope):
-                raise UnsupportedError(
-                    f"the type of {name!r} ({node.op_type} {node.name!r}) cannot be told",
-                    "add it to the model's value_info, e.g. with onnx.shape_inference",
-                )
             if not self._is_float(name, scope):
                 continue
             any_float = True
@@ -291,9 +287,45 @@ class _Narrower:
                 scope.nodes.append(cast(inner, name, ends[name]))
         return any_float
 
-    def _unknown(self, name: str, scope: Values) -> bool:
-        held = scope.types.get(name)
-        return held is None or not held.elem_type
+    def _complete(self, node: onnx.NodeProto, scope: Values) -> None:
+        """Find the types of outputs that inference has left out."""
+        for index, name in enumerate(node.output):
+            held = scope.types.get(name)
+            if not name or (held is not None and held.elem_type):
+                continue
+            guess = self._guessed(node, index, scope)
+            if not guess:
+                raise UnsupportedError(
+                    f"the type of {name!r} ({node.op_type} {node.name!r}) cannot be told",
+                    "add it to the model's value_info, e.g. with onnx.shape_inference",
+                )
+            scope.types[name] = onnx.TypeProto.Tensor(elem_type=guess)
+
+    def _guessed(self, node: onnx.NodeProto, index: int, scope: Values) -> int:
+        """The element type of an output that inference has left out; 0 if that cannot be told."""
+        schema = self._schema(node)
+        if schema is None or not schema.outputs:
+            return 0
+        wanted = schema.outputs[min(index, len(schema.outputs) - 1)].type_str
+        for place, name in enumerate(node.input):
+            formal = schema.inputs[min(place, len(schema.inputs) - 1)]
+            if name and formal.type_str == wanted:
+                return self._element(name, scope)
+        return 0
+
+    def _element(self, name: str, scope: Values) -> int:
+        """The element type that a value had; 0 if it is not known."""
+        if self._is_float(name, scope):
+            return FLOAT
+        place: Values | None = scope
+        while place is not None:
+            if name in place.types:
+                return int(place.types[name].elem_type)
+            if name in place.fixed:
+                held = {t.name: t.data_type for t in place.graph.initializer}
+                return int(held.get(name, 0))
+            place = place.outer
+        return 0
 
     def _constant(self, node: onnx.NodeProto, scope: Values) -> bool:
         """Take a Constant of type float; it is written again where it is read."""

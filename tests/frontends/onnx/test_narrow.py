@@ -253,6 +253,26 @@ def test_a_value_of_unknown_type_is_refused_by_name():
         narrow_model(source, "fp16")
 
 
+def test_types_that_inference_leaves_out_follow_from_the_inputs():
+    source = model("g (float[N,2,4,4] x) => (float[N,2,4,4] y) { k = Identity(W)  y = Conv(x, k) }",
+                   W=f32(2, 2, 1, 1))  # fmt: skip
+    for to, rtol in (("fp16", 5e-3), ("bf16", 3e-2)):
+        agree(source, narrowed(source, to).model, rtol)
+
+
+@pytest.mark.parametrize("group", range(4))
+def test_random_graphs(group: int):
+    from tests.fuzz.generator import generate
+
+    for seed in range(15 * group, 15 * group + 15):
+        source = generate(seed)
+        result = narrowed(source, io=bool(seed % 2))
+        if seed % 5 == 0:
+            narrowed(source, "bf16")
+        report = verify(source, result.model, draws=1, batches=(2,), rtol=2e-2, atol=1e-2)
+        assert report.passed, (seed, report.to_dict())
+
+
 def test_misspelt_types_are_refused():
     with pytest.raises(UsageError, match="'fp15'"):
         narrow_model(copy_of(CONV), "fp15")
@@ -302,3 +322,18 @@ def test_modules_are_told_what_to_call():
     with pytest.raises(UsageError, match="ONNX") as refused:
         bnpass.fold(torch.nn.Linear(2, 2).eval(), to="float16")
     assert "half" in refused.value.hint
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("to", ["fp16", "bf16"])
+@pytest.mark.parametrize("io", [False, True])
+def test_on_cuda(to: str, io: bool):
+    from bnpass.runtime import ort, providers
+
+    if not providers.gpu_count():
+        pytest.skip("no GPU")
+    if "CUDAExecutionProvider" not in ort.onnxruntime().get_available_providers():
+        pytest.skip("an onnxruntime for the CPU only")
+    result = narrowed(CONV, to, io=io)
+    report = verify(CONV, result.model, provider="cuda", rtol=3e-2, atol=1e-3)
+    assert report.passed and report.candidate_engine == "onnxruntime", report.to_dict()

@@ -22,7 +22,7 @@ from bnpass.training import TrainConfig
 NAME = "binary-mnist"
 MINUTES = 22
 STEPS = 50_000
-RATIOS = (40.0, 28.0, 20.0, 14.0, 10.0, 7.0, 5.0, 3.0, 2.0)
+RATIOS = (40.0, 28.0, 20.0, 17.0, 14.0, 12.0, 10.0, 7.0, 5.0, 3.0, 2.0)
 SMALL = {"scheme": "gaussian", "std": 0.01}
 GLOROT = {"scheme": "glorot", "gain": 1.0}
 LARGE = {"scheme": "glorot", "gain": 4.0}

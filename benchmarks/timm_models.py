@@ -33,7 +33,7 @@ def timm_models() -> tuple[dict[str, Callable[[], Model]], str]:
         return {}, "timm is not installed"
     try:
         timm = _import()
-    except Exception as error:  # torchvision raises whatever its build meets
+    except Exception as error:  # noqa: BLE001 - torchvision raises whatever its build meets
         return {}, f"timm cannot be imported: {error}"
     return {name: partial(_make, timm, name) for name in NAMES}, ""
 

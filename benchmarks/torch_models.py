@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+sys.path.pop(0)  # statistics.py beside this file would hide Python's own
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import nn
@@ -151,7 +152,7 @@ def rows(models: dict[str, Callable[[], Model]], work: Callable[..., Row]) -> It
             net, x = make()
             try:
                 yield work(name, net, x, Path(folder))
-            except Exception as error:  # the table says what does not work
+            except Exception as error:  # noqa: BLE001 - the table says what does not work
                 yield Row(name, failed=f"{type(error).__name__}: {str(error).splitlines()[0]}")
 
 

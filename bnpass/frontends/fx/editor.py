@@ -110,11 +110,11 @@ class Editor:
             else:
                 groups.append((arrays, [node], name))
         kept = same or any(not arrays for arrays, _, _ in groups)
-        for arrays, nodes, name in groups:
-            if not arrays:
-                continue
-            target = self._clone(path, nodes) if kept else path
-            kept = True
+        changed = [group for group in groups if group[0]]
+        first = 0 if kept else 1
+        # clones before writes: a group may change a bias only, and needs the old weight
+        targets = [path] * first + [self._clone(path, nodes) for _, nodes, _ in changed[first:]]
+        for target, (arrays, _, name) in zip(targets, changed, strict=True):
             _write_module(self.gm.get_submodule(target), arrays, name)
 
     def copy_node(self, node: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx.Node:

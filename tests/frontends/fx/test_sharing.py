@@ -34,6 +34,14 @@ def test_module_called_twice_one_of_them_without_a_norm():
     assert torch.equal(folded.c.weight, before)
 
 
+def test_module_called_twice_of_which_one_call_changes_its_bias_only():
+    net = Fn(lambda s, x: s.b(s.c(x)) * torch.tanh(s.c(x + 1)), c=nn.Conv2d(3, 4, 3),
+             b=nn.BatchNorm2d(4))  # fmt: skip
+    folded = check_fold(prepared(net), X)
+    assert torch.equal(folded.c_2.weight, net.c.weight)
+    assert not torch.equal(folded.c_2.bias, net.c.bias)
+
+
 def test_block_called_twice_shares_what_is_equal():
     block = nn.Sequential(conv(), nn.BatchNorm2d(3), nn.Tanh())
     folded = check_fold(prepared(Fn(lambda s, x: s.b(s.b(x)), b=block)), X)

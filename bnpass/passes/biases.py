@@ -13,8 +13,9 @@ from bnpass.affine import Map
 from bnpass.edits import BiasDrop
 from bnpass.graph import Graph, Op
 from bnpass.maps import map_of
-from bnpass.passes.planner import Planner, Trial
+from bnpass.passes.planner import Planner
 from bnpass.passes.sites import Place, Site, any_map
+from bnpass.passes.trial import Trial
 from bnpass.rules import MapRefusedError
 
 _BIASED = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}

@@ -14,7 +14,7 @@ from bnpass.passes.planner import Planner
 from bnpass.rules import MapRefusedError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Link:
     """One operator of a chain: its data input, what it computes, what it had taken in by then."""
 

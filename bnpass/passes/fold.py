@@ -22,8 +22,9 @@ from bnpass.edits import FoldEdits, Leftover
 from bnpass.graph import Graph, Op, Use
 from bnpass.passes.chains import Chain, find_chains, refreshed
 from bnpass.passes.cleanup import drop_inverse_pairs, keep_adds
-from bnpass.passes.planner import Planner, Trial
+from bnpass.passes.planner import Planner
 from bnpass.passes.select import selector
+from bnpass.passes.trial import Trial
 from bnpass.rules import MapRefusedError
 
 _ROUNDS = 4  # a fold can clear the way for another; more rounds were never needed

@@ -27,9 +27,10 @@ from bnpass.passes.nonlinear import (
     is_gate,
     reaches_output,
 )
-from bnpass.passes.planner import Planner, Trial
+from bnpass.passes.planner import Planner
 from bnpass.passes.select import matches
 from bnpass.passes.sites import InsertPlan, Place, Policy, Site, Skip, any_map
+from bnpass.passes.trial import Trial
 from bnpass.rules import RULES, MapRefusedError
 
 EARLIER = frozenset({"Dropout", "Cast", "Resize", "Upsample", "Expand", "Tile", "Pad"})

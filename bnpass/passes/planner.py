@@ -7,99 +7,21 @@ to the last. Where a rule has alternatives, the first that leads to absorbers ev
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from bnpass.affine import Map
 from bnpass.edits import Rewrite
 from bnpass.graph import Constant, Dim, Graph, Op, Use
+from bnpass.passes.asks import filled, merged_asks, settle_unread
+from bnpass.passes.trial import Pending, Trial
 from bnpass.rules import RULES, MapRefusedError, Step
 from bnpass.rules.absorbers import weight
 
 _NEW = Op("a new operator", "BatchNormalization", [], [])
 _MANY = 1 << 20  # paths: more than any real sum has
 _RETRIES = 64  # alternatives tried for one map before it is given up: keeps the work linear
-
-
-@dataclass
-class Trial:
-    """What one map would change; nothing is changed until it is committed.
-
-    Attributes:
-        before, after: maps that operators' weights take in.
-        constants: maps that single constant inputs take in.
-        changed: values whose numbers would differ.
-        crossed: names of the operators that the map goes through or ends in.
-        arrived: forward: the maps that reached a value where the walk was told to stop.
-        joined: forward: results of other chains whose maps had to come along.
-        adds: operators that the trial costs.
-    """
-
-    before: list[tuple[Op, Map]] = field(default_factory=list)
-    after: list[tuple[Op, Map]] = field(default_factory=list)
-    constants: list[tuple[Op, int, Map]] = field(default_factory=list)
-    changed: set[str] = field(default_factory=set)
-    crossed: set[str] = field(default_factory=set)
-    arrived: dict[str, Map] = field(default_factory=dict)
-    joined: set[str] = field(default_factory=set)
-    adds: int = 0
-
-    @property
-    def into(self) -> tuple[str, ...]:
-        """Names of the operators that take something in."""
-        ops = [*self.before, *self.after, *((op, m) for op, _, m in self.constants)]
-        return tuple(dict.fromkeys(op.name for op, _ in ops))
-
-    def copy(self) -> Trial:
-        """An independent copy."""
-        return Trial(
-            self.before[:],
-            self.after[:],
-            self.constants[:],
-            set(self.changed),
-            set(self.crossed),
-            dict(self.arrived),
-            set(self.joined),
-            self.adds,
-        )
-
-    def take(self, op: Op, step: Step) -> None:
-        """Note what a step changes of its operator."""
-        if step.before is not None and not step.before.is_identity:
-            self.before.append((op, step.before))
-        if step.after is not None and not step.after.is_identity:
-            self.after.append((op, step.after))
-        for index, m in step.constants.items():
-            if not m.is_identity:
-                self.constants.append((op, index, m))
-        self.crossed.add(op.name)
-        self.adds += step.adds
-
-
-@dataclass
-class _Pending:
-    """The front of a walk: what readers ask of values, what values carry, operators to visit."""
-
-    asks: dict[str, dict[Use, Map]] = field(default_factory=dict)
-    carried: dict[str, Map] = field(default_factory=dict)
-    heap: list[tuple[int, str]] = field(default_factory=list)
-    queued: set[str] = field(default_factory=set)
-    stops: frozenset[str] = frozenset()
-
-    def copy(self) -> _Pending:
-        asks = {value: dict(readers) for value, readers in self.asks.items()}
-        return _Pending(asks, dict(self.carried), self.heap[:], set(self.queued), self.stops)
-
-    def push(self, op: Op, priority: int) -> None:
-        if op.name not in self.queued:
-            self.queued.add(op.name)
-            heapq.heappush(self.heap, (priority, op.name))
-
-    def pop(self) -> str:
-        return heapq.heappop(self.heap)[1]
 
 
 class Planner:
@@ -174,7 +96,7 @@ class Planner:
         """
         if not m.is_finite:
             raise MapRefusedError("the map is not finite")
-        pending = _Pending()
+        pending = Pending()
         self._retries = 0
         self._ask(value, reader, m, pending)
         return self._walk_back(pending, Trial())
@@ -190,7 +112,7 @@ class Planner:
         Raises:
             MapRefusedError: some part of the map finds no absorber.
         """
-        pending = _Pending(stops=frozenset([value]))
+        pending = Pending(stops=frozenset([value]))
         self._retries = 0
         self._ask(value, Use(_NEW, 0), m, pending)
         self._past_constants = past_constants
@@ -199,7 +121,7 @@ class Planner:
         finally:
             self._past_constants = False
 
-    def _walk_back(self, pending: _Pending, trial: Trial) -> Trial:
+    def _walk_back(self, pending: Pending, trial: Trial) -> Trial:
         while pending.heap:
             op = self.graph.ops[pending.pop()]
             steps = self._step_back(op, [self._settled(o, pending) for o in op.outputs])
@@ -230,7 +152,7 @@ class Planner:
             raise MapRefusedError("a map does not pass it", op)
         return rule.backward(op, asks, self)
 
-    def _take_back(self, op: Op, step: Step, pending: _Pending, trial: Trial) -> None:
+    def _take_back(self, op: Op, step: Step, pending: Pending, trial: Trial) -> None:
         trial.take(op, step)
         trial.changed.update(o for o in op.outputs if o in pending.asks)
         if len(op.outputs) > 1:  # parts of a Split that nobody reads change as well
@@ -240,12 +162,12 @@ class Planner:
             if self.graph.constant(value) is None:
                 self._ask(value, Use(op, index), m, pending)
                 continue
-            m = _filled(m)
+            m = filled(m)
             if not m.is_identity:
                 weight(op, index, self)
                 trial.constants.append((op, index, m))
 
-    def _ask(self, value: str, reader: Use, m: Map, pending: _Pending) -> None:
+    def _ask(self, value: str, reader: Use, m: Map, pending: Pending) -> None:
         pending.asks.setdefault(value, {})[reader] = m
         if m.is_identity:
             return
@@ -255,7 +177,7 @@ class Planner:
             raise MapRefusedError(f"{value!r} is {why}: nothing in front of it can take the map in")
         pending.push(producer, -self.graph.order[producer.name])
 
-    def _settled(self, value: str, pending: _Pending) -> Map | None:
+    def _settled(self, value: str, pending: Pending) -> Map | None:
         """What all readers of a value together ask of it; None when it stays as it is."""
         asks = pending.asks.get(value) if value else None
         if asks is None or all(m.is_identity for m in asks.values()):
@@ -264,11 +186,11 @@ class Planner:
             return next(iter(asks.values()))
         if self.graph.is_output(value):
             raise MapRefusedError(f"{value!r} is an output of the graph")
-        merged = _merged(list(asks.values()), value)
+        merged = merged_asks(list(asks.values()), value)
         others = [use for use in self.graph.uses(value) if use not in asks]
         if not others:
-            return _settle_unread(merged)
-        merged = _filled(merged)
+            return settle_unread(merged)
+        merged = filled(merged)
         for use in others:
             self._check_blind(use, merged, value)
         return merged
@@ -299,12 +221,12 @@ class Planner:
         """
         if not m.is_finite:
             raise MapRefusedError("the map is not finite")
-        pending, trial = _Pending(stops=stops), Trial()
+        pending, trial = Pending(stops=stops), Trial()
         self._retries = 0
         self._give(value, m, pending, trial)
         return self._walk_on(pending, trial)
 
-    def _walk_on(self, pending: _Pending, trial: Trial) -> Trial:
+    def _walk_on(self, pending: Pending, trial: Trial) -> Trial:
         while pending.heap:
             op = self.graph.ops[pending.pop()]
             maps = {i: pending.carried[v] for i, v in enumerate(op.inputs) if v in pending.carried}
@@ -320,7 +242,7 @@ class Planner:
         return trial
 
     def _step_on(
-        self, op: Op, carried: dict[int, Map], pending: _Pending, trial: Trial
+        self, op: Op, carried: dict[int, Map], pending: Pending, trial: Trial
     ) -> list[Step]:
         if op.name in self.removed:
             return [Step(gives={0: carried[self.removed[op.name]]})]
@@ -338,7 +260,7 @@ class Planner:
             return rule.forward(op, {**carried, **more}, self)
 
     def _join(
-        self, op: Op, carried: dict[int, Map], pending: _Pending, trial: Trial
+        self, op: Op, carried: dict[int, Map], pending: Pending, trial: Trial
     ) -> dict[int, Map]:
         """Maps of other chains that end in an operator's other inputs come along."""
         waiting = {name for _, name in pending.heap}
@@ -354,7 +276,7 @@ class Planner:
             trial.joined.add(value)
         return found
 
-    def _take_on(self, op: Op, step: Step, pending: _Pending, trial: Trial) -> None:
+    def _take_on(self, op: Op, step: Step, pending: Pending, trial: Trial) -> None:
         trial.take(op, step)
         trial.changed.update(name for name in op.inputs if name in pending.carried)
         for index, m in step.constants.items():
@@ -364,7 +286,7 @@ class Planner:
             if index < len(op.outputs) and op.outputs[index] and not m.is_identity:
                 self._give(op.outputs[index], m, pending, trial)
 
-    def _give(self, value: str, m: Map, pending: _Pending, trial: Trial) -> None:
+    def _give(self, value: str, m: Map, pending: Pending, trial: Trial) -> None:
         if value in pending.stops:
             trial.arrived[value] = m
             return
@@ -405,47 +327,6 @@ def _terms(op: Op) -> list[str]:
     if op.kind in ("Add", "Sum", "Sub", "Mean"):
         return [name for name in op.inputs if name]
     return op.inputs[:1] if op.kind in ("Identity", "Dropout", "Cast") else []
-
-
-def _merged(maps: list[Map], value: str) -> Map:
-    """One map that does what every reader asks; NaN entries ask nothing."""
-    merged = maps[0]
-    for m in maps[1:]:
-        if m.equals(merged):
-            continue
-        pair = np.broadcast_arrays(merged.scale, merged.shift, m.scale, m.shift)
-        known = ~np.isnan(pair[0]) & ~np.isnan(pair[2])
-        if (known & ((pair[0] != pair[2]) | (pair[1] != pair[3]))).any():
-            raise MapRefusedError(f"the readers of {value!r} ask for different maps")
-        empty = np.isnan(pair[0])
-        merged = Map(np.where(empty, pair[2], pair[0]), np.where(empty, pair[3], pair[1]))
-    return merged
-
-
-def _filled(m: Map) -> Map:
-    """NaN entries become the identity."""
-    if not m.has_gaps:
-        return m
-    return Map(np.where(np.isnan(m.scale), 1.0, m.scale), np.where(np.isnan(m.shift), 0.0, m.shift))
-
-
-def _settle_unread(m: Map) -> Map:
-    """NaN entries become what the others along an axis agree on, else the identity."""
-    if not m.has_gaps:
-        return m
-    scale, shift = np.broadcast_arrays(m.scale, m.shift)
-    for axis in range(m.rank):
-        ends = [_agreed(a, axis) for a in (scale, shift)]
-        if ends[0] is not None and ends[1] is not None:
-            scale, shift = ends[0], ends[1]
-    return _filled(Map(scale, shift))
-
-
-def _agreed(a: np.ndarray, axis: int) -> np.ndarray | None:
-    """One entry along an axis where all that are not NaN are equal; None where they are not."""
-    low = np.fmin.reduce(a, axis, keepdims=True)
-    high = np.fmax.reduce(a, axis, keepdims=True)
-    return low if np.array_equal(low, high, equal_nan=True) else None
 
 
 def _check_weight(op: Op, index: int, planner: Planner) -> None:

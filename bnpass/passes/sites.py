@@ -10,8 +10,8 @@ import numpy as np
 from bnpass.affine import Map
 from bnpass.edits import BiasDrop
 from bnpass.graph import Op
-from bnpass.passes.planner import Trial
 from bnpass.passes.select import matches
+from bnpass.passes.trial import Trial
 
 
 @dataclass(frozen=True)

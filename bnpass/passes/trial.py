@@ -1,0 +1,91 @@
+"""What one map would change, and the front of its walk through a graph."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+
+from bnpass.affine import Map
+from bnpass.graph import Op, Use
+from bnpass.rules import Step
+
+
+@dataclass
+class Trial:
+    """What one map would change; nothing is changed until it is committed.
+
+    Attributes:
+        before, after: maps that operators' weights take in.
+        constants: maps that single constant inputs take in.
+        changed: values whose numbers would differ.
+        crossed: names of the operators that the map goes through or ends in.
+        arrived: forward: the maps that reached a value where the walk was told to stop.
+        joined: forward: results of other chains whose maps had to come along.
+        adds: operators that the trial costs.
+    """
+
+    before: list[tuple[Op, Map]] = field(default_factory=list)
+    after: list[tuple[Op, Map]] = field(default_factory=list)
+    constants: list[tuple[Op, int, Map]] = field(default_factory=list)
+    changed: set[str] = field(default_factory=set)
+    crossed: set[str] = field(default_factory=set)
+    arrived: dict[str, Map] = field(default_factory=dict)
+    joined: set[str] = field(default_factory=set)
+    adds: int = 0
+
+    @property
+    def into(self) -> tuple[str, ...]:
+        """Names of the operators that take something in."""
+        ops = [*self.before, *self.after, *((op, m) for op, _, m in self.constants)]
+        return tuple(dict.fromkeys(op.name for op, _ in ops))
+
+    def copy(self) -> Trial:
+        """An independent copy."""
+        return Trial(
+            self.before[:],
+            self.after[:],
+            self.constants[:],
+            set(self.changed),
+            set(self.crossed),
+            dict(self.arrived),
+            set(self.joined),
+            self.adds,
+        )
+
+    def take(self, op: Op, step: Step) -> None:
+        """Note what a step changes of its operator."""
+        if step.before is not None and not step.before.is_identity:
+            self.before.append((op, step.before))
+        if step.after is not None and not step.after.is_identity:
+            self.after.append((op, step.after))
+        for index, m in step.constants.items():
+            if not m.is_identity:
+                self.constants.append((op, index, m))
+        self.crossed.add(op.name)
+        self.adds += step.adds
+
+
+@dataclass
+class Pending:
+    """The front of a walk: what readers ask of values, what values carry, operators to visit."""
+
+    asks: dict[str, dict[Use, Map]] = field(default_factory=dict)
+    carried: dict[str, Map] = field(default_factory=dict)
+    heap: list[tuple[int, str]] = field(default_factory=list)
+    queued: set[str] = field(default_factory=set)
+    stops: frozenset[str] = frozenset()
+
+    def copy(self) -> Pending:
+        """An independent copy."""
+        asks = {value: dict(readers) for value, readers in self.asks.items()}
+        return Pending(asks, dict(self.carried), self.heap[:], set(self.queued), self.stops)
+
+    def push(self, op: Op, priority: int) -> None:
+        """Have an operator visited, once; the lowest priority first."""
+        if op.name not in self.queued:
+            self.queued.add(op.name)
+            heapq.heappush(self.heap, (priority, op.name))
+
+    def pop(self) -> str:
+        """The name of the operator to visit next."""
+        return heapq.heappop(self.heap)[1]

@@ -67,6 +67,8 @@ class Constant:
         dtype: numpy's name of the element type (``float32``, ``bfloat16``, ``int64``); the same.
     """
 
+    __slots__ = ("_dtype", "_load", "_shape", "_small", "name")
+
     def __init__(
         self,
         name: str,

@@ -86,6 +86,8 @@ def load_tensor(tensor: onnx.TensorProto, source: Source) -> np.ndarray:
 class TensorConstant(Constant):
     """The constant that a TensorProto holds; nothing is read before it is asked for."""
 
+    __slots__ = ("_source", "_tensor")
+
     def __init__(self, name: str, tensor: onnx.TensorProto, source: Source) -> None:
         self.name = name
         self._tensor, self._source = tensor, source

@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -100,6 +101,8 @@ def _row(ctx: Context, module: ModuleType) -> Result:
     except InputError as error:
         lines, note = [], f"left out: {error.message} ({error.hint})"
         ctx.log(f"{module.NAME}: {note}")
+    if ctx.scale < 1.0:  # a smoke test reaches no aim and misses none
+        lines = [replace(line, ok=None) for line in lines]
     result = Result(module.NAME, lines, time.perf_counter() - start, note,
                     time.process_time() - busy)
     ctx.log(f"{module.NAME}: {result.seconds:.0f} s, {result.cpu:.0f} s of processor time")

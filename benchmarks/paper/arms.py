@@ -153,8 +153,12 @@ def _measured(
 
 def file_name(outcome: Outcome) -> str:
     """A file name that tells the run."""
-    plain = re.sub(r"[^a-z0-9]+", "-", outcome.label.lower()).strip("-")
-    return f"{plain}-{outcome.steps}-seed{outcome.seed}"
+    return f"{slug(outcome.label)}-{outcome.steps}-seed{outcome.seed}"
+
+
+def slug(label: str) -> str:
+    """A label as a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
 
 
 def _keep(folder: Path, outcome: Outcome) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 pytest.importorskip("torch")
 
 from benchmarks.paper import arms, nets
-from benchmarks.paper.__main__ import main, rows
+from benchmarks.paper.__main__ import _row, main, rows
 from benchmarks.paper.context import MODELS, Context
 from benchmarks.paper.results import Line, Result, markdown, times
 from benchmarks.paper.rows import binary_mnist, cost, figure1
@@ -112,8 +113,6 @@ def test_a_diverged_arm_counts_as_nothing(ctx):
     split = ctx.open("mnist", model)
     arm = arms.Arm("plain", model, False, TrainConfig(momentum=0.9, loss="mse"))
     labels = split.train.y.astype(np.float32)[:, None] * np.full((1, 10), 1e18, np.float32)
-    from dataclasses import replace
-
     bad = replace(split, train=replace(split.train, y=labels), validation=replace(
         split.validation, y=labels))
     found = arms.train(ctx, arm, bad, "row", steps=30, lr=1e6)
@@ -127,7 +126,7 @@ def test_figure_1_from_the_command(tmp_path, capsys, monkeypatch):
     assert "Trained 0.1 of the steps: a smoke test" in capsys.readouterr().out
     document = json.loads((out / "table.json").read_text())
     (line,) = document["rows"][0]["lines"]
-    assert line["numbers"]["plain"][0] >= 0
+    assert line["numbers"]["plain"][0] >= 0 and line["ok"] is None
     header, *lines = (out / "figure1" / "percentiles-bn.csv").read_text().splitlines()
     assert header == "step,value,p15,p50,p85"
     assert {row.split(",")[1] for row in lines} == {f"{figure1.VALUE}[{u}]" for u in range(10)}
@@ -139,6 +138,13 @@ def test_rows_without_their_data_are_named_and_left_out(tmp_path, capsys):
     assert "left out: no folder with the IDX files of fashion-mnist" in capsys.readouterr().out
     assert main(["--only", "ensembel", "-o", str(tmp_path)]) == 2
     assert "no row ensembel" in capsys.readouterr().err
+
+
+def test_a_smoke_test_judges_nothing(ctx, monkeypatch):
+    monkeypatch.setattr(cost, "run", lambda _: [Line("a", "", "", "x", "2x", ok=True)])
+    assert _row(ctx, cost).lines[0].ok is None
+    ctx.scale = 1.0
+    assert _row(ctx, cost).lines[0].ok is True
 
 
 def test_cost_measures_both_networks_in_turn(ctx, monkeypatch):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.paper.arms import Arm, Outcome, mean, shortest, steps_to, train, train_seeds
+from benchmarks.paper.arms import Arm, Outcome, mean, shortest, slug, steps_to, train, train_seeds
 from benchmarks.paper.context import MODELS, Context, Split
 from benchmarks.paper.pictures import draw
 from benchmarks.paper.results import Line, percent, times
@@ -71,7 +71,7 @@ def _compare(ctx: Context, start: Start, plain: list[Outcome], arm: Arm, split: 
     ratio, runs = shortest(ctx, arm, split, NAME, full=full, target=target, lr=whole.lr,
                            ratios=RATIOS)
     best = runs[-1]
-    draw(ctx.folder(NAME) / f"{arm.label.replace(' ', '-')}.png", [plain[0], whole, best[0]],
+    draw(ctx.folder(NAME) / f"{slug(arm.label)}.png", [plain[0], whole, best[0]],
          "section 4.1, binary MNIST")
     words = times(ratio, max(full / r[0].steps for r in runs))
     crossing = steps_to(whole, target)

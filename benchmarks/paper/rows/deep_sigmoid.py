@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.paper.arms import Arm, mean, train_seeds
+from benchmarks.paper.arms import Arm, mean, slug, train_seeds
 from benchmarks.paper.context import MODELS, Context
 from benchmarks.paper.pictures import draw
 from benchmarks.paper.results import Line, percent
@@ -38,7 +38,7 @@ def run(ctx: Context) -> list[Line]:
                         NAME, steps=steps, grid=grid)
             for name in ("plain", "BN")
         )
-        draw(ctx.folder(NAME) / f"{label.replace(', ', '-').replace(' ', '')}.png",
+        draw(ctx.folder(NAME) / f"{slug(label)}.png",
              [plain[0], bn[0]], f"10 x 100 sigmoid, {label}")
         reached = mean(bn)
         lines.append(Line(

@@ -91,10 +91,14 @@ def duplicate(module: nn.Module) -> nn.Module:
     try:
         for m, name, value in held:
             vars(m)[name] = [] if isinstance(value, list) else value.detach()
-        return copy.deepcopy(module)
+        copied = copy.deepcopy(module)
     finally:
         for m, name, value in held:
             vars(m)[name] = value
+    for m in copied.modules():
+        if isinstance(m, nn.RNNBase):
+            m.flatten_parameters()  # cuDNN warns of weights that lie apart, as a copy's do
+    return copied
 
 
 def _check_initialized(model: nn.Module) -> None:

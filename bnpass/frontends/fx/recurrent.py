@@ -191,10 +191,14 @@ def _flip(value: Tensor, backwards: Tensor | None) -> Tensor:
 
 
 def _in_one_piece(weights: list[Tensor]) -> list[Tensor]:
-    """The same weights side by side in memory: cuDNN warns of others, and copies them itself."""
-    shapes = [w.shape for w in weights]
-    pieces = torch.cat([w.reshape(-1) for w in weights]).split([w.numel() for w in weights])
-    return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+    """The same weights side by side in memory, matrices in front, as cuDNN wants them.
+
+    It warns of others, and copies them itself.
+    """
+    order = sorted(range(len(weights)), key=lambda i: -weights[i].dim())
+    flat = torch.cat([weights[i].reshape(-1) for i in order])
+    pieces = dict(zip(order, flat.split([weights[i].numel() for i in order]), strict=True))
+    return [pieces[i].view(w.shape) for i, w in enumerate(weights)]
 
 
 def _unchanging(norm: Any, bias: Tensor | None) -> dict[str, Tensor]:

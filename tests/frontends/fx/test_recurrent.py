@@ -379,8 +379,7 @@ def test_one_that_cannot_fold_keeps_the_others():
     normed = bnpass.insert(net(nn.LSTM, num_layers=2).float(), [t.float() for t in sequence()])
     with torch.no_grad():
         normed.rnn.bn_ih_l1.weight.fill_(1e38)
-        normed.rnn.bn_ih_l1.running_var.fill_(1e-30)
-        normed.rnn.bn_ih_l1.eps = 0.0
+        normed.rnn.bn_ih_l1.running_var.zero_()
     plan = bnpass.fold(normed, plan_only=True)
     assert len(plan.refused) == 2 and all("finite" in e.reason for e in plan.refused)
     assert isinstance(bnpass.fold(normed).rnn, NormedRecurrent)

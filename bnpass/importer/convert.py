@@ -17,7 +17,7 @@ from bnpass.importer.naming import identifier
 from bnpass.importer.op import NotExactError, Op
 from bnpass.importer.schema import output_dtypes
 from bnpass.importer.store import Store
-from bnpass.importer.values import Const, Traced, Value, torch_dtype, type_name
+from bnpass.importer.values import Const, Traced, Value, dense, torch_dtype, type_name
 
 STRUCTURE = frozenset({"Constant", "If"})
 """Operators that the walk itself takes apart: they are not in the table."""
@@ -94,8 +94,8 @@ class Importer:
 
     def add_constants(self, graph: onnx.GraphProto) -> None:
         """Make the initializers of a graph known."""
-        if graph.sparse_initializer:
-            self._problems.append("sparse initializers")
+        for sparse in graph.sparse_initializer:
+            self._constant(Const(sparse.values.name, dense(sparse)))
         for proto in graph.initializer:
             self._constant(Const(proto.name, proto, release=self._release))
 

@@ -66,6 +66,18 @@ def to_tensor(proto: TensorProto) -> torch.Tensor:
     return from_array(numpy_helper.to_array(proto), dtype)
 
 
+def dense(sparse: onnx.SparseTensorProto) -> TensorProto:
+    """A sparse tensor with its zeros, under the same name; indices are linear or coordinates."""
+    shape = tuple(sparse.dims)
+    places, values = numpy_helper.to_array(sparse.indices), numpy_helper.to_array(sparse.values)
+    array = np.zeros(shape, values.dtype)
+    if places.ndim == 1:
+        array.reshape(-1)[places] = values
+    else:
+        array[tuple(places.T)] = values
+    return numpy_helper.from_array(array, sparse.values.name)
+
+
 def from_array(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
     """A tensor that owns a copy of ``array``, whose element type is ``dtype``'s twin."""
     array = np.array(array, order="C")

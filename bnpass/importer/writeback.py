@@ -15,7 +15,7 @@ from bnpass.errors import InputError
 from bnpass.files import load_model
 from bnpass.importer.model import META
 from bnpass.importer.store import Origin
-from bnpass.importer.values import to_array
+from bnpass.importer.values import dense, to_array
 
 
 def write_back(
@@ -53,10 +53,14 @@ def write_back(
 
 @dataclass
 class _Holder:
-    """Where a tensor's bytes are: a TensorProto, or the list of floats of a Constant node."""
+    """Where a tensor's bytes are: a TensorProto, or the list of floats of a Constant node.
+
+    A sparse initializer of the graph ``sparse_in`` becomes a dense one once it is filled.
+    """
 
     tensor: onnx.TensorProto | None = None
     attribute: onnx.AttributeProto | None = None
+    sparse_in: onnx.GraphProto | None = None
 
     @property
     def value(self) -> np.ndarray:
@@ -94,6 +98,17 @@ class _Holder:
         new = numpy_helper.from_array(value, self.tensor.name)
         new.doc_string = self.tensor.doc_string
         self.tensor.CopyFrom(new)
+        if self.sparse_in is not None:
+            self.tensor = _make_dense(self.sparse_in, self.tensor)
+            self.sparse_in = None
+
+
+def _make_dense(graph: onnx.GraphProto, tensor: onnx.TensorProto) -> onnx.TensorProto:
+    names = [sparse.values.name for sparse in graph.sparse_initializer]
+    del graph.sparse_initializer[names.index(tensor.name)]
+    made: onnx.TensorProto = graph.initializer.add()
+    made.CopyFrom(tensor)
+    return made
 
 
 def _fill_attribute(attribute: onnx.AttributeProto, value: np.ndarray) -> None:
@@ -120,6 +135,9 @@ class _Writer:
 
     def _index(self, graph: onnx.GraphProto) -> None:
         self._holders.update({i.name: _Holder(i) for i in graph.initializer})
+        for sparse in graph.sparse_initializer:
+            name = sparse.values.name
+            self._holders[name] = _Holder(dense(sparse), sparse_in=graph)
         for node in graph.node:
             self._names.update(node.output)
             for name in node.input:

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from bnpass.errors import UnsupportedError  # noqa: E402
-from bnpass.importer import Op, register_op, to_torch  # noqa: E402
+from bnpass.importer import Op, register_op, to_torch, write_back  # noqa: E402
 from tests.importer.nets import ort_run, relative  # noqa: E402
 from tests.importer.test_parameters import model, normal  # noqa: E402
 
@@ -55,6 +55,46 @@ def test_a_user_adds_an_operator() -> None:
     proto.opset_import.append(onnx.helper.make_opsetid("com.example.test", 1))
     x = torch.randn(2, 4)
     assert torch.equal(to_torch(proto, batch="keep")(x), torch.relu(3 * x))
+
+
+def test_the_weight_of_a_users_operator_is_trained_and_written_back() -> None:
+    @register_op("Scale", domain="com.example.test")
+    def scale(op: Op) -> object:
+        if op.attr("mode", "plain") != "plain":
+            op.fail("only mode plain")
+        return op.call(torch.mul, op.tensor(0), op.weight(1))
+
+    text = """(float[N, 4] x) => (float[N, 4] y)
+    { y = com.example.test.Scale <mode = "plain"> (x, factor) }"""
+    proto = model(text, {"factor": normal(1)})
+    proto.opset_import.append(onnx.helper.make_opsetid("com.example.test", 1))
+    gm = to_torch(proto, batch="keep")
+    assert [name for name, _ in gm.named_parameters()] == ["factor"]
+    with torch.no_grad():
+        gm.factor.fill_(5.0)
+    trained = write_back(gm, proto)
+    assert onnx.numpy_helper.to_array(trained.graph.initializer[0]).item() == 5.0
+    proto.graph.node[0].attribute[0].s = b"other"
+    with pytest.raises(UnsupportedError, match=r"Scale 'y' \(opset 1\): only mode plain"):
+        to_torch(proto, batch="keep")
+
+
+def test_a_sparse_initializer_is_trained_as_a_dense_one() -> None:
+    proto = model("(float[N, 4] x) => (float[N, 3] y) { y = MatMul(x, W) }", {})
+    dense = np.zeros((4, 3), np.float32)
+    dense.reshape(-1)[[1, 5, 11]] = [1.0, -2.0, 0.5]
+    values = onnx.numpy_helper.from_array(dense.reshape(-1)[[1, 5, 11]], "W")
+    places = onnx.numpy_helper.from_array(np.array([1, 5, 11]))
+    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, places, [4, 3]))
+    gm = to_torch(proto)
+    assert torch.equal(gm.W.detach(), torch.from_numpy(dense))
+    assert write_back(gm, proto).SerializeToString() == proto.SerializeToString()
+    with torch.no_grad():
+        gm.W.add_(1.0)
+    trained = write_back(gm, proto)
+    onnx.checker.check_model(trained)
+    x = normal(2, 4)
+    assert relative(gm(torch.from_numpy(x)), ort_run(trained, x)[0]) < 1e-6
 
 
 @pytest.mark.parametrize("opset", range(7, onnx.defs.onnx_opset_version() + 1))

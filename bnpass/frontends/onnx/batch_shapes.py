@@ -74,6 +74,11 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
             graph.initializer.append(tensor)
         else:
             graph.input.append(_stand_in(tensor, tensor.name))
+    for sparse in source.sparse_initializer:
+        values = sparse.values
+        graph.input.append(
+            onnx.helper.make_tensor_value_info(values.name, values.data_type, list(sparse.dims))
+        )
     for node in source.node:
         large = _large_constant(node)
         if large is None:

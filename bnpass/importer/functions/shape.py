@@ -49,7 +49,10 @@ def unsqueeze(x: Tensor, axes: Ints) -> Tensor:
 
 def expand(x: Tensor, shape: Ints) -> Tensor:
     """ONNX Expand (13): x broadcast with ``shape``."""
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(ints(shape))))
+    wanted = ints(shape)
+    rank = max(x.dim(), len(wanted))
+    own, other = ([1] * (rank - len(s)) + list(s) for s in (x.shape, wanted))
+    return x.expand([a if b == 1 else b for a, b in zip(own, other, strict=True)])
 
 
 def tile(x: Tensor, repeats: Ints) -> Tensor:

@@ -37,13 +37,14 @@ def _activations(op: Op, kind: str, directions: int) -> tuple[functions.Chosen, 
     if unknown or len(names) != len(functions.USUAL[kind]) * directions:
         op.fail(f"activations {', '.join(names)}")
     alphas, betas = (list(op.attr(f"activation_{n}", ())) for n in ("alpha", "beta"))
-    chosen = []
+    chosen: list[functions.Chosen] = []
     for name in names:
         defaults = functions.ACTIVATIONS[name][1]
         given = [rest.pop(0) if rest else d for d, rest in zip(defaults, (alphas, betas))]  # noqa: B905
-        if None in given:
+        values = tuple(v for v in given if v is not None)
+        if len(values) < len(given):
             op.fail(f"activation {name} without activation_alpha and activation_beta")
-        chosen.append((name, tuple(given)))
+        chosen.append((name, values))
     if alphas or betas:
         op.fail("more entries in activation_alpha or activation_beta than its activations take")
     return tuple(chosen)

@@ -112,6 +112,9 @@ def _to_onnx(
         raise UnsupportedError("torch's exporter gave no model")
     _tidy(program.model)
     proto: onnx.ModelProto = program.model_proto
+    own = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    _drop_made_biases(proto, own)
+    _drop_traces(proto)
     if dynamic:
         _check_batch(proto)
     return proto
@@ -123,6 +126,43 @@ def _tidy(model: Any) -> None:
 
     optimizer.fold_constants(model, onnx_shape_inference=False)
     optimizer.remove_unused_nodes(model)
+
+
+def _drop_made_biases(model: onnx.ModelProto, own: set[str]) -> None:
+    """The exporter gives a convolution without a bias one of zeros: it goes."""
+    from onnx import numpy_helper
+
+    held = {t.name: t for t in model.graph.initializer if t.name not in own}
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "ConvTranspose") or len(node.input) < 3:
+            continue
+        bias = held.get(node.input[2])
+        if bias is not None and not numpy_helper.to_array(bias).any():
+            del node.input[2]
+    read = {name for node in model.graph.node for name in node.input}
+    if _has_bodies(model):
+        return
+    dead = {name for name in held if name not in read}
+    for place in reversed([i for i, t in enumerate(model.graph.initializer) if t.name in dead]):
+        del model.graph.initializer[place]
+
+
+def _has_bodies(model: onnx.ModelProto) -> bool:
+    """Whether nested graphs could read an initializer."""
+    return any(a.HasField("g") or a.graphs for n in model.graph.node for a in n.attribute)
+
+
+def _drop_traces(model: onnx.ModelProto) -> None:
+    """The exporter notes the source lines and paths of whoever ran it: they go."""
+    nodes = [*model.graph.node, *(n for f in model.functions for n in f.node)]
+    infos = [*model.graph.value_info, *model.graph.input, *model.graph.output]
+    for holder in (*nodes, *infos, *model.graph.initializer, model.graph):
+        notes = [(p.key, p.value) for p in holder.metadata_props]
+        kept = [(key, value) for key, value in notes if not key.startswith("pkg.torch")]
+        if len(kept) < len(holder.metadata_props):
+            del holder.metadata_props[:]
+            for key, value in kept:
+                holder.metadata_props.add(key=key, value=value)
 
 
 def _two_samples(value: Any) -> Any:

@@ -117,3 +117,12 @@ def test_what_the_exporter_cannot_translate(tmp_path):
     with pytest.raises(UnsupportedError, match="exporter"):
         bnpass.export(Bad(), X, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_no_trace_of_the_exporting_machine_and_no_made_up_bias(tmp_path):
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    path = tmp_path / "net.onnx"
+    bnpass.export(module, (torch.randn(2, 3, 8, 8),), path)
+    assert b"stack_trace" not in path.read_bytes()
+    convs = [n for n in onnx.load(path).graph.node if n.op_type == "Conv"]
+    assert [len(n.input) for n in convs] == [2, 3]

@@ -16,7 +16,7 @@ from benchmarks.paper import arms, nets
 from benchmarks.paper.__main__ import _row, main, rows
 from benchmarks.paper.context import MODELS, Context
 from benchmarks.paper.results import Line, Result, markdown, times
-from benchmarks.paper.rows import binary_mnist, cost, figure1
+from benchmarks.paper.rows import binary_mnist, cost, ensemble, figure1, inception
 from bnpass.errors import InputError
 from bnpass.training import History, Row, TrainConfig
 
@@ -162,3 +162,29 @@ def test_table():
     assert "| b | 1 % | 2 % | not reached | 2x (not reached) |" in text
     assert "* r: 7 s" in text and "left out" in text
     assert times(39.9, 40.0).startswith(">= ")
+
+
+def test_inception_compares_the_recipe_with_every_other_arm(ctx, monkeypatch):
+    ends = {"LRN and Dropout": 0.70, "stripped": 0.78, "BN alone": 0.85, "BN and recipe": 0.88}
+    lengths = []
+
+    def fake(_ctx, arm, _split, _row, *, steps, lr=None, **_options):
+        if lr is not None:
+            lengths.append(steps)
+        accuracy = ends[arm.label] - (0.0 if lr is None else 40 / steps)
+        return replace(outcome([accuracy], steps), label=arm.label)
+
+    monkeypatch.setattr(inception, "train", fake)
+    monkeypatch.setattr(Context, "open", lambda *_args, **_options: None)
+    ctx.scale = 1.0
+    lines = inception.run(ctx)
+    # 0.88 - 40 / steps reaches 0.70 at 300 steps, 0.78 at 400, and 0.85 not below 1,200.
+    assert [line.numbers["ratio"] for line in lines] == [4.0, 3.0, 1.0]
+    assert [line.ok for line in lines] == [True, True, None]
+    assert lengths == [200, 300, 400, 600, 800]
+    assert (ctx.out / "inception" / "curves.png").exists()
+
+
+def test_probabilities_of_large_logits():
+    found = ensemble.probabilities(np.array([[1000.0, 1000.0], [0.0, np.log(3.0)]]))
+    np.testing.assert_allclose(found, [[0.5, 0.5], [0.25, 0.75]])

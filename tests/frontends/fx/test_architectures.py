@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 import torch
 
 import bnpass
+from bnpass.runtime.session import session
 from tests.frontends.fx.architectures import NORMED, PLAIN
 from tests.frontends.fx.helpers import norms, randomize, run
 
@@ -31,6 +33,21 @@ def test_insert_train_calibrate_fold(name):
     assert not norms(folded)
     want, got = run(made, x), run(folded, x)
     assert (got - want).abs().max() <= 1e-4 * max(1.0, float(want.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["unet", "mobilenet_v3", "text_cnn", "generator"])
+def test_exported_it_is_what_was_trained(name, tmp_path):
+    torch.manual_seed(0)
+    net, x = PLAIN[name]()
+    made = bnpass.calibrate(randomize(bnpass.insert(net, x)), [x])
+    path = bnpass.export(bnpass.fold(made), x, tmp_path / "deploy.onnx", verify=False)
+    assert "BatchNormalization" not in {node.op_type for node in onnx.load(path).graph.node}
+    more = tuple(torch.cat([v, v.flip(0)[:3]]) for v in x)  # of another batch size
+    runs = session(path)
+    got = runs.run(None, {i.name: v.numpy() for i, v in zip(runs.get_inputs(), more, strict=True)})
+    want = run(made, more)
+    error = (torch.from_numpy(got[0]) - want).abs().max()
+    assert error <= 1e-4 * want.abs().max()
 
 
 @pytest.mark.parametrize("name", NORMED)

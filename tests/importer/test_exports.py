@@ -13,7 +13,7 @@ from bnpass.importer import to_torch, write_back  # noqa: E402
 from tests.importer.nets import NETS, export, net, ort_run, relative, take_one_step  # noqa: E402
 
 FUSED = ("vit", "transformer")  # attention in one call: the older exporter has it since opset 14
-AGAIN = ("convnext", "mixer", "unet", "conv3d", "text", "tagger", "vit", "style", "lstm", "resnet")
+AGAIN = ("convnext", "unet", "vit", "tagger")
 
 
 @pytest.mark.parametrize("name", [n for n in NETS if n not in FUSED])
@@ -39,9 +39,9 @@ def test_dynamo_exports_with_a_free_batch(name: str, opset: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("opset", range(18, 24))
+@pytest.mark.parametrize("opset", [18, 19, 22])
 @pytest.mark.parametrize("name", AGAIN)
-def test_dynamo_exports_at_every_opset(name: str, opset: int) -> None:
+def test_dynamo_exports_at_more_opsets(name: str, opset: int) -> None:
     check(name, opset, dynamo=True, free=opset % 2 == 0)
 
 

@@ -128,7 +128,7 @@ def train(
         history = train_arm(trained, split.train, split.validation, run, ctx.ui)
     except RefusedError:
         history = trained.history or History(stopped="diverged")
-    outcome = _measured(trained, arm, split, history, seed, steps, start)
+    outcome = _measured(trained, arm, split, history, seed, steps, start, ctx.images // 4)
     _keep(ctx.folder(row), outcome)
     ctx.log(f"{row}: {arm.label}, {steps} steps, seed {seed}, lr {outcome.lr:g}: "
             f"test {outcome.test:.4f} ({outcome.seconds:.0f} s)")
@@ -136,14 +136,15 @@ def train(
 
 
 def _measured(
-    trained: Trained, arm: Arm, split: Split, history: History, seed: int, steps: int, start: float
+    trained: Trained, arm: Arm, split: Split, history: History, seed: int, steps: int,
+    start: float, few: int,
 ) -> Outcome:
     trials = tuple((t.lr, t.merit) for t in trained.trials)
     if history.stopped == "diverged":
         return Outcome(arm.label, seed, trained.lr, steps, 0.0, 0.0, trials, history,
                        time.perf_counter() - start, None)
     if arm.bn:
-        calibrate(trained.gm, some(split.train, STATISTICS), seed=seed)
+        calibrate(trained.gm, some(split.train, few or STATISTICS), seed=seed)
     deploy = bnpass.fold(bnpass.write_back(trained.gm, trained.model))
     outputs = deployed_outputs(deploy, split.test)
     test = accuracy_of(outputs, split.test, trained.gm, arm.config.loss)

@@ -65,6 +65,10 @@ class Leftover:
     style: str = "bn"
 
 
+LEFTOVER_EPSILON = float(np.float32(1e-5))
+"""Of a BatchNormalization in place of a chain: torch takes no 0; gamma makes up for it."""
+
+
 @dataclass(frozen=True)
 class FoldEdits:
     """Everything that a fold changes in one graph.

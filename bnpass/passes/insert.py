@@ -62,7 +62,7 @@ class _Inserter:
         last = reaches_output(self.graph)
         chosen, skipped = [], []
         for n in found:
-            reason = self._unwanted(n, last)
+            reason = self.unwanted(n, last)
             if reason:
                 skipped.append(Skip(n.op.name, n.op.kind, reason))
             else:
@@ -82,7 +82,8 @@ class _Inserter:
 
     # --- which
 
-    def _unwanted(self, n: Nonlinearity, last: frozenset[str]) -> str:
+    def unwanted(self, n: Nonlinearity, last: frozenset[str]) -> str:
+        """Why the policy leaves a nonlinearity out; empty: it is wanted."""
         policy = self.policy
         names = [n.op.name, n.op.kind, n.kind]
         if policy.before and not any(k.lower() in map(str.lower, policy.before) for k in names[1:]):

@@ -71,11 +71,16 @@ def find_nonlinearities(graph: Graph) -> list[Nonlinearity]:
 
 
 def is_split(op: Op, graph: Graph) -> bool:
-    """Whether a recurrent layer's input is already the contribution of all gates, as wide as W."""
+    """Whether a recurrent layer's input is already the contribution of all gates.
+
+    It is as wide as W then, and made by a MatMul, its bias, or a BatchNorm between two Transposes.
+    """
     weight = graph.constant(op.input(1))
     if weight is None or len(weight.shape) != 3:
         return False
-    return weight.shape[2] == weight.shape[0] * weight.shape[1]
+    maker = graph.producer(op.inputs[0])
+    made = maker is not None and maker.kind in ("MatMul", "Add", "Transpose", "BatchNormalization")
+    return made and weight.shape[2] == weight.shape[0] * weight.shape[1]
 
 
 # --- single operators

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from bnpass.edits import BiasDrop, FoldEdits, Leftover, NewNorm
+from bnpass.edits import LEFTOVER_EPSILON, BiasDrop, FoldEdits, Leftover, NewNorm
 from bnpass.frontends.fx.call import Slot
 from bnpass.frontends.fx.editor import Arrays, Editor
 from bnpass.frontends.fx.info import META, Info
@@ -128,8 +129,10 @@ def _as_batch_norm(editor: Editor, node: fx.Node, source: fx.Node, left: Leftove
     n = max(left.map.shape)
     vectors = left.map.vectors(left.axis, n)
     assert vectors is not None
-    module: Any = _NORMS.get(left.map.rank, BatchNorm)(n, eps=0.0)
-    module.weight = nn.Parameter(_tensor(editor, node, vectors[0]))
+    module: Any = _NORMS.get(left.map.rank, BatchNorm)(n, eps=LEFTOVER_EPSILON)
+    module.weight = nn.Parameter(
+        _tensor(editor, node, vectors[0] * math.sqrt(1 + LEFTOVER_EPSILON))
+    )
     module.bias = nn.Parameter(_tensor(editor, node, vectors[1]))
     module.running_mean = torch.zeros_like(module.weight.data)
     module.running_var = torch.ones_like(module.weight.data)

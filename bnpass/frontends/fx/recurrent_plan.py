@@ -77,7 +77,7 @@ def plan_recurrent(reading: Reading, policy: Policy) -> RecurrentPlan:
     for node, kind in found:
         name = str(node.target) if node.op == "call_module" else node.name
         op = Op(name, kind, [], [])
-        reason = inserter._unwanted(Nonlinearity(op, (), frozenset([name]), kind), last)
+        reason = inserter.unwanted(Nonlinearity(op, (), frozenset([name]), kind), last)
         reason = reason or _refusal(reading, node, uses)
         if not reason:
             plan.sites[name] = _sites(name, kind, reading.gm.get_submodule(name))

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from bnpass.affine import Map
-from bnpass.edits import FoldEdits, Leftover, NewNorm
+from bnpass.edits import LEFTOVER_EPSILON, FoldEdits, Leftover, NewNorm
 from bnpass.frontends.onnx.editor import Editor
 from bnpass.frontends.onnx.read import Reading, Scope
 from bnpass.graph import Op
@@ -95,7 +95,12 @@ def _as_batch_norm(
     vectors = m.vectors(1, n)
     assert vectors is not None
     base = node.name or node.output[0]
-    arrays = {"scale": vectors[0], "bias": vectors[1], "mean": np.zeros(n), "var": np.ones(n)}
+    arrays = {
+        "scale": vectors[0] * np.sqrt(1 + LEFTOVER_EPSILON),
+        "bias": vectors[1],
+        "mean": np.zeros(n),
+        "var": np.ones(n),
+    }
     names = [editor.add_initializer(f"{base}.{k}", a.astype(dtype)) for k, a in arrays.items()]
     result = node.output[0]
     node.op_type, node.domain = "BatchNormalization", ""
@@ -104,7 +109,7 @@ def _as_batch_norm(
     del node.output[:]
     node.input.extend([source, *names])
     node.output.append(result)
-    node.attribute.append(onnx.helper.make_attribute("epsilon", 0.0))
+    node.attribute.append(onnx.helper.make_attribute("epsilon", LEFTOVER_EPSILON))
 
 
 def _as_affine(editor: Editor, node: onnx.NodeProto, m: Map, source: str, dtype: np.dtype) -> None:

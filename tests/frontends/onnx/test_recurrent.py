@@ -102,3 +102,28 @@ def test_padded_steps_are_pointed_out():
 def test_a_layer_that_is_skipped_stays_as_it_is():
     model = network("LSTM")
     assert bnpass.insert(model, skip=["layer"]) == model
+
+
+def test_a_layer_as_wide_as_its_input_is_split_too():
+    """RNN(H, H): the width alone does not tell that the input is a contribution."""
+    rng = np.random.default_rng(0)
+    arrays = {"W": (1, 5, 5), "R": (1, 5, 5), "V": (5, 3)}
+    nodes = [
+        helper.make_node("RNN", ["x", "W", "R"], ["h"], "layer", hidden_size=5),
+        helper.make_node("MatMul", ["h", "V"], ["y"], "head"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", 1, ["T", "N", 5])],
+        [helper.make_tensor_value_info("y", 1, ["T", 1, "N", 3])],
+        [
+            numpy_helper.from_array(rng.normal(size=s).astype(np.float32), n)
+            for n, s in arrays.items()
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    inserted = bnpass.insert(model, init="preserve")
+    assert kinds(inserted).count("BatchNormalization") == 1
+    assert bnpass.insert(inserted) == inserted
+    assert kinds(bnpass.fold(inserted)) == ["RNN", "MatMul"]

@@ -236,7 +236,7 @@ def fold(
 
 
 def _fold_narrow(model: Any, options: FoldOptions, to: str, io: bool, verify: bool) -> Any:
-    from bnpass.frontends.onnx.narrow_fold import fold_narrow, verify_narrow
+    from bnpass.frontends.onnx.narrow.fold import fold_narrow, verify_narrow
 
     given = Path(model) if isinstance(model, str | os.PathLike) else _read(model)[0]
     checks: dict[str, Any] = {"check": _verify, "check_narrow": verify_narrow} if verify else {}

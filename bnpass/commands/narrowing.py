@@ -53,7 +53,7 @@ def fold_to(
         prove: verifies the fold; None verifies nothing.
     """
     from bnpass.files import data_files, save_model
-    from bnpass.frontends.onnx.narrow_fold import fold_narrow
+    from bnpass.frontends.onnx.narrow.fold import fold_narrow
 
     source = Path(args.model)
     external = True if data_files(source) else None

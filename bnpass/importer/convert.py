@@ -10,7 +10,7 @@ import torch
 
 from bnpass.errors import UnsupportedError
 from bnpass.frontends.onnx.batch import BatchPlan
-from bnpass.frontends.onnx.batch_rules import Repeat
+from bnpass.frontends.onnx.batch.rules import Repeat
 from bnpass.importer import registry
 from bnpass.importer.functions.shape import repeat_like
 from bnpass.importer.naming import identifier
@@ -110,7 +110,7 @@ class Importer:
     def static_shapes(self, model: onnx.ModelProto) -> Mapping[str, list[int | None]]:
         """Dimensions by value name, from shape inference (done once, without the weights)."""
         if self._shapes is None:
-            from bnpass.frontends.onnx.batch_shapes import infer_shapes
+            from bnpass.frontends.onnx.batch.shapes import infer_shapes
 
             self._shapes = {
                 name: [d if isinstance(d, int) else None for d in dims]

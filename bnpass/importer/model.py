@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Literal
 
 import onnx
 import torch
 
+from bnpass.collector import collector_paused
 from bnpass.errors import InputError, UnsupportedError, UsageError
 from bnpass.files import load_model
 from bnpass.frontends.onnx.batch import BatchPlan, plan_batch
@@ -48,23 +47,8 @@ def to_torch(
     """
     if batch not in ("auto", "free", "keep"):
         raise UsageError(f"batch={batch!r} is unknown", "take 'auto', 'free' or 'keep'")
-    with _without_collection():
+    with collector_paused():
         return _imported(model, batch)
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """The cyclic garbage collector waits: nothing that an import makes is garbage before its end.
-
-    It would walk the growing graph again and again, a third of the time with 20,000 nodes.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _imported(

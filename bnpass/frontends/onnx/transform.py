@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import onnx
 
 from bnpass import external
+from bnpass.collector import collector_paused
 from bnpass.edits import FoldEdits
 from bnpass.errors import InputError, RefusedError
 from bnpass.frontends.onnx import recurrent
@@ -135,7 +134,7 @@ def fold_model(
     Raises:
         RefusedError: cloned weights would make the model larger than ``max_growth`` times.
     """
-    with _collector_paused():
+    with collector_paused():
         done = _fold_model(model, options, folder, plan_only, store, fresh)
         return done if plan_only else _settled(done, options, folder, store)
 
@@ -161,18 +160,6 @@ def _settled(
             more.unsettled,
         )
     return done
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Building many small objects, none of them a cycle: the collector would only walk them."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _fold_model(

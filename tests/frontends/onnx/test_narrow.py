@@ -300,7 +300,7 @@ def test_the_public_fold_narrows(to: str, tmp_path):
 
 
 def test_a_narrowed_model_that_is_wrong_is_not_returned(monkeypatch):
-    from bnpass.frontends.onnx import narrow_fold
+    from bnpass.frontends.onnx.narrow import fold as narrow_fold
 
     right = narrow_fold.narrow_model
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import numpy_helper
 
-from bnpass.frontends.onnx.batch_rules import Batch, State, View, rule
-from bnpass.frontends.onnx.batch_shapes import Dims
+from bnpass.frontends.onnx.batch.rules import Batch, State, View, rule
+from bnpass.frontends.onnx.batch.shapes import Dims
 
 
 @rule(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bnpass.frontends.onnx.batch_rules import RULES, Batch, Rule, Sizes, State, Times, View, rule
+from bnpass.frontends.onnx.batch.rules import RULES, Batch, Rule, Sizes, State, Times, View, rule
 
 Entry = int | Times | None
 

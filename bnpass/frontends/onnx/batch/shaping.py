@@ -7,8 +7,8 @@ from math import prod
 
 import numpy as np
 
-from bnpass.frontends.onnx import batch_sizes
-from bnpass.frontends.onnx.batch_rules import Batch, Repeat, Sizes, State, Times, View, rule
+from bnpass.frontends.onnx.batch import sizes as batch_sizes
+from bnpass.frontends.onnx.batch.rules import Batch, Repeat, Sizes, State, Times, View, rule
 
 
 @rule("Transpose")

@@ -31,7 +31,6 @@ _KEPT = frozenset(
         "DynamicQuantizeLinear",
     }
 )
-_MAX_EVALUATED = 1 << 28  # bytes: a constant larger than this is not worth its evaluation
 
 
 @lru_cache(maxsize=64)

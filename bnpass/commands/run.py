@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, what in (("--only", "only in front of"), ("--skip", "not in front of")):
         group.add_argument(name, action="append", default=[], metavar="GLOB",
                            help=f"BN {what} nodes whose name matches")
+    group.add_argument("--fold-normalisation", action="store_true",
+                       help="deploy.onnx takes samples as they are stored: scale, mean and std of "
+                       "the data go into its weights, too")
     group.add_argument("--no-verify", action="store_true",
                        help="write deploy.onnx even if it differs from trained.onnx")
     options.add_provider(parser)
@@ -68,7 +71,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         grid_steps=args.grid_steps,
         compare_plain=args.compare_plain, validation=args.validation, test_data=args.test_data,
         data=data_options(args), insert=_insert_options(args), provider=args.provider,
-        verify=not args.no_verify,
+        verify=not args.no_verify, fold_normalisation=args.fold_normalisation,
     )
     report = run_pipeline(args.model, args.data, args.output, config, force=args.force, listener=ui)
     ui.document.update(ok=report["verify"]["passed"], output=args.output, **report)

@@ -61,6 +61,13 @@ class Job:
     seconds: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def deployed_test(self) -> Data:
+        """The test data as the deployed model takes it."""
+        from bnpass.data.normalisation import as_stored
+
+        return as_stored(self.test) if self.config.fold_normalisation else self.test
+
     @contextlib.contextmanager
     def timed(self, step: str) -> Iterator[None]:
         """Note what a step took."""
@@ -216,19 +223,39 @@ def _fold(job: Job, shown: Listener) -> None:
     from bnpass.runtime.verify import verify
 
     assert job.trained is not None
+    reference = job.trained
     with job.timed("fold"):
-        job.facts["fold"] = bnpass.fold(job.trained, plan_only=True, **job.config.fold).to_dict()
-        job.deploy = bnpass.fold(job.trained, verify=False, **job.config.fold)
+        if job.config.fold_normalisation:
+            reference = _fold_normalised(job)
+        else:
+            plan = bnpass.fold(job.trained, plan_only=True, **job.config.fold)
+            job.facts["fold"] = plan.to_dict()
+            job.deploy = bnpass.fold(job.trained, verify=False, **job.config.fold)
+    assert job.deploy is not None
     left = count_norms(job.deploy)
     shown.log(f"fold: {count_norms(job.trained)} BatchNorms, {left} left")
     with job.timed("verify"):
-        batches = (x for x, _ in job.test.batches(500))
-        report = verify(job.trained, job.deploy, data=batches, limit=1 << 30,
+        batches = (x for x, _ in job.deployed_test.batches(500))
+        report = verify(reference, job.deploy, data=batches, limit=1 << 30,
                         provider=job.config.provider)
     if job.config.verify:
         report.raise_if_failed()
     job.facts["verify"] = report.to_dict()
     shown.log(f"verify: {'passed' if report.passed else 'FAILED'} on {job.test_is}")
+
+
+def _fold_normalised(job: Job) -> onnx.ModelProto:
+    """Fold the data's normalisation, too; returns the trained model behind it, spelt out."""
+    from bnpass.data.normalisation import Normalisation
+    from bnpass.frontends.onnx.normalisation import fold_in_front
+    from bnpass.frontends.onnx.transform import FoldOptions
+
+    assert job.trained is not None
+    front = Normalisation.of(job.train.converter).in_front_of(job.trained)
+    done = fold_in_front(front, FoldOptions(**job.config.fold))
+    job.facts["fold"] = done.plan.to_dict()
+    job.deploy = record_recipe(done.model, job.deployed_test.recipe)
+    return front.model
 
 
 def _measure(job: Job, shown: Listener) -> None:
@@ -242,10 +269,10 @@ def _measure(job: Job, shown: Listener) -> None:
             score = evaluate(arm.gm, job.test, loss=loss, device=job.config.train.device)
             job.facts.setdefault("accuracy", {})[arm.name] = score.accuracy
             job.facts.setdefault("loss", {})[arm.name] = score.loss
-        outputs = deployed_outputs(job.deploy, job.test, job.config.provider)
+        outputs = deployed_outputs(job.deploy, job.deployed_test, job.config.provider)
         job.facts["accuracy"]["deployed"] = accuracy_of(outputs, job.test, job.arms[0].gm, loss)
         shown.log("determinism: the deployed model again, and in other batch compositions")
-        sample, _ = next(job.test.batches(64))
+        sample, _ = next(job.deployed_test.batches(64))
         job.facts["determinism"] = determinism(job.deploy, sample).to_dict()
 
 

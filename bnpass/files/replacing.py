@@ -109,15 +109,36 @@ def scratch(path: PathLike) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
     try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _mode(target)))
-        yield temporary
+        with writing(path):
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _mode(target)))
+            yield temporary
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def writing(path: PathLike) -> Iterator[None]:
+    """Turn what the operating system refuses inside (disk full, read-only) into an OutputError."""
+    try:
+        yield
     except OSError as error:
         raise OutputError(f"cannot be written: {path} ({error.strerror or error})",
                           "free some space or choose another folder; nothing was changed"
                           ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+
+
+def make_folder(folder: PathLike) -> None:
+    """Make the folder, or leave it as it is.
+
+    Raises:
+        OutputError: the operating system refuses.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder cannot be made: {folder} ({error.strerror})",
+                          "choose another one") from error
 
 
 def commit(temporary: Path, target: Path) -> None:

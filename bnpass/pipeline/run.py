@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnpass.errors import InputError
-from bnpass.files import atomic_write, load_model, save_model
+from bnpass.files import atomic_write, load_model, make_folder, save_model
 from bnpass.pipeline.arms import Arm, train_arm
 from bnpass.pipeline.config import Listener, RunConfig
 from bnpass.pipeline.datasets import open_for, record_recipe
 from bnpass.pipeline.measure import accuracy_of, deployed_outputs
-from bnpass.pipeline.outputs import NAMES, PLAIN, check_folder, make_folder
+from bnpass.pipeline.outputs import NAMES, PLAIN, check_folder
 from bnpass.pipeline.summary import count_norms, summarise
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def run_pipeline(
     config: RunConfig,
     *,
     force: bool = False,
+    resume: bool = False,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
     """Insert BN into a model, train it, take population statistics, fold, verify.
@@ -97,6 +98,7 @@ def run_pipeline(
         out: a folder; made if it is not there.
         config: how to run.
         force: replace files of an earlier run.
+        resume: go on with a run of the same settings that was interrupted, at whatever step.
         listener: is shown the progress.
 
     Returns:
@@ -114,6 +116,7 @@ def run_pipeline(
     folder = Path(out)
     source = model if isinstance(model, str | os.PathLike) else None
     names = NAMES + (PLAIN if config.compare_plain else ())
+    force = force or resume
     check_folder(folder, source, force=force, names=names)
     job = _open(model, data, config)
     shown.log(f"insert: {len(job.plan.sites)} BatchNorms, {job.plan.dropped} biases dropped, "
@@ -121,7 +124,7 @@ def run_pipeline(
     _make_arms(job)
     make_folder(folder)
     save_model(job.inserted, folder / "inserted.onnx", force=force, source=source)
-    _train(job, folder, shown)
+    _train(job, folder, shown, resume=resume)
     _calibrate(job, shown)
     _write_trained(job, folder, force, source)
     _fold(job, shown)
@@ -187,11 +190,11 @@ def _make_arms(job: Job) -> None:
         objective(job.arms[0].gm, part.labels, sample, loss=job.config.train.loss)
 
 
-def _train(job: Job, folder: Path, shown: Listener) -> None:
+def _train(job: Job, folder: Path, shown: Listener, *, resume: bool) -> None:
     with job.timed("train"):
         for arm in job.arms:
-            out = folder if arm.name == WITH else None
-            history = train_arm(arm, job.train, job.validation, job.config, shown, out)
+            out = folder if arm.name == WITH else folder / "plain"
+            history = train_arm(arm, job.train, job.validation, job.config, shown, out, resume)
             if arm.name == WITHOUT:
                 atomic_write(folder / "metrics_plain.csv", history.to_csv())
 
@@ -277,9 +280,16 @@ def _measure(job: Job, shown: Listener) -> None:
 
 
 def _write_report(job: Job, report: dict[str, Any], folder: Path) -> None:
-    from bnpass.pipeline.summary import curves_of
-    from bnpass.report.curves import draw_curves
+    from bnpass.pipeline.summary import curves_of, percentiles_of
+    from bnpass.report.curves import draw_curves, draw_range
     from bnpass.report.document import to_json
+    from bnpass.report.percentiles import draw_percentiles
 
     draw_curves(curves_of(job.arms), folder / "curves.png", title=report["model"]["name"])
+    if job.config.train.watch:
+        draw_percentiles(percentiles_of(job.arms), folder / "percentiles.png")
+    for arm in job.arms:
+        if arm.range is not None:
+            name = "lr_range.png" if arm.name == WITH else "lr_range_plain.png"
+            draw_range(arm.range, folder / name)
     atomic_write(folder / "report.json", to_json(report) + "\n")

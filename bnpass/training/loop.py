@@ -125,6 +125,8 @@ class _Run:
         if self.folder is not None:
             for stale in STALE if start == 0 else ():
                 (self.folder / stale).unlink(missing_ok=True)
+            for half in self.folder.glob("checkpoints/.*.pt.*.tmp"):  # of a run that was killed
+                half.unlink(missing_ok=True)
             self.history.write(self.folder)
         self.resting = time.perf_counter()
 

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
             bar.update(seen)
 
         done = calibrate_onnx(
-            model, data.batches(args.batch_size), method=args.method,
+            model, data.batches(args.batch_size, shuffle=True, seed=args.seed), method=args.method,
             batch_size=args.batch_size, seed=args.seed, provider=args.provider, only=args.only,
             frozen=args.frozen, progress=advance,
         )

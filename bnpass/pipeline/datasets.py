@@ -70,7 +70,7 @@ def _replayed(model: onnx.ModelProto, spec: str, opts: dict[str, Any]) -> Data |
 
     recorded = _recorded(model)
     overridden = any(opts.get(name) not in (None, "auto") for name in
-                     ("layout", "scale", "mean", "std"))
+                     ("layout", "scale", "mean", "std", "resize", "fit"))
     if recorded is None or overridden:
         return None
     try:

@@ -56,6 +56,36 @@ class Map:
             np.asarray(shift, np.float64).reshape(shape),
         )
 
+    @staticmethod
+    def many(scale: np.ndarray, shift: np.ndarray) -> list[Map]:
+        """The maps of two arrays (n, *shape), with what people ask of each found for all at once.
+
+        ``shape`` is that of one map. A NaN or an infinity is kept: see :attr:`is_finite`.
+        """
+        size = scale[0].size if len(scale) else 0
+        flat = [a.reshape(len(a), size) for a in (scale, shift)]
+        facts = zip(
+            (np.isfinite(flat[0]) & np.isfinite(flat[1])).all(1).tolist(),
+            (flat[0] != 1).any(1).tolist(),
+            (flat[1] != 0).any(1).tolist(),
+            np.isnan(flat[0]).any(1).tolist(),
+            (flat[0] >= 0).all(1).tolist(),
+            strict=True,
+        )
+        shape = scale.shape[1:]
+        axes = tuple([i for i, n in enumerate(shape) if n != 1])
+        maps = []
+        for one, two, (finite, scales, shifts, gaps, monotone) in zip(
+            scale, shift, facts, strict=True
+        ):
+            m = Map(one, two)
+            m.__dict__.update(
+                shape=shape, axes=axes, is_finite=finite, has_scale=scales, has_shift=shifts,
+                has_gaps=gaps, is_monotone=monotone,
+            )  # fmt: skip
+            maps.append(m)
+        return maps
+
     @property
     def rank(self) -> int:
         """The rank of the value that the map belongs to."""

@@ -11,7 +11,8 @@ what networkx is good at: topological order, reachability, dominators and drawin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -106,6 +107,21 @@ class Constant:
     def float64(self) -> np.ndarray:
         """The data in float64, read afresh and not kept."""
         return np.asarray(self.load()).astype(np.float64)
+
+    @property
+    def raw(self) -> bytes | None:
+        """The data as bytes, little-endian, where it lies ready like that; or None."""
+        return None
+
+
+def stacked(constants: Sequence[Constant]) -> np.ndarray:
+    """The data of constants of one shape and type, (n, *shape), in float64, read afresh."""
+    first, raws = constants[0], [c.raw or b"" for c in constants]
+    dtype = np.dtype(first.dtype).newbyteorder("<")
+    if {len(raw) for raw in raws} != {math.prod(first.shape) * dtype.itemsize}:
+        return np.stack([np.asarray(c.load()) for c in constants]).astype(np.float64)
+    flat = np.frombuffer(b"".join(raws), dtype)
+    return flat.astype(np.float64).reshape(len(raws), *first.shape)
 
 
 class Use(NamedTuple):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from bnpass.affine import Map
-from bnpass.graph import Op
+from bnpass.graph import Constant, Op, stacked
 from bnpass.rules.absorbers import weight
 from bnpass.rules.base import MapRefusedError, View
 from bnpass.rules.elementwise import FLOATS
@@ -39,13 +41,68 @@ def _batch_norm(op: Op, view: View) -> Map:
     for index in (1, 2, 3, 4):
         weight(op, index, view)
     gamma, beta, mean, var = [view.current(op, i).reshape(-1) for i in (1, 2, 3, 4)]
-    with np.errstate(all="ignore"):
-        scale = gamma / np.sqrt(var + float(op.attrs.get("epsilon", 1e-5)))
-        shift = beta - scale * mean
-    m = Map.along(1, max(view.rank(op.inputs[0]), 2), scale, shift)
+    m = Map.along(1, _rank(op, view), *_numbers(gamma, beta, mean, var, _epsilon(op)))
     if not m.is_finite:
         raise MapRefusedError("its statistics are not finite or its variance is negative", op)
     return m
+
+
+def norm_maps(ops: Iterable[Op], view: View) -> dict[str, Map]:
+    """The maps of many BatchNorms by name: :func:`map_of` for all of one size at once.
+
+    One that is no map, or has taken something in, is left out: :func:`map_of` tells of it.
+    """
+    alike: dict[tuple[int, int, str, float], list[tuple[Op, list[Constant]]]] = {}
+    for op in ops:
+        parameters = _parameters(op, view)
+        if parameters is None:
+            continue
+        try:
+            rank = _rank(op, view)
+        except MapRefusedError:
+            continue
+        first = parameters[0]
+        key = (rank, first.shape[0], first.dtype, _epsilon(op))
+        alike.setdefault(key, []).append((op, parameters))
+    found: dict[str, Map] = {}
+    for (rank, size, _, epsilon), group in alike.items():
+        data = stacked([c for _, parameters in group for c in parameters])
+        gamma, beta, mean, var = data.reshape(-1, 4, size).swapaxes(0, 1)
+        shape = (-1, 1, size, *(1,) * (rank - 2))
+        scale, shift = (a.reshape(shape) for a in _numbers(gamma, beta, mean, var, epsilon))
+        for (op, _), m in zip(group, Map.many(scale, shift), strict=True):
+            if m.is_finite:
+                found[op.name] = m
+    return found
+
+
+def _parameters(op: Op, view: View) -> list[Constant] | None:
+    """gamma, beta, mean and variance where all are constants of one shape (C,) and type."""
+    if op.attrs.get("training") or not op.attrs.get("spatial", 1) or len(op.inputs) != 5:
+        return None
+    found = [c for c in map(view.constant, op.inputs[1:]) if c is not None]
+    forms = {(c.dtype, c.shape) for c in found}
+    if len(found) != 4 or len(forms) != 1:
+        return None
+    ((dtype, shape),) = forms
+    return found if dtype in FLOATS and len(shape) == 1 else None
+
+
+def _rank(op: Op, view: View) -> int:
+    return max(view.rank(op.inputs[0]), 2)
+
+
+def _epsilon(op: Op) -> float:
+    return float(op.attrs.get("epsilon", 1e-5))
+
+
+def _numbers(
+    gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, var: np.ndarray, epsilon: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(scale, shift) of Algorithm 2, line 11."""
+    with np.errstate(all="ignore"):
+        scale = gamma / np.sqrt(var + epsilon)
+        return scale, beta - scale * mean
 
 
 def _arithmetic(op: Op, view: View) -> tuple[int, Map] | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from bnpass.affine import Map
 from bnpass.caching import cached_property
 from bnpass.edits import Rewrite
 from bnpass.graph import Op
-from bnpass.maps import AFFINE, map_of
+from bnpass.maps import AFFINE, map_of, norm_maps
 from bnpass.passes.planner import Planner
 from bnpass.rules import MapRefusedError
 
@@ -80,12 +80,16 @@ def find_chains(planner: Planner, selected: Callable[[Op], bool]) -> Found:
     """
     found = Found([], [])
     taken: set[str] = set()
-    for op in planner.graph.ops_in_order:
-        if op.kind not in AFFINE or op.name in taken:
+    candidates = [
+        op
+        for op in planner.graph.ops_in_order
+        if op.kind in AFFINE and op.name not in planner.removed and selected(op)
+    ]
+    links_of = _untouched_norms(candidates, planner)
+    for op in candidates:
+        if op.name in taken:
             continue
-        if op.name in planner.removed or not selected(op):
-            continue
-        link = _link(op, planner, found)
+        link = links_of.get(op.name) or _link(op, planner, found)
         if link is None:
             continue
         links = [link]
@@ -100,6 +104,17 @@ def find_chains(planner: Planner, selected: Callable[[Op], bool]) -> Found:
         taken.update(chain.names)
         found.chains.append(chain)
     return found
+
+
+def _untouched_norms(ops: Iterable[Op], planner: Planner) -> dict[str, Link]:
+    """The BatchNorms that have taken nothing in yet, their numbers made all at once."""
+    norms = [
+        op
+        for op in ops
+        if op.kind == "BatchNormalization" and op.name not in planner.rewrites
+    ]
+    maps = norm_maps(norms, planner)
+    return {op.name: Link(op, 0, maps[op.name]) for op in norms if op.name in maps}
 
 
 def refreshed(chain: Chain, planner: Planner) -> Chain:

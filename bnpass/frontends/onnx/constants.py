@@ -101,6 +101,12 @@ class TensorConstant(Constant):
         return load_tensor(self._tensor, self._source)
 
     @property
+    def raw(self) -> bytes | None:
+        """The data as bytes, little-endian, where it lies ready like that; or None."""
+        tensor = self._tensor
+        return (tensor.raw_data or None) if tensor.data_type in _PLAIN else None
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The static shape."""
         if self._shape is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import onnx
@@ -219,24 +220,26 @@ class Editor:
         """Apply removals, insertions and names; drop what nothing reads any more."""
         gone = self._gone | self._sweep()
         if self._behind or self._before or gone:
-            nodes = self._arranged(gone)
-            self._reroute(nodes)
-            del self.graph.node[:]
-            self.graph.node.extend(nodes)
+            self._arrange(gone)
         if self._alias or self._rename:
             self._forget_infos()
 
-    def _arranged(self, gone: set[int]) -> list[onnx.NodeProto]:
-        """The nodes that stay, new ones in their places."""
-        if not (self._behind or self._before):
-            return [node for node in self._nodes if id(node) not in gone]
-        nodes: list[onnx.NodeProto] = []
-        for node in self._nodes:
-            nodes.extend(self._before.get(id(node), ()))
-            if id(node) not in gone:
-                nodes.append(node)
-            nodes.extend(self._behind.get(id(node), ()))
-        return nodes
+    def _arrange(self, gone: set[int]) -> None:
+        """Keep the nodes that stay, new ones in their places, and let all read what is there."""
+        new: list[onnx.NodeProto] = []
+        order: list[int] = []  # places among the nodes that are there, then the new ones
+        there = len(self._nodes)
+        for place, node in enumerate(self._nodes):
+            key = id(node)
+            for group, stays in ((self._before, key not in gone), (self._behind, False)):
+                for one in group.get(key, ()) if group else ():
+                    order.append(there + len(new))
+                    new.append(one)
+                if stays:
+                    order.append(place)
+        self._reroute([*(self._nodes[i] for i in order if i < there), *new])
+        self.graph.node.extend(new)
+        reorder(self.graph.node, order)
 
     def _reroute(self, nodes: Iterable[onnx.NodeProto]) -> None:
         if not (self._alias or self._rename):
@@ -298,17 +301,24 @@ class Editor:
         return dead, nodes
 
 
+def reorder(messages: Any, order: list[int]) -> None:
+    """Put the messages of a repeated field in an order, given by their places; others go.
+
+    Nothing is copied: sorting moves pointers, where ``extend`` would copy every message.
+    """
+    keys = [len(messages)] * len(messages)
+    for place, old in enumerate(order):
+        keys[old] = place
+    following = iter(keys)
+    messages.sort(key=lambda _: next(following))
+    del messages[len(order) :]
+
+
 def _drop_initializers(graph: onnx.GraphProto, dead: set[str]) -> None:
     gone = {t.name for t in graph.initializer if t.name in dead}
     if not gone:
         return
-    kept = [t for t in graph.initializer if t.name not in gone]
-    if len(kept) * 2 > len(graph.initializer):
-        for place in reversed([i for i, t in enumerate(graph.initializer) if t.name in gone]):
-            del graph.initializer[place]
-    else:
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
+    reorder(graph.initializer, [i for i, t in enumerate(graph.initializer) if t.name not in gone])
     for place in reversed([i for i, v in enumerate(graph.input) if v.name in gone]):
         del graph.input[place]
 

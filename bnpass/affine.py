@@ -62,27 +62,21 @@ class Map:
 
         ``shape`` is that of one map. A NaN or an infinity is kept: see :attr:`is_finite`.
         """
-        size = scale[0].size if len(scale) else 0
-        flat = [a.reshape(len(a), size) for a in (scale, shift)]
-        facts = zip(
-            (np.isfinite(flat[0]) & np.isfinite(flat[1])).all(1).tolist(),
-            (flat[0] != 1).any(1).tolist(),
-            (flat[1] != 0).any(1).tolist(),
-            np.isnan(flat[0]).any(1).tolist(),
-            (flat[0] >= 0).all(1).tolist(),
-            strict=True,
-        )
         shape = scale.shape[1:]
-        axes = tuple([i for i, n in enumerate(shape) if n != 1])
+        one, two = (a.reshape(len(a), -1) for a in (scale, shift))
+        columns = {
+            "is_finite": (np.isfinite(one) & np.isfinite(two)).all(1),
+            "has_scale": (one != 1).any(1),
+            "has_shift": (two != 0).any(1),
+            "has_gaps": np.isnan(one).any(1),
+            "is_monotone": (one >= 0).all(1),
+        }
+        facts = zip(*(column.tolist() for column in columns.values()), strict=True)
+        same = {"shape": shape, "axes": tuple([i for i, n in enumerate(shape) if n != 1])}
         maps = []
-        for one, two, (finite, scales, shifts, gaps, monotone) in zip(
-            scale, shift, facts, strict=True
-        ):
-            m = Map(one, two)
-            m.__dict__.update(
-                shape=shape, axes=axes, is_finite=finite, has_scale=scales, has_shift=shifts,
-                has_gaps=gaps, is_monotone=monotone,
-            )  # fmt: skip
+        for a, b, row in zip(scale, shift, facts, strict=True):
+            m = Map(a, b)
+            m.__dict__.update(same, **dict(zip(columns, row, strict=True)))
             maps.append(m)
         return maps
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Hashable, Iterable
+
 import numpy as np
 import onnx
 
 from bnpass.affine import Map
-from bnpass.edits import LEFTOVER_EPSILON, FoldEdits, Leftover, NewNorm
+from bnpass.edits import LEFTOVER_EPSILON, FoldEdits, Leftover, NewNorm, Rewrite
 from bnpass.frontends.onnx.editor import Editor
 from bnpass.frontends.onnx.read import Reading, Scope
 from bnpass.graph import Op
 from bnpass.passes.planner import Planner
-from bnpass.weights import new_weights
+from bnpass.rules import View
+from bnpass.weights import kernel_form, new_kernels, new_weights
+
+_TOGETHER = 1 << 17  # entries of kernels rewritten at once: 1 MiB in float64
 
 
 def apply_fold(reading: Reading, scope: Scope, edits: FoldEdits) -> int:
@@ -22,7 +28,12 @@ def apply_fold(reading: Reading, scope: Scope, edits: FoldEdits) -> int:
     """
     editor = Editor(reading, scope)
     view = Planner(scope.graph)
-    for rewrite in edits.rewrites:
+    alike, others = _by_form(edits.rewrites, view)
+    for group in alike:
+        ops = [rewrite.op for rewrite in group]
+        for index, arrays in new_kernels(group, view).items():
+            editor.set_constants(ops, index, arrays)
+    for rewrite in others:
         new = new_weights(rewrite, view)
         for index, array in sorted(new.constants.items()):
             editor.set_constant(rewrite.op, index, array)
@@ -40,6 +51,31 @@ def apply_fold(reading: Reading, scope: Scope, edits: FoldEdits) -> int:
         _write_leftover(editor, left, {op.name: data for op, data in edits.removed})
     editor.finish()
     return editor.grown
+
+
+def _by_form(
+    rewrites: Iterable[Rewrite], view: View
+) -> tuple[list[list[Rewrite]], list[Rewrite]]:
+    """Convolutions to be rewritten together, few enough for a processor's cache; and the rest."""
+    open_groups: dict[Hashable, list[Rewrite]] = {}
+    groups: list[list[Rewrite]] = []
+    others = []
+    for rewrite in rewrites:
+        form = kernel_form(rewrite, view)
+        if form is None:
+            others.append(rewrite)
+            continue
+        group = open_groups.get(form)
+        if group is None or len(group) * _entries(rewrite, view) >= _TOGETHER:
+            group = open_groups[form] = []
+            groups.append(group)
+        group.append(rewrite)
+    return groups, others
+
+
+def _entries(rewrite: Rewrite, view: View) -> int:
+    weight = view.constant(rewrite.op.inputs[1])
+    return 0 if weight is None else math.prod(weight.shape)
 
 
 def _set_float(node: onnx.NodeProto, name: str, value: float) -> None:

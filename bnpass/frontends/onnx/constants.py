@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -127,25 +127,33 @@ def array_constant(name: str, array: np.ndarray) -> Constant:
 
 
 def graph_constants(
-    graph: onnx.GraphProto, overridable: set[str], source: Source
-) -> Iterator[Constant]:
-    """Initializers that nobody can override, sparse ones not among them."""
+    graph: onnx.GraphProto, listed: set[str], source: Source
+) -> tuple[dict[str, Constant], set[str]]:
+    """Initializers by name, and the names of those that are ``listed``: these are no constants.
+
+    Sparse initializers are not among them.
+    """
+    found: dict[str, Constant] = {}
+    overridable: set[str] = set()
     for tensor in graph.initializer:
         name = tensor.name
-        if name not in overridable:
-            yield TensorConstant(name, tensor, source)
+        if name in listed:
+            overridable.add(name)
+        else:
+            found[name] = TensorConstant(name, tensor, source)
+    return found, overridable
 
 
 def node_constants(
     node: onnx.NodeProto,
     inputs: list[str],
-    known: Callable[[str], Constant | None],
+    constants: dict[str, Constant],
     opset: int,
     source: Source,
 ) -> list[Constant]:
     """The outputs of a node that are constants because all that it reads is."""
     for name in inputs:
-        if name and known(name) is None:
+        if name and name not in constants:
             return []
     if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT:
         return []
@@ -156,7 +164,7 @@ def node_constants(
     if any(a.HasField("g") or a.graphs for a in node.attribute):
         return []
     return [
-        Constant(name, _evaluator(node, index, known, opset))
+        Constant(name, _evaluator(node, index, constants.get, opset))
         for index, name in enumerate(node.output)
         if name
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -68,22 +68,32 @@ class Editor:
         Raises:
             OverflowedError: the rounded values are not finite.
         """
-        name = op.input(index)
+        self.set_constants([op], index, array[np.newaxis])
+
+    def set_constants(self, ops: Sequence[Op], index: int, arrays: np.ndarray) -> None:
+        """:meth:`set_constant` of operators whose constants have one type: arrays (n, *shape)."""
+        name = ops[0].input(index)
         old = self.scope.graph.constant(name)
-        rounded = self._rounded(op, array, old.dtype if old is not None else self._dtype(op))
-        tensor = self._own_tensor(name)
+        rounded = self._rounded(ops, arrays, old.dtype if old is not None else self._dtype(ops[0]))
+        for op, array in zip(ops, rounded, strict=True):
+            self._store(op, index, array)
+
+    def _store(self, op: Op, index: int, array: np.ndarray) -> None:
+        name = op.input(index)
+        readers = self.reading.readers.get(name, 0)
+        tensor = self._initializers.get(name) if readers == 1 else None
         if tensor is not None:
-            self._overwrite(tensor, rounded)
+            self._overwrite(tensor, array)
             return
         node = self.scope.nodes[op.name]
-        if old is not None and name not in node.input:
-            _set_attribute(node, index, float(rounded.reshape(-1)[0]))
+        if name not in node.input and self.scope.graph.constant(name) is not None:
+            _set_attribute(node, index, float(array.reshape(-1)[0]))
             return
         suffix = ("weight", "weight", "bias")[min(index, 2)]
-        base = f"{op.inputs[index]}_folded" if op.input(index) else f"{op.name}.{suffix}"
-        if self.reading.readers.get(op.input(index), 0) > 1:  # others keep the old one
-            self.grown += rounded.nbytes
-        self.set_input(node, index, self.add_initializer(base, rounded))
+        if readers > 1:  # others keep the old one
+            self.grown += array.nbytes
+        base = f"{name}_folded" if name else f"{op.name}.{suffix}"
+        self.set_input(node, index, self.add_initializer(base, array))
 
     def _overwrite(self, tensor: onnx.TensorProto, array: np.ndarray) -> None:
         if tuple(tensor.dims[:]) != array.shape:
@@ -94,11 +104,12 @@ class Editor:
             return
         overwrite(tensor, array)
 
-    def _rounded(self, op: Op, array: np.ndarray, dtype: str) -> np.ndarray:
+    def _rounded(self, ops: Sequence[Op], arrays: np.ndarray, dtype: str) -> np.ndarray:
         with np.errstate(over="ignore"):
-            rounded = array.astype(_np_dtype(dtype), order="C")
+            rounded = arrays.astype(_np_dtype(dtype), order="C")
         if not all_finite(rounded):
-            raise OverflowedError(op.name)
+            bad = next(op for op, array in zip(ops, rounded, strict=True) if not all_finite(array))
+            raise OverflowedError(bad.name)
         return rounded
 
     def _dtype(self, op: Op) -> str:
@@ -107,12 +118,6 @@ class Editor:
             if dtype is not None and not dtype.startswith(("int", "uint", "bool")):
                 return dtype
         return "float32"
-
-    def _own_tensor(self, name: str) -> onnx.TensorProto | None:
-        """The tensor of that name if a single input reads it, so that it may be overwritten."""
-        if self.reading.readers.get(name) != 1:
-            return None
-        return self._initializers.get(name)
 
     def _retype(self, name: str, array: np.ndarray) -> None:
         """Initializers that are listed as inputs (IR 3) or in value_info: their shape changes."""
@@ -315,10 +320,11 @@ def reorder(messages: Any, order: list[int]) -> None:
 
 
 def _drop_initializers(graph: onnx.GraphProto, dead: set[str]) -> None:
-    gone = {t.name for t in graph.initializer if t.name in dead}
+    names = [t.name for t in graph.initializer]
+    gone = dead.intersection(names)
     if not gone:
         return
-    reorder(graph.initializer, [i for i, t in enumerate(graph.initializer) if t.name not in gone])
+    reorder(graph.initializer, [i for i, name in enumerate(names) if name not in gone])
     for place in reversed([i for i, v in enumerate(graph.input) if v.name in gone]):
         del graph.input[place]
 

@@ -75,8 +75,8 @@ class Map:
         same = {"shape": shape, "axes": tuple([i for i, n in enumerate(shape) if n != 1])}
         maps = []
         for a, b, row in zip(scale, shift, facts, strict=True):
-            m = Map(a, b)
-            m.__dict__.update(same, **dict(zip(columns, row, strict=True)))
+            m = object.__new__(Map)
+            m.__dict__.update(zip(columns, row, strict=True), scale=a, shift=b, **same)
             maps.append(m)
         return maps
 

@@ -13,7 +13,7 @@ from bnpass.affine import Map
 from bnpass.graph import Op
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rewrite:
     """The constants of one operator take maps in: the operator computes ``after(op(before(x)))``.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -148,8 +148,7 @@ def _along(entry: FoldEntry, chain: Chain, planner: Planner) -> FoldEntry:
     return FoldEntry(chain.head.name, chain.head.kind, chain.names, entry.how, entry.into)
 
 
-@dataclass(frozen=True)
-class _Way:
+class _Way(NamedTuple):
     """One way for a chain to leave, tried and found possible."""
 
     how: str

@@ -127,21 +127,14 @@ def array_constant(name: str, array: np.ndarray) -> Constant:
 
 
 def graph_constants(
-    graph: onnx.GraphProto, listed: set[str], source: Source
-) -> tuple[dict[str, Constant], set[str]]:
-    """Initializers by name, and the names of those that are ``listed``: these are no constants.
-
-    Sparse initializers are not among them.
-    """
-    found: dict[str, Constant] = {}
-    overridable: set[str] = set()
-    for tensor in graph.initializer:
-        name = tensor.name
-        if name in listed:
-            overridable.add(name)
-        else:
-            found[name] = TensorConstant(name, tensor, source)
-    return found, overridable
+    initializers: dict[str, onnx.TensorProto], overridable: set[str], source: Source
+) -> dict[str, Constant]:
+    """Initializers that nobody can override."""
+    return {
+        name: TensorConstant(name, tensor, source)
+        for name, tensor in initializers.items()
+        if name not in overridable
+    }
 
 
 def node_constants(

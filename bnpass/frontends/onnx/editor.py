@@ -37,7 +37,7 @@ class Editor:
         self.grown = 0
         self._names: set[str] | None = None  # of the whole model, once a new one is needed
         self._nodes = list(self.graph.node)  # kept, so that their ids stay theirs
-        self._initializers = {t.name: t for t in self.graph.initializer}
+        self._initializers = scope.initializers
         self._behind: dict[int, list[onnx.NodeProto]] = {}
         self._before: dict[int, list[onnx.NodeProto]] = {}
         self._gone: set[int] = set()
@@ -98,7 +98,6 @@ class Editor:
     def _overwrite(self, tensor: onnx.TensorProto, array: np.ndarray) -> None:
         if tuple(tensor.dims[:]) != array.shape:
             self._retype(tensor.name, array)
-            tensor.dims[:] = array.shape
         elif self.reading.store is not None and external.is_external(tensor):
             self.reading.store.patch(tensor, array)
             return
@@ -162,11 +161,13 @@ class Editor:
         while node.input and not node.input[-1]:
             node.input.pop()
 
-    def release(self, name: str) -> None:
-        """Note that one input less reads a value."""
-        if name:
-            self.reading.readers[name] -= 1
-            self._released.append(name)
+    def release(self, *names: str) -> None:
+        """Note that one input less reads each of the values."""
+        readers = self.reading.readers
+        for name in names:
+            if name:
+                readers[name] -= 1
+                self._released.append(name)
 
     # --- nodes
 
@@ -193,9 +194,9 @@ class Editor:
         """
         node = self.scope.nodes[op.name]
         source, result = self.resolve(op.inputs[data]), op.outputs[0]
-        for index, name in enumerate(node.input[:]):
-            if index != data:
-                self.release(name)
+        inputs = node.input[:]
+        del inputs[data]
+        self.release(*inputs)
         if not self.scope.graph.is_output(result):
             self._alias[result] = source
         elif self._may_rename(source):
@@ -284,14 +285,12 @@ class Editor:
     def _unread(self) -> tuple[set[str], set[int]]:
         """Names that nothing reads any more, and ids of the constant nodes that made them."""
         readers = self.reading.readers
-        stack = [name for name in self._released if readers.get(name) == 0]
-        made = any(name not in self._initializers for name in stack)
-        makers = {o: n for n in self._nodes for o in n.output} if made else {}
-        dead: set[str] = set()
+        dead = {name for name in self._released if not readers[name]}
+        stack = [name for name in dead if name not in self._initializers]
+        makers = {o: n for n in self._nodes for o in n.output} if stack else {}
         nodes: set[int] = set()
         while stack:
             name = stack.pop()
-            dead.add(name)
             maker = makers.get(name)
             constant = self.scope.graph.constant(name) is not None
             if maker is None or not constant or id(maker) in nodes:
@@ -302,6 +301,7 @@ class Editor:
             for read in filter(None, maker.input):
                 readers[read] -= 1
                 if readers[read] == 0:
+                    dead.add(read)
                     stack.append(read)
         return dead, nodes
 
@@ -370,12 +370,12 @@ def _np_dtype(name: str) -> np.dtype:
 
 def overwrite(tensor: onnx.TensorProto, array: np.ndarray) -> None:
     """Put an array into a tensor; its name and doc string stay."""
-    if not tensor.HasField("raw_data"):
+    if not tensor.raw_data:
         for data in ("float_data", "int32_data", "double_data"):
             tensor.ClearField(data)
-    if external.is_external(tensor):
-        del tensor.external_data[:]
-        tensor.ClearField("data_location")
+        if external.is_external(tensor):
+            del tensor.external_data[:]
+            tensor.ClearField("data_location")
     if tuple(tensor.dims[:]) != array.shape:
         tensor.dims[:] = array.shape
     tensor.data_type = _elem_type(array.dtype)

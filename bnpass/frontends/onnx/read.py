@@ -34,6 +34,7 @@ class Scope:
         proto: the GraphProto inside the model.
         graph: its neutral view.
         nodes: the NodeProto of every operator, by operator name.
+        initializers: the tensors of the graph's initializers by name, sparse ones not among them.
         outer: the scope around a nested body.
         path: names of the operators whose bodies lead here, for reports.
     """
@@ -41,6 +42,7 @@ class Scope:
     proto: onnx.GraphProto
     graph: Graph
     nodes: dict[str, onnx.NodeProto]
+    initializers: dict[str, onnx.TensorProto]
     outer: Scope | None = None
     path: str = ""
 
@@ -178,8 +180,11 @@ class _Builder:
         self.source = reading.source
         self.reads: list[str] = []
         fixed = freeze_inputs or reading.model.ir_version < 4 or outer is not None
-        listed = set() if fixed else {i.name for i in proto.input}
-        self.constants, self.overridable = graph_constants(proto, listed, self.source)
+        self.initializers = {t.name: t for t in proto.initializer}
+        self.overridable = {
+            i.name for i in (() if fixed else proto.input) if i.name in self.initializers
+        }
+        self.constants = graph_constants(self.initializers, self.overridable, self.source)
         if outer is not None:
             hidden = {name for node in proto.node for name in node.output}
             hidden |= {i.name for i in proto.input}
@@ -244,4 +249,4 @@ class _Builder:
         outputs = [o.name for o in self.proto.output]
         pinned = dict.fromkeys(self.overridable, OVERRIDABLE)
         graph = Graph(self.ops, inputs, outputs, self.constants, self.shape, self.dtype, pinned)
-        return Scope(self.proto, graph, self.nodes, self.outer, path)
+        return Scope(self.proto, graph, self.nodes, self.initializers, self.outer, path)

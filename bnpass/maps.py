@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
 
 from bnpass.affine import Map
-from bnpass.graph import Constant, Op, stacked
+from bnpass.graph import Op
 from bnpass.rules.absorbers import weight
 from bnpass.rules.base import MapRefusedError, View
 from bnpass.rules.elementwise import FLOATS
@@ -50,42 +51,42 @@ def _batch_norm(op: Op, view: View) -> Map:
 def norm_maps(ops: Iterable[Op], view: View) -> dict[str, Map]:
     """The maps of many BatchNorms by name: :func:`map_of` for all of one size at once.
 
-    One that is no map, or has taken something in, is left out: :func:`map_of` tells of it.
+    One that is no map, or whose parameters do not lie ready, is left out: ask :func:`map_of`.
     """
-    alike: dict[tuple[int, int, str, float], list[tuple[Op, list[Constant]]]] = {}
+    alike: dict[tuple[int, tuple[int, ...], str, float], tuple[list[str], list[bytes]]] = {}
     for op in ops:
-        parameters = _parameters(op, view)
-        if parameters is None:
+        if op.attrs.get("training") or not op.attrs.get("spatial", 1) or len(op.inputs) != 5:
+            continue
+        found = [c for c in map(view.constant, op.inputs[1:]) if c is not None]
+        raws = [raw for c in found if (raw := c.raw)]
+        forms = {(len(raw), c.dtype) for raw, c in zip(raws, found, strict=False)}
+        if len(raws) != 4 or len(forms) > 1:
             continue
         try:
-            rank = _rank(op, view)
+            key = (_rank(op, view), found[0].shape, found[0].dtype, _epsilon(op))
         except MapRefusedError:
             continue
-        first = parameters[0]
-        key = (rank, first.shape[0], first.dtype, _epsilon(op))
-        alike.setdefault(key, []).append((op, parameters))
-    found: dict[str, Map] = {}
-    for (rank, size, _, epsilon), group in alike.items():
-        data = stacked([c for _, parameters in group for c in parameters])
-        gamma, beta, mean, var = data.reshape(-1, 4, size).swapaxes(0, 1)
-        shape = (-1, 1, size, *(1,) * (rank - 2))
-        scale, shift = (a.reshape(shape) for a in _numbers(gamma, beta, mean, var, epsilon))
-        for (op, _), m in zip(group, Map.many(scale, shift), strict=True):
-            if m.is_finite:
-                found[op.name] = m
-    return found
+        names, data = alike.setdefault(key, ([], []))
+        names.append(op.name)
+        data += raws
+    maps: dict[str, Map] = {}
+    for (rank, shape, name, epsilon), (names, data) in alike.items():
+        size = math.prod(shape) * np.dtype(name).itemsize if name in FLOATS else -1
+        if {len(raw) for raw in data} == {size}:
+            made = Map.many(*_all_numbers(rank, np.dtype(name), epsilon, data))
+            maps.update((n, m) for n, m in zip(names, made, strict=True) if m.is_finite)
+    return maps
 
 
-def _parameters(op: Op, view: View) -> list[Constant] | None:
-    """gamma, beta, mean and variance where all are constants of one shape (C,) and type."""
-    if op.attrs.get("training") or not op.attrs.get("spatial", 1) or len(op.inputs) != 5:
-        return None
-    found = [c for c in map(view.constant, op.inputs[1:]) if c is not None]
-    forms = {(c.dtype, c.shape) for c in found}
-    if len(found) != 4 or len(forms) != 1:
-        return None
-    ((dtype, shape),) = forms
-    return found if dtype in FLOATS and len(shape) == 1 else None
+def _all_numbers(
+    rank: int, dtype: np.dtype, epsilon: float, raws: list[bytes]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(scale, shift), (n, 1, C, 1, ...), from the bytes of n times gamma, beta, mean, variance."""
+    data = np.frombuffer(b"".join(raws), dtype.newbyteorder("<")).astype(np.float64)
+    gamma, beta, mean, var = data.reshape(len(raws) // 4, 4, -1).swapaxes(0, 1)
+    scale, shift = _numbers(gamma, beta, mean, var, epsilon)
+    shape = (len(scale), 1, -1, *(1,) * (rank - 2))
+    return scale.reshape(shape), shift.reshape(shape)
 
 
 def _rank(op: Op, view: View) -> int:

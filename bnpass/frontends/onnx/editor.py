@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -243,20 +243,24 @@ class Editor:
                     new.append(one)
                 if stays:
                     order.append(place)
-        self._reroute([*(self._nodes[i] for i in order if i < there), *new])
+        self._reroute(new)
         self.graph.node.extend(new)
         reorder(self.graph.node, order)
 
-    def _reroute(self, nodes: Iterable[onnx.NodeProto]) -> None:
+    def _reroute(self, new: list[onnx.NodeProto]) -> None:
+        """Whatever reads a value that is gone, or has another name now, reads the right one."""
         if not (self._alias or self._rename):
             return
-        final = {old: self._rename.get(new, new) for old, new in self._alias.items()}
+        final = {old: self._rename.get(now, now) for old, now in self._alias.items()}
         final.update(self._rename)
-        fresh = {id(n) for group in self._behind.values() for n in group}
-        for node in nodes:
-            if id(node) not in fresh:
-                _rename_reads(node, final)
-            for index, name in enumerate(node.output if self._rename else ()):
+        graph, nodes = self.scope.graph, self.scope.nodes
+        readers = {use.op.name for name in final for use in graph.uses(name)}
+        behind = {id(n) for group in self._behind.values() for n in group}
+        for node in (*map(nodes.__getitem__, readers), *(n for n in new if id(n) not in behind)):
+            _rename_reads(node, final)
+        makers = [nodes[op.name] for op in map(graph.producer, self._rename) if op is not None]
+        for node in (*makers, *new):
+            for index, name in enumerate(node.output):
                 if name in self._rename:
                     node.output[index] = self._rename[name]
 
@@ -278,7 +282,7 @@ class Editor:
         dead, nodes = self._unread()
         scope: Scope | None = self.scope
         while scope is not None:
-            _drop_initializers(scope.proto, dead)
+            _drop_initializers(scope, dead)
             scope = scope.outer
         return nodes
 
@@ -314,17 +318,20 @@ def reorder(messages: Any, order: list[int]) -> None:
     keys = [len(messages)] * len(messages)
     for place, old in enumerate(order):
         keys[old] = place
-    following = iter(keys)
-    messages.sort(key=lambda _: next(following))
+    messages.sort(key=partial(next, iter(keys)))  # next(keys, message): the message is not needed
     del messages[len(order) :]
 
 
-def _drop_initializers(graph: onnx.GraphProto, dead: set[str]) -> None:
-    names = [t.name for t in graph.initializer]
-    gone = dead.intersection(names)
+def _drop_initializers(scope: Scope, dead: set[str]) -> None:
+    gone = dead.intersection(scope.initializers)
     if not gone:
         return
+    graph, names = scope.proto, list(scope.initializers)
+    if len(names) != len(graph.initializer):  # a file may hold one name twice
+        names = [t.name for t in graph.initializer]
     reorder(graph.initializer, [i for i, name in enumerate(names) if name not in gone])
+    for name in gone:
+        del scope.initializers[name]
     for place in reversed([i for i, v in enumerate(graph.input) if v.name in gone]):
         del graph.input[place]
 

@@ -54,10 +54,17 @@ class FoldEntry:
 
 @dataclass(frozen=True)
 class FoldPlan:
-    """What a fold will do to one graph, and why not more."""
+    """What a fold will do to one graph, and why not more.
+
+    Attributes:
+        entries: what leaves, and what stays of what people expect to leave.
+        edits: what is to be done.
+        arithmetic: single Adds, Muls and the like that stay, as they do in most networks.
+    """
 
     entries: list[FoldEntry] = field(default_factory=list)
     edits: FoldEdits = field(default_factory=FoldEdits)
+    arithmetic: list[FoldEntry] = field(default_factory=list)
 
     @property
     def folded(self) -> list[FoldEntry]:
@@ -124,6 +131,11 @@ def plan_fold(
     entries += [FoldEntry(op.name, op.kind, (op.name,), "", (), r) for op, r in refused]
     leftovers = [_leave(c, reasons[c.head.name], planner, leftover) for c in chains]
     entries += [entry for entry, _ in leftovers if entry is not None]
+    arithmetic = [
+        FoldEntry(c.head.name, c.head.kind, c.names, "", (), reasons[c.head.name])
+        for c, (entry, _) in zip(chains, leftovers, strict=True)
+        if entry is None
+    ]
     order = graph.order
     entries.sort(key=lambda e: order[e.node])
     edits = FoldEdits(
@@ -132,7 +144,7 @@ def plan_fold(
         leftovers=tuple(left for _, left in leftovers if left is not None),
         changed=frozenset(planner.changed),
     )
-    return FoldPlan(entries, drop_inverse_pairs(keep_adds(edits, graph), graph))
+    return FoldPlan(entries, drop_inverse_pairs(keep_adds(edits, graph), graph), arithmetic)
 
 
 # --- one chain

@@ -12,7 +12,6 @@ import onnx
 
 from bnpass import external
 from bnpass.collector import collector_paused
-from bnpass.edits import FoldEdits
 from bnpass.errors import InputError, RefusedError
 from bnpass.frontends.onnx import recurrent
 from bnpass.frontends.onnx.apply import apply_fold, apply_insert
@@ -238,7 +237,9 @@ def _joined(plans: Sequence[FoldPlan], reading: Reading) -> FoldPlan:
     entries: list[FoldEntry] = []
     for plan, scope in zip(plans, reading.scopes, strict=True):
         entries += [_inside(entry, scope) for entry in plan.entries]
-    return FoldPlan(entries, plans[0].edits if plans else FoldEdits())
+    if not plans:
+        return FoldPlan(entries)
+    return FoldPlan(entries, plans[0].edits, plans[0].arithmetic)
 
 
 def _inside(entry: FoldEntry, scope: Scope) -> FoldEntry:

@@ -25,6 +25,7 @@ def fold_narrow(
     to: str,
     *,
     io: bool = False,
+    fold: Callable[[onnx.ModelProto, FoldOptions], Folded] = fold_model,
     check: FoldCheck | None = None,
     check_narrow: NarrowCheck | None = None,
 ) -> tuple[Folded, Narrowed]:
@@ -38,6 +39,7 @@ def fold_narrow(
         options: of the fold.
         to: see :func:`bnpass.frontends.onnx.narrow.narrow_model`.
         io: also the graph's inputs and outputs.
+        fold: folds a ModelProto.
         check: called with the folded model.
         check_narrow: called with the narrowed one.
 
@@ -49,7 +51,7 @@ def fold_narrow(
         path = model
         done = fold_model(load_model(path), options, fresh=lambda: load_model(path))
     else:
-        done = fold_model(model, options)
+        done = fold(model, options)
     if check is not None and done.plan.entries:
         check(model, done.model, done.changed)
     narrowed = narrow_model(done.model, to, io=io)

@@ -13,6 +13,8 @@ from bnpass.frontends.onnx.batch import BatchPlan
 from bnpass.frontends.onnx.batch.rules import Repeat
 from bnpass.importer import registry
 from bnpass.importer.functions.shape import repeat_like
+from bnpass.importer.gates import Order, gate_orders
+from bnpass.importer.graphs import steering
 from bnpass.importer.naming import identifier
 from bnpass.importer.op import NotExactError, Op
 from bnpass.importer.schema import output_dtypes
@@ -49,6 +51,7 @@ class Importer:
         self._lost: set[str] = set()
         self._source: onnx.ModelProto | None = None
         self._numeric: set[str] = set()
+        self._gates: Mapping[str, Order] = {}
         self._shapes: Mapping[str, list[int | None]] | None = None
 
     def run(self, model: onnx.ModelProto) -> tuple[list[str], list[str]]:
@@ -61,6 +64,7 @@ class Importer:
         graph = model.graph
         check_ops(graph.node, self._opsets)
         self._numeric = steering(graph)
+        self._gates = gate_orders(graph, self._is_ours)
         inputs = self._add_inputs(graph)
         self.add_constants(graph)
         self.add_nodes(graph.node)
@@ -71,6 +75,7 @@ class Importer:
             )
         results = [self._result(o.name) for o in graph.output]
         self.graph.output(results[0] if len(results) == 1 else tuple(results))
+        discard(self.store.idle)
         return inputs, [o.name for o in graph.output]
 
     # -- values ------------------------------------------------------------------------------------
@@ -101,6 +106,7 @@ class Importer:
 
     def _constant(self, const: Const) -> None:
         const.numeric = const.name in self._numeric
+        const.arrange(self._gates.get(const.name, ()))
         self._values[const.name] = const
 
     def value(self, name: str) -> Value | None:
@@ -153,6 +159,10 @@ class Importer:
         assert handler is not None, "check_ops has seen every node"
         self._bind(op, handler(op))
 
+    def _is_ours(self, node: onnx.NodeProto) -> bool:
+        handler = registry.find(node.domain, node.op_type, self._opsets.get(node.domain, 1))
+        return handler is not None and registry.is_ours(handler)
+
     def _op(self, node: onnx.NodeProto) -> Op:
         opset = self._opsets.get(node.domain, 1)
         inputs = [self._input(node, i) for i in range(len(node.input))]
@@ -189,6 +199,8 @@ class Importer:
         for name, made, dtype in zip(op.node.output, results, dtypes, strict=False):
             if isinstance(made, Const | Traced):
                 self._values[name] = made
+                if isinstance(made, Const) and made.name == name:  # a weight of its own
+                    made.arrange(self._gates.get(name, ()))
             elif isinstance(made, torch.Tensor):
                 self._values[name] = Const(tensor=made)
             elif name:
@@ -210,6 +222,18 @@ class Importer:
                 self._lost.add(outer)
             else:
                 self._values[outer] = self._values[inner.name]
+
+
+def discard(nodes: Iterable[torch.fx.Node]) -> None:
+    """Remove those calls that nothing reads, and then what only they have read."""
+    open_, gone = list(nodes), set()
+    while open_:
+        node = open_.pop()
+        if node.users or node.op not in ("call_function", "call_method") or node in gone:
+            continue
+        gone.add(node)
+        open_ += node.all_input_nodes
+        node.graph.erase_node(node)
 
 
 def check_ops(nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int]) -> None:
@@ -234,26 +258,6 @@ def check_ops(nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int]) -> Non
             f"operators that cannot be imported: {listed}",
             "register a translation of your own with bnpass.importer.register_op",
         )
-
-
-_STEERED = {"Resize": (1, 2), "Upsample": (1,)}
-
-
-def steering(graph: onnx.GraphProto) -> set[str]:
-    """The values that a Resize gets its scales from: however computed, they are no weights."""
-    makers = {name: node for node in graph.node for name in node.output}
-    open_ = [
-        name for n in graph.node for i in _STEERED.get(n.op_type, ()) for name in n.input[i : i + 1]
-    ]
-    found: set[str] = set()
-    while open_:
-        name = open_.pop()
-        maker = makers.get(name)
-        if name in found or (maker is not None and maker.op_type in ("Shape", "Size")):
-            continue
-        found.add(name)
-        open_.extend(maker.input if maker is not None else ())
-    return found
 
 
 def _title(node: onnx.NodeProto) -> str:

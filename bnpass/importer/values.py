@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from bnpass.errors import UnsupportedError
+from bnpass.importer.gates import Order, arranged, fits
 
 DTYPES: Mapping[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
@@ -105,6 +106,7 @@ class Const:
         shape: its dimensions.
         dtype: its torch element type.
         numeric: a number that steers an operator (scales of a Resize), so never a weight.
+        gates: the order of the blocks of axis 1 in :attr:`tensor`; empty: as in the file.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Const:
         self._tensor = tensor
         self._release = release
         self.numeric = False
+        self.gates: Order = ()
         if tensor is not None:
             self.shape, self.dtype = tuple(tensor.shape), tensor.dtype
         elif proto is not None:
@@ -146,7 +149,17 @@ class Const:
             if self._release:
                 self._proto.ClearField("raw_data")
             self._proto = None
+            if self.gates:
+                self._tensor = arranged(self._tensor, self.gates)
         return self._tensor
+
+    def arrange(self, order: Order) -> None:
+        """Hold the blocks of axis 1 in this order from now on, if there are such."""
+        if not fits(order, self.shape):
+            return
+        self.gates = order
+        if self._tensor is not None:
+            self._tensor = arranged(self._tensor, order)
 
 
 @dataclass(frozen=True, slots=True)

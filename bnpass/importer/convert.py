@@ -12,14 +12,16 @@ from bnpass.errors import UnsupportedError
 from bnpass.frontends.onnx.batch import BatchPlan
 from bnpass.frontends.onnx.batch.rules import Repeat
 from bnpass.importer import registry
+from bnpass.importer.functions.common import host_tensor
 from bnpass.importer.functions.shape import repeat_like
 from bnpass.importer.gates import Order, gate_orders
 from bnpass.importer.graphs import steering
 from bnpass.importer.naming import identifier
 from bnpass.importer.op import NotExactError, Op
 from bnpass.importer.schema import output_dtypes
+from bnpass.importer.sizes import evaluate, shape_of_result
 from bnpass.importer.store import Store
-from bnpass.importer.values import Const, Traced, Value, dense, torch_dtype, type_name
+from bnpass.importer.values import Const, Sizes, Traced, Value, dense, torch_dtype, type_name
 
 STRUCTURE = frozenset({"Constant", "If"})
 """Operators that the walk itself takes apart: they are not in the table."""
@@ -130,6 +132,9 @@ class Importer:
     def _result_of(self, value: Value, name: str) -> torch.fx.Node:
         if isinstance(value, Traced):
             return value.node
+        if isinstance(value, Sizes):
+            entries = value.entries[0] if value.scalar else list(value.entries)
+            return self.graph.call_function(host_tensor, (entries, value.dtype))
         return self.store.read(value, name, trainable=value.is_weight)
 
     # -- nodes -------------------------------------------------------------------------------------
@@ -157,7 +162,13 @@ class Importer:
         op = self._op(node)
         handler = registry.find(node.domain, node.op_type, op.opset)
         assert handler is not None, "check_ops has seen every node"
-        self._bind(op, handler(op))
+        made = evaluate(op, self._rank) if registry.is_ours(handler) and not op.fold else None
+        self._bind(op, handler(op) if made is None else made)
+
+    def _rank(self, name: str) -> int | None:
+        assert self._source is not None
+        dims = self.static_shapes(self._source).get(name)
+        return None if dims is None else len(dims)
 
     def _is_ours(self, node: onnx.NodeProto) -> bool:
         handler = registry.find(node.domain, node.op_type, self._opsets.get(node.domain, 1))
@@ -197,7 +208,7 @@ class Importer:
         known = [None if v is None else v.dtype for v in op.inputs]
         dtypes = output_dtypes(op.node, op.opset, known)
         for name, made, dtype in zip(op.node.output, results, dtypes, strict=False):
-            if isinstance(made, Const | Traced):
+            if isinstance(made, Const | Traced | Sizes):
                 self._values[name] = made
                 if isinstance(made, Const) and made.name == name:  # a weight of its own
                     made.arrange(self._gates.get(name, ()))
@@ -205,7 +216,7 @@ class Importer:
                 self._values[name] = Const(tensor=made)
             elif name:
                 host = op.host or op.node.op_type in ("Shape", "Size")
-                self._values[name] = Traced(made, dtype, host)
+                self._values[name] = Traced(made, dtype, host, shape_of_result(op))
 
     def _add_branch(self, node: onnx.NodeProto) -> None:
         from bnpass.importer.branches import condition

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -162,6 +162,10 @@ class Const:
             self._tensor = arranged(self._tensor, order)
 
 
+Entry = int | torch.fx.Node
+"""A whole number, or an fx node that makes one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Traced:
     """A value that is computed when the module runs.
@@ -170,13 +174,30 @@ class Traced:
         node: the torch.fx node that computes it.
         dtype: its element type where the import knows it.
         host: it holds sizes or indices and stays on the CPU whatever the module's device.
+        sizes: its dimensions, where shape arithmetic has made them.
     """
 
     node: torch.fx.Node
     dtype: torch.dtype | None = None
     host: bool = False
+    sizes: tuple[Entry, ...] | None = None
 
 
-Value = Const | Traced
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """A vector of int64, or a scalar, of which some entries are known only when the module runs.
+
+    Attributes:
+        entries: numbers, and fx nodes that make one Python number each.
+        scalar: rank 0, with one entry.
+    """
+
+    entries: tuple[Entry, ...]
+    scalar: bool
+    dtype: ClassVar[torch.dtype] = torch.int64
+    host: ClassVar[bool] = True
+
+
+Value = Const | Traced | Sizes
 Arg = Any
 """An argument of a call: an fx node (a tensor while constants are folded) or a plain literal."""

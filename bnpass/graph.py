@@ -26,6 +26,9 @@ Dim = int | str | None
 """A dimension: its size, the name of a symbol (equal names are equal sizes), or unknown."""
 
 
+RECURRENT = frozenset({"RNN", "LSTM", "GRU"})
+"""Layers with nonlinearities inside; normalised is the input's contribution, once it is split."""
+
 _KEEP_RANK = frozenset({"BatchNormalization", "Relu", "Sigmoid", "Tanh", "MaxPool", "AveragePool"})
 
 

@@ -11,6 +11,7 @@ import onnx
 from bnpass.affine import Map
 from bnpass.edits import LEFTOVER_EPSILON, FoldEdits, Leftover, NewNorm, Rewrite
 from bnpass.frontends.onnx.editor import Editor
+from bnpass.frontends.onnx.messages import np_dtype
 from bnpass.frontends.onnx.read import Reading, Scope
 from bnpass.graph import Op
 from bnpass.passes.planner import Planner
@@ -93,7 +94,7 @@ def _add_behind(editor: Editor, op: Op, shift: np.ndarray) -> None:
         op.inputs[1]
     )
     assert constant is not None
-    array = shift.reshape(shape).astype(_dtype(constant.dtype))
+    array = shift.reshape(shape).astype(np_dtype(constant.dtype))
     name = editor.add_initializer(f"{op.name}.bias", array)
     result = node.output[0]
     inner = editor.unique(f"{result}_product")
@@ -104,17 +105,11 @@ def _add_behind(editor: Editor, op: Op, shift: np.ndarray) -> None:
     editor.insert_behind(node, add)
 
 
-def _dtype(name: str) -> np.dtype:
-    from bnpass.frontends.onnx.editor import _np_dtype
-
-    return _np_dtype(name)
-
-
 def _write_leftover(editor: Editor, left: Leftover, data: dict[str, int]) -> None:
     last, first = left.ops[-1], left.ops[0]
     node = editor.scope.nodes[last.name]
     source = editor.resolve(first.inputs[data[first.name]])
-    dtype = _dtype(editor.scope.graph.dtype(last.outputs[0]) or "float32")
+    dtype = np_dtype(editor.scope.graph.dtype(last.outputs[0]) or "float32")
     for name in node.input:
         if name != last.inputs[data[last.name]]:
             editor.release(name)
@@ -189,14 +184,14 @@ def _drop_bias(editor: Editor, op: Op, index: int) -> None:
     if op.kind == "Gemm" and editor.reading.opset < 11:  # C is required there
         constant = editor.scope.graph.constant(op.inputs[index])
         assert constant is not None
-        zero = np.zeros((1,), _dtype(constant.dtype))
+        zero = np.zeros((1,), np_dtype(constant.dtype))
         editor.set_input(node, index, editor.add_initializer(f"{op.name}.zero", zero))
     else:
         editor.drop_input(node, index)
 
 
 def _insert_norm(editor: Editor, norm: NewNorm) -> None:
-    dtype = _dtype(editor.scope.graph.dtype(norm.value) or "float32")
+    dtype = np_dtype(editor.scope.graph.dtype(norm.value) or "float32")
     arrays = {
         "weight": norm.scale,
         "bias": norm.bias,

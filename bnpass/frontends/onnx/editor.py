@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache, partial
-from typing import Any
 
 import numpy as np
 import onnx
 
 from bnpass import external
 from bnpass.affine import all_finite
-from bnpass.frontends.onnx.read import Reading, Scope, bodies, has_bodies
+from bnpass.frontends.onnx.messages import (
+    np_dtype,
+    overwrite,
+    rename_reads,
+    reorder,
+    set_attribute,
+)
+from bnpass.frontends.onnx.read import Reading, Scope
 from bnpass.graph import Op
 from bnpass.patching import APPEND_FROM
 
@@ -87,7 +92,7 @@ class Editor:
             return
         node = self.scope.nodes[op.name]
         if name not in node.input and self.scope.graph.constant(name) is not None:
-            _set_attribute(node, index, float(array.reshape(-1)[0]))
+            set_attribute(node, index, float(array.reshape(-1)[0]))
             return
         suffix = ("weight", "weight", "bias")[min(index, 2)]
         if readers > 1:  # others keep the old one
@@ -105,7 +110,7 @@ class Editor:
 
     def _rounded(self, ops: Sequence[Op], arrays: np.ndarray, dtype: str) -> np.ndarray:
         with np.errstate(over="ignore"):
-            rounded = arrays.astype(_np_dtype(dtype), order="C")
+            rounded = arrays.astype(np_dtype(dtype), order="C")
         if not all_finite(rounded):
             bad = next(op for op, array in zip(ops, rounded, strict=True) if not all_finite(array))
             raise OverflowedError(bad.name)
@@ -257,7 +262,7 @@ class Editor:
         readers = {use.op.name for name in final for use in graph.uses(name)}
         behind = {id(n) for group in self._behind.values() for n in group}
         for node in (*map(nodes.__getitem__, readers), *(n for n in new if id(n) not in behind)):
-            _rename_reads(node, final)
+            rename_reads(node, final)
         makers = [nodes[op.name] for op in map(graph.producer, self._rename) if op is not None]
         for node in (*makers, *new):
             for index, name in enumerate(node.output):
@@ -310,18 +315,6 @@ class Editor:
         return dead, nodes
 
 
-def reorder(messages: Any, order: list[int]) -> None:
-    """Put the messages of a repeated field in an order, given by their places; others go.
-
-    Nothing is copied: sorting moves pointers, where ``extend`` would copy every message.
-    """
-    keys = [len(messages)] * len(messages)
-    for place, old in enumerate(order):
-        keys[old] = place
-    messages.sort(key=partial(next, iter(keys)))  # next(keys, message): the message is not needed
-    del messages[len(order) :]
-
-
 def _drop_initializers(scope: Scope, dead: set[str]) -> None:
     gone = dead.intersection(scope.initializers)
     if not gone:
@@ -334,59 +327,6 @@ def _drop_initializers(scope: Scope, dead: set[str]) -> None:
         del scope.initializers[name]
     for place in reversed([i for i, v in enumerate(graph.input) if v.name in gone]):
         del graph.input[place]
-
-
-def _rename_reads(node: onnx.NodeProto, final: dict[str, str]) -> None:
-    for index, name in enumerate(node.input[:]):
-        if name in final:
-            node.input[index] = final[name]
-    if not has_bodies(node):
-        return
-    for body in bodies(node):
-        for inner in body.node:
-            _rename_reads(inner, final)
-        for output in body.output:
-            if output.name in final and not any(output.name in n.output for n in body.node):
-                identity = body.node.add(op_type="Identity", output=[output.name])
-                identity.input.append(final[output.name])
-
-
-# Inputs that were attributes in older opsets.
-_ATTRIBUTES = {("Pad", 2): "value", ("Dropout", 1): "ratio"}
-
-
-def _set_attribute(node: onnx.NodeProto, index: int, value: float) -> None:
-    """An input that the node's opset holds as an attribute."""
-    name = _ATTRIBUTES[node.op_type, index]
-    kept = [a for a in node.attribute if a.name != name]
-    del node.attribute[:]
-    node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
-
-
-@lru_cache(maxsize=64)
-def _elem_type(dtype: np.dtype) -> int:
-    return int(onnx.helper.np_dtype_to_tensor_dtype(dtype))
-
-
-@lru_cache(maxsize=64)
-def _np_dtype(name: str) -> np.dtype:
-    if name == "bfloat16":
-        return onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
-    return np.dtype(name)
-
-
-def overwrite(tensor: onnx.TensorProto, array: np.ndarray) -> None:
-    """Put an array into a tensor; its name and doc string stay."""
-    if not tensor.raw_data:
-        for data in ("float_data", "int32_data", "double_data"):
-            tensor.ClearField(data)
-        if external.is_external(tensor):
-            del tensor.external_data[:]
-            tensor.ClearField("data_location")
-    if tuple(tensor.dims[:]) != array.shape:
-        tensor.dims[:] = array.shape
-    tensor.data_type = _elem_type(array.dtype)
-    tensor.raw_data = array.tobytes()
 
 
 def _all_names(reading: Reading) -> set[str]:

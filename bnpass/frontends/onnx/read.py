@@ -94,6 +94,13 @@ def opset_of(model: onnx.ModelProto) -> int:
     return int(versions[0])
 
 
+def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy to be edited."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
 def read(
     model: onnx.ModelProto,
     *,

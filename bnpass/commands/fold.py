@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import onnx
 
     from bnpass.commands.normalising import Normalised
-    from bnpass.frontends.onnx.transform import Folded, FoldOptions
+    from bnpass.frontends.onnx.folding import Folded, FoldOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
     from bnpass.files import load_model
     from bnpass.frontends.onnx.fold_file import fold_file
-    from bnpass.frontends.onnx.transform import FoldOptions
+    from bnpass.frontends.onnx.folding import FoldOptions
 
     path = options.want_output(args, "folded")
     sidecar = _wanted_sidecar(args)
@@ -102,7 +102,7 @@ def _planned(
     args: argparse.Namespace, wanted: FoldOptions, chosen: Normalised | None
 ) -> Folded:
     from bnpass.files import load_model
-    from bnpass.frontends.onnx.transform import fold_model
+    from bnpass.frontends.onnx.folding import fold_model
 
     if chosen is not None:
         return chosen.fold(None, wanted)

@@ -14,8 +14,8 @@ from bnpass.report.ui import Ui
 
 if TYPE_CHECKING:
     from bnpass.commands.normalising import Normalised
+    from bnpass.frontends.onnx.folding import Folded, FoldOptions
     from bnpass.frontends.onnx.narrow import Narrowed
-    from bnpass.frontends.onnx.transform import Folded, FoldOptions
     from bnpass.runtime.referee import Conditioning
 
 

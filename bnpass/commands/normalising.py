@@ -14,8 +14,8 @@ from bnpass.report.ui import Ui
 
 if TYPE_CHECKING:
     from bnpass.data.normalisation import Normalisation
+    from bnpass.frontends.onnx.folding import Folded, FoldOptions
     from bnpass.frontends.onnx.normalisation import InFront
-    from bnpass.frontends.onnx.transform import Folded, FoldOptions
     from bnpass.runtime.inputs import Feeds
 
 

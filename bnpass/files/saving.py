@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,6 +90,8 @@ def _data_beside(model: onnx.ModelProto, path: Path) -> Iterator[onnx.ModelProto
 
     The data file goes again if the body fails, unless an earlier output has the same data.
     """
+    import hashlib
+
     digest = hashlib.sha256()
     with scratch(path) as temporary:
         with temporary.open("wb") as file:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -107,7 +107,7 @@ def plan_fold(
         chains, reasons = [], {op.name: reason for op, reason in found.refused}
         refused = found.refused
         planner.joinable = {
-            c.result: (frozenset(c.names), partial(_current, c, planner)) for c in found.chains
+            c.result: (c.names, partial(_current, c, planner)) for c in found.chains
         }
         by_result = {c.result: c for c in found.chains}
         whole = True
@@ -160,17 +160,13 @@ def _along(entry: FoldEntry, chain: Chain, planner: Planner) -> FoldEntry:
     return FoldEntry(chain.head.name, chain.head.kind, chain.names, entry.how, entry.into)
 
 
-@dataclass(frozen=True)
-class _Way:
+class _Way(NamedTuple):
     """One way for a chain to leave, tried and found possible."""
 
     how: str
     trials: list[Trial]
+    into: tuple[str, ...]
     adds: int
-
-    @property
-    def into(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for trial in self.trials for name in trial.into))
 
 
 def _fold(
@@ -192,7 +188,7 @@ def _fold(
     if way is None:
         return FoldEntry(head.name, head.kind, names, "", (), "; ".join(reasons[:2])), frozenset()
     _commit(chain, way.trials, planner)
-    joined = frozenset(name for trial in way.trials for name in trial.joined)
+    joined = frozenset().union(*(trial.joined for trial in way.trials))
     return FoldEntry(head.name, head.kind, names, way.how, way.into), joined
 
 
@@ -217,8 +213,8 @@ def _best_way(
     for how, attempt in _WAYS:
         try:
             trials = attempt(chain, planner)
-            into = tuple(dict.fromkeys(name for t in trials for name in t.into))
-            way = _Way(how, trials, _check_worth(chain, trials, into, planner, avoid))
+            into = _takers(trials)
+            way = _Way(how, trials, into, _check_worth(chain, trials, into, planner, avoid))
         except MapRefusedError as refusal:
             reasons.append(f"{how}: {refusal.reason}")
             continue
@@ -226,6 +222,13 @@ def _best_way(
             return way, reasons
         costly = costly or way
     return costly, reasons
+
+
+def _takers(trials: list[Trial]) -> tuple[str, ...]:
+    """Names of the operators that take something in."""
+    if len(trials) == 1:
+        return trials[0].into
+    return tuple(dict.fromkeys(name for trial in trials for name in trial.into))
 
 
 def _back(chain: Chain, m: Map, planner: Planner) -> Trial:
@@ -267,10 +270,10 @@ def _check_worth(
     avoid: frozenset[str],
 ) -> int:
     """How many new Adds the trials cost."""
-    gone = set(chain.names).union(
-        *(planner.joinable[value][0] for trial in trials for value in trial.joined)
-    )
-    if any(gone & trial.crossed for trial in trials):
+    gone = set(chain.names)
+    for trial in trials:
+        gone.update(*(planner.joinable[value][0] for value in trial.joined))
+    if not all(gone.isdisjoint(trial.crossed) for trial in trials):
         raise MapRefusedError("a map that comes along would go into one that leaves")
     adds = sum(not _adds_already(name, planner) for name in _shifted(trials))
     if not chain.norms and adds >= len(chain.links):

@@ -250,8 +250,8 @@ def _fold(job: Job, shown: Listener) -> None:
 def _fold_normalised(job: Job) -> onnx.ModelProto:
     """Fold the data's normalisation, too; returns the trained model behind it, spelt out."""
     from bnpass.data.normalisation import Normalisation
+    from bnpass.frontends.onnx.folding import FoldOptions
     from bnpass.frontends.onnx.normalisation import fold_in_front
-    from bnpass.frontends.onnx.transform import FoldOptions
 
     assert job.trained is not None
     front = Normalisation.of(job.train.converter).in_front_of(job.trained)

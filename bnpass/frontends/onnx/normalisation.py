@@ -13,7 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from bnpass.errors import InputError
-from bnpass.frontends.onnx.transform import Folded, FoldOptions, fold_model
+from bnpass.frontends.onnx.folding import Folded, FoldOptions, fold_model
 from bnpass.passes.fold import FoldPlan
 from bnpass.runtime.signature import Port, all_nodes, bodies, dtype_of, inputs_of, is_float
 

@@ -9,8 +9,8 @@ from typing import Any
 import onnx
 
 from bnpass.files import load_model
+from bnpass.frontends.onnx.folding import Folded, FoldOptions, fold_model
 from bnpass.frontends.onnx.narrow import Narrowed, narrow_model, narrow_type
-from bnpass.frontends.onnx.transform import Folded, FoldOptions, fold_model
 
 FoldCheck = Callable[[Any, Any, frozenset[str]], object]
 """(original, folded, values that changed) -> None, or raises."""

@@ -105,8 +105,9 @@ def _content(path: Path) -> dict[str, Any]:
     if isinstance(version, int) and version != VERSION:
         raise InputError(f"{path}: a checkpoint of version {version}, not {VERSION}",
                          "go on with the bnpass that wrote it, or start a new run with --force")
-    if not isinstance(version, int) or any(not isinstance(content.get(k), kind) for k, kind in _KINDS.items()) \
-            or content["step"] < 1:
+    odd = [key for key, kind in _KINDS.items()
+           if not isinstance(content, dict) or not isinstance(content.get(key), kind)]
+    if odd or not isinstance(version, int) or content["step"] < 1:
         raise InputError(f"{path}: cannot be read as a checkpoint: it holds something else", _HINT)
     return content  # type: ignore[no-any-return]
 

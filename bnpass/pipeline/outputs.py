@@ -27,6 +27,10 @@ def check_folder(
         raise OutputError(f"the output is a file, not a folder: {folder}", "name another folder")
     if folder.is_dir():
         for name in names:
+            if not force and (folder / name).is_file():
+                raise OutputError(f"the output exists: {folder / name}",
+                                  "pass --resume to go on with an interrupted run of the same "
+                                  "settings, --force to replace it, or name another folder")
             check_output(folder / name, force=force, source=source)
         return folder
     parent = next(p for p in folder.absolute().parents if p.exists())

@@ -324,13 +324,12 @@ def inspect(model: Any, example_inputs: tuple[Any, ...] | None = None) -> Any:
     Returns:
         An :class:`~bnpass.passes.inspect.Inspection` with ``to_dict()``.
     """
-    from bnpass.passes.inspect import inspect_graph
-
     if is_module(model):
-        from bnpass.frontends.fx import fx_graph
+        from bnpass.frontends.fx import fx_inspect
 
-        return inspect_graph(fx_graph(model, example_inputs))
+        return fx_inspect(model, example_inputs)
     from bnpass.frontends.onnx.read import read
+    from bnpass.passes.inspect import inspect_graph
 
     proto, folder = _read(model)
     return inspect_graph(read(proto, folder=folder).main.graph)

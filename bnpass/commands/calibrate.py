@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
     from bnpass.files import check_output, load_model, save_model
-    from bnpass.pipeline.datasets import open_for, record_recipe
+    from bnpass.pipeline.datasets import open_for, record_recipe, record_statistics
     from bnpass.pipeline.summary import count_norms
     from bnpass.runtime.statistics import calibrate_onnx
 
@@ -59,10 +59,12 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
             bar.update(seen)
 
         done = calibrate_onnx(
-            model, data.batches(args.batch_size), method=args.method,
+            model, data.batches(args.batch_size, shuffle=True, seed=args.seed), method=args.method,
             batch_size=args.batch_size, seed=args.seed, provider=args.provider, only=args.only,
             frozen=args.frozen, progress=advance,
         )
+    if norms and not (args.only or args.frozen):
+        record_statistics(done, args.method)
     save_model(record_recipe(done, data.recipe), path, force=args.force, source=args.model)
     ui.document.update(ok=True, output=path, norms=norms, samples=len(data), method=args.method,
                        data=data.recipe)

@@ -24,6 +24,12 @@ def add_data_options(parser: argparse.ArgumentParser, *, required: bool = True) 
                        help="subtracted after scaling, one number or one a channel")
     group.add_argument("--std", type=options.positive_list, metavar="S[,S..]",
                        help="divisor after that")
+    group.add_argument("--resize", type=_size, metavar="HxW",
+                       help="size of decoded images (default: what the model takes)")
+    group.add_argument("--fit", choices=("crop", "stretch"),
+                       help="how they are brought to it (default crop: the middle)")
+    group.add_argument("--workers", type=options.at_least_one, metavar="N",
+                       help="threads that decode images (default 2)")
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -34,6 +40,13 @@ def numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} are not numbers with commas between") from None
 
 
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return int(options.at_least_one(height)), int(options.at_least_one(width or height))
+
+
 def data_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options of :func:`add_data_options` as keywords of :func:`bnpass.data.open_data`."""
-    return {name: getattr(args, name) for name in ("layout", "scale", "mean", "std")}
+    given = {name: getattr(args, name) for name in ("resize", "fit", "workers")}
+    return {**{name: getattr(args, name) for name in ("layout", "scale", "mean", "std")},
+            **{name: value for name, value in given.items() if value is not None}}

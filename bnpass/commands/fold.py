@@ -98,6 +98,16 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     return 1 if args.require_change and not done.plan.folded else 0
 
 
+def _warn_of_statistics(done: Folded, args: argparse.Namespace, ui: Ui) -> None:
+    from bnpass.pipeline.datasets import statistics_of
+
+    normed = any(entry.kind == "BatchNormalization" for entry in done.plan.entries)
+    if normed and statistics_of(done.model) == "ema":
+        ready = options.sibling(Path(args.model), "ready")
+        ui.warn("the statistics are training's moving average, which depends on the last steps: "
+                f"bnpass calibrate {args.model} --data DATA -o {ready} takes exact ones")
+
+
 def _planned(
     args: argparse.Namespace, wanted: FoldOptions, chosen: Normalised | None
 ) -> Folded:
@@ -155,6 +165,7 @@ def _count_left(model: onnx.ModelProto, ui: Ui) -> int:
 
 def _show(done: Folded, args: argparse.Namespace, chosen: Normalised | None, ui: Ui) -> None:
     plan = done.plan
+    _warn_of_statistics(done, args, ui)
     ui.document.update(ok=True, folded=len(plan.folded), refused=len(plan.refused))
     if ui.json:
         ui.document["plan"] = plan.to_dict()

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     import bnpass
     from bnpass.files import check_output, load_model, save_model
     from bnpass.pipeline.arms import note
-    from bnpass.pipeline.datasets import open_for, record_recipe
+    from bnpass.pipeline.datasets import open_for, record_recipe, record_statistics
     from bnpass.pipeline.summary import count_norms, curve_of
     from bnpass.report.curves import draw_curves
     from bnpass.report.percentiles import draw_percentiles
@@ -74,6 +74,8 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     if not is_first_process():
         return 0
     trained = record_recipe(bnpass.write_back(gm, model), data.recipe)
+    if count_norms(trained) and not config.freeze_bn:
+        record_statistics(trained, "ema")
     save_model(trained, path, force=args.force, source=args.model)
     _drawn(lambda: draw_curves([curve_of("training", history)], folder / "curves.png"), ui)
     if history.percentiles:

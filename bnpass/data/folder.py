@@ -189,7 +189,7 @@ def _own_geometry(paths: list[Path], *, alone: bool) -> tuple[tuple[int, int], i
                              "remove or replace this file") from error
     if len(sizes) > 1:
         raise InputError(f"images of {len(sizes)} sizes and a model that takes any size",
-                         "say the size with resize=(height, width)")
+                         "say the size with --resize HxW (resize=(height, width) in Python)")
     return sizes.pop(), 1 if grey else 3
 
 

@@ -124,7 +124,7 @@ def writing(path: PathLike) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"cannot be written: {path} ({error.strerror or error})",
-                          "free some space or choose another folder; nothing was changed"
+                          "free some space or choose another folder; earlier files are whole"
                           ) from error
 
 

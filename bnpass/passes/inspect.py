@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bnpass.graph import Graph, Op
 from bnpass.passes.biases import existing_biases
@@ -15,6 +16,8 @@ from bnpass.passes.insert import plan_insert
 from bnpass.passes.planner import Planner
 from bnpass.passes.sites import InsertPlan
 from bnpass.rules import MapRefusedError
+
+Numbers = npt.NDArray[Any]
 
 _LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38}
 
@@ -100,6 +103,22 @@ def _lint_norm(op: Op, planner: Planner) -> list[Finding]:
     except MapRefusedError:
         return [Finding(op.name, "note", "its parameters are computed at run time")]
     epsilon = float(op.attrs.get("epsilon", 1e-5))
+    limit = _LARGEST.get(planner.graph.dtype(op.inputs[0]) or "", np.inf)
+    return lint_numbers(op.name, (gamma, beta, mean, var), epsilon, limit)
+
+
+def lint_numbers(
+    name: str, numbers: tuple[Numbers, Numbers, Numbers, Numbers], epsilon: float, limit: float
+) -> list[Finding]:
+    """Check the parameters of one BatchNormalization.
+
+    Args:
+        name: its name.
+        numbers: gamma, beta, mean and variance, (C,) each.
+        epsilon: added to the variance.
+        limit: the largest number of its type.
+    """
+    gamma, beta, mean, var = numbers
     checks = [
         ("error", "a parameter is NaN or infinite", ~np.isfinite(gamma + beta + mean + var)),
         ("error", "variance + epsilon is not positive", var + epsilon <= 0),
@@ -109,15 +128,14 @@ def _lint_norm(op: Op, planner: Planner) -> list[Finding]:
          (var > 0) & (var < epsilon)),
         ("note", "gamma is zero: the channel is constant", gamma == 0),
     ]  # fmt: skip
-    found = [Finding(op.name, level, text, int(bad.sum())) for level, text, bad in checks]
+    found = [Finding(name, level, text, int(bad.sum())) for level, text, bad in checks]
     if (mean == 0).all() and (var == 1).all():
         found.append(
-            Finding(op.name, "warning", "mean 0 and variance 1: never trained or calibrated",
+            Finding(name, "warning", "mean 0 and variance 1: never trained or calibrated",
                     len(mean))
         )  # fmt: skip
     with np.errstate(all="ignore"):
         scale = np.abs(gamma) / np.sqrt(np.maximum(var + epsilon, 0))
-    limit = _LARGEST.get(planner.graph.dtype(op.inputs[0]) or "", np.inf)
     over = int((scale > limit).sum())
-    found.append(Finding(op.name, "error", "gamma/sqrt(var+eps) overflows the type", over))
+    found.append(Finding(name, "error", "gamma/sqrt(var+eps) overflows the type", over))
     return [f for f in found if f.channels]

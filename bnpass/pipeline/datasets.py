@@ -21,6 +21,9 @@ log = logging.getLogger("bnpass.pipeline")
 RECIPE = "bnpass.data"
 """Key of the model's metadata under which the conversion of its training data is recorded."""
 
+STATISTICS = "bnpass.statistics"
+"""Key for how its BatchNorms' statistics were made; training leaves ``"ema"`` behind."""
+
 
 def input_spec(model: onnx.ModelProto) -> InputSpec:
     """What the model's first input takes.
@@ -70,7 +73,7 @@ def _replayed(model: onnx.ModelProto, spec: str, opts: dict[str, Any]) -> Data |
 
     recorded = _recorded(model)
     overridden = any(opts.get(name) not in (None, "auto") for name in
-                     ("layout", "scale", "mean", "std"))
+                     ("layout", "scale", "mean", "std", "resize", "fit"))
     if recorded is None or overridden:
         return None
     try:
@@ -79,8 +82,18 @@ def _replayed(model: onnx.ModelProto, spec: str, opts: dict[str, Any]) -> Data |
         return None  # stored in another way: infer afresh, which also says what is wrong
 
 
-def _recorded(model: onnx.ModelProto) -> str | None:
-    return next((p.value for p in model.metadata_props if p.key == RECIPE), None)
+def _recorded(model: onnx.ModelProto, key: str = RECIPE) -> str | None:
+    return next((p.value for p in model.metadata_props if p.key == key), None)
+
+
+def statistics_of(model: onnx.ModelProto) -> str | None:
+    """How the statistics of a model's BatchNorms were made, as recorded in it, or None."""
+    return _recorded(model, STATISTICS)
+
+
+def record_statistics(model: onnx.ModelProto, method: str) -> onnx.ModelProto:
+    """Record in a model's metadata how its BatchNorms' statistics were made; return the model."""
+    return _record(model, STATISTICS, method)
 
 
 def recorded_recipe(model: onnx.ModelProto) -> Recipe | None:
@@ -103,8 +116,12 @@ def recorded_recipe(model: onnx.ModelProto) -> Recipe | None:
 
 def record_recipe(model: onnx.ModelProto, recipe: dict[str, Any]) -> onnx.ModelProto:
     """Record in a model's metadata how samples become its input; return the model."""
+    return _record(model, RECIPE, json.dumps(recipe, sort_keys=True))
+
+
+def _record(model: onnx.ModelProto, key: str, value: str) -> onnx.ModelProto:
     from onnx import helper
 
-    kept = {p.key: p.value for p in model.metadata_props if p.key != RECIPE}
-    helper.set_model_props(model, {**kept, RECIPE: json.dumps(recipe, sort_keys=True)})
+    kept = {p.key: p.value for p in model.metadata_props if p.key != key}
+    helper.set_model_props(model, {**kept, key: value})
     return model

@@ -14,7 +14,7 @@ from bnpass.errors import InputError
 from bnpass.files import atomic_write, load_model, make_folder, save_model
 from bnpass.pipeline.arms import Arm, train_arm
 from bnpass.pipeline.config import Listener, RunConfig
-from bnpass.pipeline.datasets import open_for, record_recipe
+from bnpass.pipeline.datasets import open_for, record_recipe, record_statistics
 from bnpass.pipeline.measure import accuracy_of, deployed_outputs
 from bnpass.pipeline.outputs import NAMES, PLAIN, check_folder
 from bnpass.pipeline.summary import count_norms, summarise
@@ -215,6 +215,8 @@ def _write_trained(job: Job, folder: Path, force: bool, source: Any) -> None:
 
     for arm in job.arms:
         written = record_recipe(bnpass.write_back(arm.gm, arm.model), job.train.recipe)
+        if arm.name == WITH and not job.config.train.freeze_bn:
+            record_statistics(written, "pooled")
         name = "trained.onnx" if arm.name == WITH else "plain.onnx"
         save_model(written, folder / name, force=force, source=source)
         if arm.name == WITH:

@@ -18,6 +18,11 @@ from bnpass.training.config import TrainConfig
 from bnpass.training.history import History
 
 VERSION = 2
+_HINT = "give a last.pt or best.pt that bnpass wrote"
+_KINDS: dict[str, type] = {
+    "step": int, "model": dict, "optimizer": dict, "scaler": dict, "history": str,
+    "waited": int, "about": dict,
+}
 _MAY_CHANGE = {"device", "log_every", "watch", "compile", "checkpoint_every"}
 """Settings that a resumed run may have otherwise: they do not decide the weights."""
 
@@ -73,19 +78,38 @@ def load_checkpoint(path: Path, config: TrainConfig | None = None) -> Checkpoint
     """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint", "train with an output folder first")
+    content = _content(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
         history = History.from_dict(json.loads(content["history"]))
-        found = Checkpoint(content["step"], content["model"], content["optimizer"],
-                           content["scaler"], history, content["waited"], content["about"])
-    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, EOFError, OSError,
-            zipfile.BadZipFile, _unpickling_error()) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: cannot be read as a checkpoint: {line}",
-                         "give a last.pt or best.pt that bnpass wrote") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: cannot be read as a checkpoint: its history is odd",
+                         _HINT) from error
+    found = Checkpoint(content["step"], content["model"], content["optimizer"],
+                       content["scaler"], history, content["waited"], content["about"])
     if config is not None:
         _check_settings(path, history.config, config.to_dict())
     return found
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch reads a tensor with a flipped bit without a word
+        content: Any = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes the two readers raise
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: cannot be read as a checkpoint: {line}", _HINT) from error
+    if damaged:
+        raise InputError(f"{path}: cannot be read as a checkpoint: {damaged} is damaged", _HINT)
+    version = content.get("version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version != VERSION:
+        raise InputError(f"{path}: a checkpoint of version {version}, not {VERSION}",
+                         "go on with the bnpass that wrote it, or start a new run with --force")
+    odd = [key for key, kind in _KINDS.items()
+           if not isinstance(content, dict) or not isinstance(content.get(key), kind)]
+    if odd or not isinstance(version, int) or content["step"] < 1:
+        raise InputError(f"{path}: cannot be read as a checkpoint: it holds something else", _HINT)
+    return content  # type: ignore[no-any-return]
 
 
 def restore(
@@ -109,18 +133,26 @@ def restore(
                              "resume with the model and the data that the run was started with")
     try:
         module.load_state_dict(checkpoint.model)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         line = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: a checkpoint of another network: {line}",
                          "resume with the model that the run was started with") from error
 
 
-def _unpickling_error() -> type[Exception]:
-    # torch names this error in its weights_only reader; the module itself stays unused here.
-    from torch import _weights_only_unpickler as reader
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, checkpoint: Checkpoint,
+    path: Path,
+) -> None:
+    """Put a checkpoint's state into an optimizer and a loss scaler.
 
-    error: type[Exception] = reader.UnpicklingError  # type: ignore[attr-defined]
-    return error
+    Raises:
+        InputError: it is that of another one.
+    """
+    try:
+        optimizer.load_state_dict(checkpoint.optimizer)
+        scaler.load_state_dict(checkpoint.scaler)
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: a checkpoint of another optimizer: {error}", _HINT) from error
 
 
 def _check_settings(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -18,7 +18,12 @@ from bnpass.data.dataset import Data
 from bnpass.errors import InputError
 from bnpass.files import make_folder
 from bnpass.training import distributed
-from bnpass.training.checkpoints import Checkpoint, load_checkpoint, restore
+from bnpass.training.checkpoints import (
+    Checkpoint,
+    load_checkpoint,
+    restore,
+    restore_optimizer,
+)
 from bnpass.training.config import TrainConfig
 from bnpass.training.devices import repeatable
 from bnpass.training.evaluate import Score
@@ -125,6 +130,8 @@ class _Run:
         if self.folder is not None:
             for stale in STALE if start == 0 else ():
                 (self.folder / stale).unlink(missing_ok=True)
+            for half in self.folder.glob("checkpoints/.*.pt.*.tmp"):  # of a run that was killed
+                half.unlink(missing_ok=True)
             self.history.write(self.folder)
         self.resting = time.perf_counter()
 
@@ -167,8 +174,7 @@ class _Run:
             return 0
         found = load_checkpoint(self.last, self.config)
         restore(self.gm, found, self.last, self.about)
-        self.setup.optimizer.load_state_dict(found.optimizer)
-        self.setup.scaler.load_state_dict(found.scaler)
+        restore_optimizer(self.setup.optimizer, self.setup.scaler, found, self.last)
         self.history, self.waited = found.history, found.waited
         if self.best is not None and self.best.is_file() and self.config.restore_best:
             self.best_state = load_checkpoint(self.best).model

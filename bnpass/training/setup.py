@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ from bnpass.training.norms import (
     statistics_kept,
 )
 from bnpass.training.optimizers import make_optimizer
-from bnpass.training.statistics import calibrate
+from bnpass.training.statistics import NotFiniteError, calibrate
 from bnpass.training.watch import Watch
 
 _STATISTICS_SAMPLES = 1000
@@ -84,11 +85,14 @@ class Setup:
         calibrated = self.config.validate_with == "calibrated" and not self.config.freeze_bn
         modes = [(part, part.training) for part in self.gm.modules()]
         with statistics_kept(self.gm), autocast(self.device, self.config.precision):
-            if calibrated:
-                calibrate(self.gm, _few(self.feed.data, self.config), deal=False, warn=False)
-            result = score(self.goal, self.validation, self.device,
-                           precision=self.config.precision,
-                           channels_last=self.config.channels_last)
+            try:
+                if calibrated:
+                    calibrate(self.gm, _few(self.feed.data, self.config), deal=False, warn=False)
+                result = score(self.goal, self.validation, self.device,
+                               precision=self.config.precision,
+                               channels_last=self.config.channels_last)
+            except NotFiniteError:  # the weights have left the range of their type
+                result = Score(math.nan, None, 0)
         for part, mode in modes:
             part.training = mode
         return result
@@ -106,7 +110,7 @@ def prepare(
     distributed.join(config.device)
     device = pick_device(config.device)
     autocast(device, config.precision)
-    _check_sizes(data, config)
+    _check_sizes(gm, data, config)
     _move(gm, device, config, stack)
     sample, _ = to_tensors(data, np.arange(min(2, len(data))), device)
     goal = objective(gm, data.labels, sample, loss=config.loss,
@@ -129,14 +133,15 @@ def prepare(
     )
 
 
-def _check_sizes(data: Data, config: TrainConfig) -> None:
+def _check_sizes(gm: fx.GraphModule, data: Data, config: TrainConfig) -> None:
     if len(data) == 0:
         raise InputError("no training data", "the data set is empty")
     parts = distributed.world() * config.accumulate
-    if min(config.batch_size, len(data)) < 2 * parts:
+    normed = bool(batch_norms(gm)) and not config.freeze_bn
+    if min(config.batch_size, len(data)) < parts * (2 if normed else 1):
         raise UsageError(
             f"batch size {config.batch_size} of {len(data)} samples in {parts} parts",
-            "each process and micro-batch needs 2 samples or more for BN")
+            "each process and micro-batch needs a sample, and 2 or more for BN")
 
 
 def _move(

@@ -23,6 +23,11 @@ from bnpass.training.norms import Tensor, batch_norms, by_batch, frozen, normali
 
 log = logging.getLogger("bnpass.training")
 
+
+class NotFiniteError(InputError):
+    """What a BN sees is not finite: the network overflows."""
+
+
 METHODS = ("pooled", "paper", "ema")
 _WORKING = 6  # a BN's input, its output, a copy while moments are taken, and its neighbours'
 _FEW = 50  # elements per channel and batch below which the moments are poor
@@ -64,6 +69,7 @@ def calibrate(
 
     Raises:
         InputError: no samples, or too few for a variance.
+        NotFiniteError: the network overflows.
         UsageError: an unknown method.
     """
     if method not in METHODS:
@@ -141,8 +147,8 @@ def _store(norms: dict[str, nn.Module], moments: dict[str, Moments], method: str
             continue
         mean, var = moments[name].result(method)
         if not (torch.isfinite(mean).all() and torch.isfinite(var).all()):
-            raise InputError(f"population statistics of {name} are not finite",
-                             "the network overflows on this data: check weights and scaling")
+            raise NotFiniteError(f"population statistics of {name} are not finite",
+                                 "the network overflows on this data: check weights and scaling")
         norm.get_buffer("running_mean").copy_(mean)
         norm.get_buffer("running_var").copy_(var)
 

@@ -80,3 +80,22 @@ def test_data_that_does_not_fit_is_refused(bnpass: Run, normed: Path, tmp_path: 
 
 def test_no_output_is_a_usage_error(bnpass: Run, normed: Path, data: Path) -> None:
     bnpass("calibrate", normed, "--data", data).assert_refused(2, "no output", "-o")
+
+
+def test_folding_a_moving_average_is_warned_about(
+    bnpass: Run, normed: Path, data: Path, tmp_path: Path
+) -> None:
+    trained, ready = tmp_path / "net.trained.onnx", tmp_path / "net.ready.onnx"
+    common = ("--data", data, "-o")
+    assert bnpass("train", normed, *common, trained, "--steps", "5", "--device", "cpu").code == 0
+    warned = bnpass("fold", trained, "--dry-run")
+    assert warned.code == 0
+    assert "moving average" in warned.err and "bnpass calibrate" in warned.err
+    assert bnpass("calibrate", trained, *common, ready).code == 0
+    assert "moving average" not in bnpass("fold", ready, "--dry-run").err
+    assert "moving average" not in bnpass("fold", normed, "--dry-run").err
+    frozen = tmp_path / "frozen.onnx"
+    bnpass("train", normed, *common, frozen, "--steps", "5", "--device", "cpu", "--freeze-bn")
+    assert "moving average" not in bnpass("fold", frozen, "--dry-run").err
+    assert bnpass("calibrate", trained, *common, ready, "--method", "ema", "--force").code == 0
+    assert "moving average" in bnpass("fold", ready, "--dry-run").err

@@ -90,6 +90,25 @@ def test_each_arm_can_find_its_rate(
     rates = [arm["lr"] for arm in report["arms"]]
     assert all(rate not in (0.1, 0.3) and rate > 0 for rate in rates)
     assert [arm["trials"] for arm in report["arms"]] == [[], []]
+    for name in ("lr_range.png", "lr_range_plain.png"):
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_percentiles_with_and_without_bn(
+    bnpass: Run, plain: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = bnpass("run", plain, "--data", data, "-o", out, *SHORT, "--compare-plain", "--watch",
+                    "before:act0")
+    assert result.code == 0, result.err
+    spans = []
+    for folder in (out, out / "plain"):
+        rows = list(csv.DictReader((folder / "percentiles.csv").open()))
+        assert rows[-1]["step"] == "40" and rows[-1]["value"] == "before:act0"
+        spans.append(float(rows[0]["p85"]) - float(rows[0]["p15"]))
+    assert 1.5 < spans[0] < 2.5  # what BN normalises
+    assert abs(spans[1] - spans[0]) > 0.1
+    assert (out / "percentiles.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_same_seed_gives_the_same_model(

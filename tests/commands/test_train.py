@@ -84,6 +84,98 @@ def test_a_rate_can_be_found_by_a_range_test(
     assert (tmp_path / "out.run/lr_range.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_percentiles_of_watched_values_as_table_and_picture(
+    bnpass: Run, normed: Path, data: Path, tmp_path: Path
+) -> None:
+    common = ("train", normed, "--data", data, "-o", tmp_path / "out.onnx", *SHORT)
+    result = bnpass(*common, "--watch", "before:act0", "--watch", "act0[2]", "--log-every", "5",
+                    "--eval-every", "10")
+    assert result.code == 0, result.err
+    folder = tmp_path / "out.run"
+    rows = list(csv.DictReader((folder / "percentiles.csv").open()))
+    assert [(r["step"], r["value"]) for r in rows[-4:]] == [
+        ("15", "before:act0"), ("15", "act0[2]"), ("20", "before:act0"), ("20", "act0[2]")]
+    assert all(float(r["p15"]) < float(r["p50"]) < float(r["p85"]) for r in rows)
+    assert (folder / "percentiles.png").read_bytes().startswith(b"\x89PNG")
+    assert bnpass(*common, "--force").code == 0
+    assert not (folder / "percentiles.csv").exists()
+    bnpass(*common, "--force", "--watch", "act").assert_refused(2, "no value 'act'", "act0")
+
+
+def test_tensorboard_is_optional(
+    bnpass: Run, normed: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    result = bnpass("train", normed, "--data", data, "-o", tmp_path / "out.onnx", *SHORT,
+                    "--tensorboard")
+    result.assert_refused(3, "TensorBoard", "pip install tensorboard")
+
+
+@pytest.mark.parametrize("option", [("--virtual-batch", "16"), ("--freeze-bn",)])
+def test_ghost_batches_and_frozen_norms_fold(
+    bnpass: Run, normed: Path, data: Path, tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    out, deploy = tmp_path / "out.onnx", tmp_path / "deploy.onnx"
+    assert bnpass("train", normed, "--data", data, "-o", out, *SHORT, *option).code == 0
+    kept = all((weights(normed)[f"h0_{n}"] == weights(out)[f"h0_{n}"]).all()
+               for n in ("gamma", "beta", "mean", "var"))
+    assert kept == ("--freeze-bn" in option)
+    assert bnpass("fold", out, "-o", deploy).code == 0
+    assert "BatchNormalization" not in [n.op_type for n in onnx.load(deploy).graph.node]
+
+
+@pytest.mark.parametrize(("limit", "file"), [(2_000, "best.pt"), (20_000, "metrics.csv")])
+def test_a_full_disk_is_one_line_and_leaves_whole_files(
+    normed: Path, data: Path, tmp_path: Path, limit: int, file: str
+) -> None:
+    """A limit on the size of a file stands in for it: the same error of the system."""
+    import resource
+
+    out = tmp_path / "out.onnx"
+    steps = ("--steps", "1000", "--log-every", "1", "--eval-every", "2000", "--device", "cpu") \
+        if file == "metrics.csv" else SHORT
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "bnpass", "train", str(normed), "--data", str(data), "-o",
+         str(out), "-q", *steps], capture_output=True, text=True, check=False, timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    assert file in lines[-2] and "File too large" in lines[-2]
+    assert lines[-1].startswith("hint: free some space")
+    assert not out.exists()
+    assert not [name for name in files(tmp_path / "out.run") if name.endswith((".tmp", ".pt"))]
+
+
+def test_a_folder_of_images_in_the_size_that_is_wanted(bnpass: Run, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    for number, colour in enumerate(("blue", "red", "white")):
+        (tmp_path / "images" / colour).mkdir(parents=True)
+        for i in range(20):
+            pixels = rng.integers(0, 80, (10 + i % 3, 12, 3)).astype(np.uint8)
+            pixels[..., number] += 150
+            image.fromarray(pixels).save(tmp_path / "images" / colour / f"{i}.png")
+    model = onnx.parser.parse_model("""<ir_version: 9, opset_import: ["" : 20]>
+        g (float[N,3,H,W] x) => (float[N,3] y) {
+            a = Conv <kernel_shape=[3,3]> (x, w) b = Sigmoid(a) c = GlobalAveragePool(b)
+            y = Flatten(c) }""")
+    array = rng.normal(size=(3, 3, 3, 3)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(array, "w"))
+    path, out = write(model, tmp_path / "net.onnx"), tmp_path / "out.onnx"
+    common = ("train", path, "--data", tmp_path / "images", "-o", out, "--device", "cpu", "--steps",
+              "30", "--validation", "0.2", "--json")
+    bnpass(*common[:-1]).assert_refused(2, "images of 3 sizes", "resize")
+    result = bnpass(*common, "--resize", "8x6", "--fit", "stretch", "--workers", "1", "--mean",
+                    "0.5,0.5,0.4", "--std", "0.2")
+    assert result.code == 0, result.err
+    recipe = result.document["data"]
+    assert recipe["shape"] == [3, 8, 6]
+    assert (recipe["source"]["size"], recipe["source"]["fit"]) == ([8, 6], "stretch")
+    (tmp_path / "images" / "yellow").mkdir()
+    bnpass(*common[:-1], "--force", "--resize", "8").assert_refused(2, "yellow: a class without")
+    bnpass(*common[:-1], "--force", "--resize", "0x3").assert_refused(2, "--resize")
+
+
 @pytest.mark.parametrize("ending", ["Softmax", "LogSoftmax"])
 def test_a_final_softmax_is_kept_and_trained_in_front_of(
     bnpass: Run, data: Path, tmp_path: Path, ending: str

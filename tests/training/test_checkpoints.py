@@ -9,11 +9,12 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from bnpass.errors import InputError, OutputError
-from bnpass.training import load_checkpoint, train
+from bnpass.training import Checkpoint, History, load_checkpoint, train
 from tests.training.killed import SETTINGS
 from tests.training.nets import blobs, convnet, mlp
 
@@ -95,6 +96,55 @@ def test_bad_files(tmp_path: Path) -> None:
     torch.save({"model": convnet().state_dict()}, path)
     with pytest.raises(InputError, match="cannot be read as a checkpoint"):
         load_checkpoint(path)
+
+
+def read(path: Path) -> tuple[Checkpoint | None, str]:
+    try:
+        return load_checkpoint(path), ""
+    except InputError as error:
+        return None, error.message
+
+
+def test_damaged_files_are_told(tmp_path: Path) -> None:
+    finish(tmp_path)
+    path = tmp_path / "checkpoints" / "last.pt"
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        content = bytearray(whole)
+        if number % 2:
+            content = content[: rng.integers(0, len(content))]
+        else:
+            content[rng.integers(0, len(content))] ^= 1 << rng.integers(0, 8)
+        path.write_bytes(bytes(content))
+        found, message = read(path)
+        if found is None:
+            assert "last.pt: cannot be read as a checkpoint" in message
+            continue
+        path.write_bytes(whole)  # the bit was one that no reader looks at
+        right = load_checkpoint(path)
+        assert found.history == right.history
+        assert all(torch.equal(v, right.model[k]) for k, v in found.model.items())
+
+
+@pytest.mark.parametrize("key", ["step", "model", "optimizer", "history", "about", "scaler"])
+@pytest.mark.parametrize("odd", [None, -1, "x", [], {"a": torch.zeros(2)}, torch.zeros(3)])
+def test_odd_contents_are_told(tmp_path: Path, key: str, odd: object) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    Checkpoint(3, mlp(dropout=0.3).state_dict(), {}, {}, History(config=SETTINGS.to_dict())).save(
+        tmp_path / "checkpoints" / "last.pt")
+    path = tmp_path / "checkpoints" / "last.pt"
+    torch.save({**torch.load(path, weights_only=True), key: odd}, path)
+    with pytest.raises(InputError, match=r"last\.pt: (cannot be read|a checkpoint of)"):
+        finish(tmp_path)
+
+
+def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
+    finish(tmp_path)
+    path = tmp_path / "checkpoints" / "last.pt"
+    torch.save({**torch.load(path, weights_only=True), "version": 1}, path)
+    with pytest.raises(InputError, match="of version 1, not"):
+        finish(tmp_path)
 
 
 class Evil:

@@ -12,7 +12,7 @@ from torch import nn
 
 from bnpass.data import InputSpec, from_arrays
 from bnpass.errors import InputError, MissingDependencyError, UsageError
-from bnpass.training import TrainConfig, calibrate, evaluate, freeze, train
+from bnpass.training import TrainConfig, calibrate, evaluate, freeze, load_checkpoint, train
 from bnpass.training.norms import batch_norms
 from tests.training.nets import blobs, convnet, images, mlp
 
@@ -148,6 +148,63 @@ def test_early_stopping_restores_the_best() -> None:
     assert max(scores) == history.best_score == scores[history.best_step // 5 - 1]
 
 
+def test_data_in_the_order_of_its_classes_is_judged_alike() -> None:
+    """The statistics of a validation are taken from all over the set, not from its first class."""
+    data, held = blobs(6000), blobs(400, seed=1)
+    ordered = data.subset(np.argsort(data.labels, kind="stable"))
+    config = replace(QUICK, steps=40, eval_every=40)
+    found = [train(mlp(), one, held, config).accuracy for one in (data, ordered)]
+    assert abs(found[0] - found[1]) < 0.03
+    samples = replace(config, watch=("before:2",), steps=2)
+    (_, _, *one), (_, _, *other) = (train(mlp(), blobs(60), part, samples).percentiles[0]
+                                    for part in (data, ordered))
+    assert one == pytest.approx(other, abs=0.15)
+
+
+def test_ghost_batches_never_leave_one_sample_alone() -> None:
+    history = train(mlp(), blobs(63), None, replace(QUICK, batch_size=7, virtual_batch=2, steps=9))
+    assert history.steps == 9
+    with pytest.raises(UsageError, match="virtual_batch 1"):
+        replace(QUICK, virtual_batch=1)
+
+
+def test_one_sample_a_step_without_norms() -> None:
+    assert train(mlp(norm=False), blobs(20), None, replace(QUICK, batch_size=1)).steps == 60
+
+
+def bad_from_step(monkeypatch: pytest.MonkeyPatch, bad: int) -> None:
+    """From some step on every batch holds an overflow, which no check of the data sees."""
+    from bnpass.training import loop
+
+    whole = loop.take_step
+
+    def step(setup, number, rate, batches, tally):
+        if number >= bad:
+            batches = [(x * math.inf, y) for x, y in batches]
+        whole(setup, number, rate, batches, tally)
+
+    monkeypatch.setattr(loop, "take_step", step)
+
+
+@pytest.mark.parametrize("bad", [10, 20, 29])
+def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(
+    tmp_path, monkeypatch, bad: int
+) -> None:
+    config = replace(QUICK, steps=60, eval_every=10, checkpoint_every=5, log_every=5)
+    bad_from_step(monkeypatch, bad)
+    history = train(mlp(), blobs(), blobs(50, seed=1), config, out=tmp_path)
+    assert history.stopped == "diverged" and bad < history.steps <= bad + 5
+    kept = load_checkpoint(tmp_path / "checkpoints" / "last.pt")
+    assert bad - 5 < kept.step <= bad
+    assert all(torch.isfinite(v).all() for v in kept.model.values())
+    assert kept.history.stopped == "done"
+
+
+def test_weights_beyond_their_range_are_a_divergence() -> None:
+    history = train(mlp(), blobs(), blobs(50, seed=1), replace(QUICK, lr=1e30, log_every=1))
+    assert history.stopped == "diverged"
+
+
 def test_divergence_ends_the_run() -> None:
     config = replace(QUICK, lr=1e6, schedule="constant", log_every=1, loss="mse")
     history = train(mlp(norm=False, classes=1), blobs(), blobs(50, seed=1), config)
@@ -242,7 +299,7 @@ def test_bad_input() -> None:
     for data, error, message in cases:
         with pytest.raises(error, match=message):
             train(mlp(), data, None, QUICK)
-    with pytest.raises(UsageError, match="needs 2 samples or more"):
+    with pytest.raises(UsageError, match="2 or more for BN"):
         train(mlp(), blobs(), None, replace(QUICK, batch_size=1))
     with pytest.raises(UsageError, match="fp16 needs a GPU"):
         train(mlp(), blobs(), None, replace(QUICK, precision="fp16"))

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 from torch.nn.utils.rnn import PackedSequence
+
+from bnpass.passes.inspect import Finding, lint_numbers
 
 Tensor = torch.Tensor
 States = tuple[Tensor, ...]
@@ -211,3 +213,23 @@ def _unchanging(norm: Any, bias: Tensor | None) -> dict[str, Tensor]:
         "running_var": torch.ones_like(norm.running_var),
         "num_batches_tracked": torch.zeros_like(norm.num_batches_tracked),
     }
+
+
+def inner_norms(gm: fx.GraphModule) -> dict[str, nn.Module]:
+    """The norms inside of every NormedRecurrent, by path."""
+    return {
+        f"{path}.{norm_name(part)}": module.get_submodule(norm_name(part))
+        for path, module in gm.named_modules() if isinstance(module, NormedRecurrent)
+        for part in module.parts
+    }
+
+
+def lint_norm(path: str, norm: nn.Module) -> list[Finding]:
+    """What the parameters of one of them say."""
+    var = norm.get_buffer("running_var")
+    ones, zeros = torch.ones_like(var), torch.zeros_like(var)
+    own = dict(norm.named_parameters())
+    parts = (own.get("weight", ones), own.get("bias", zeros), norm.get_buffer("running_mean"), var)
+    gamma, beta, mean, variance = (p.detach().double().cpu().numpy() for p in parts)
+    eps = float(getattr(norm, "eps", 1e-5))
+    return lint_numbers(path, (gamma, beta, mean, variance), eps, torch.finfo(var.dtype).max)

@@ -14,12 +14,13 @@ from bnpass.frontends.fx.editor import OverflowedError
 from bnpass.frontends.fx.hooks import bake
 from bnpass.frontends.fx.info import propagate
 from bnpass.frontends.fx.read import Reading, read
+from bnpass.frontends.fx.recurrent import inner_norms, lint_norm
 from bnpass.frontends.fx.recurrent_plan import join, plan_recurrent, split
 from bnpass.frontends.fx.tracing import mode, trace
-from bnpass.graph import Graph
 from bnpass.passes.fold import FoldPlan, plan_fold
 from bnpass.passes.initial import new_norms
 from bnpass.passes.insert import plan_insert
+from bnpass.passes.inspect import Inspection, inspect_graph
 from bnpass.passes.sites import InsertPlan, Policy, Site
 from bnpass.passes.strip import plan_strip
 
@@ -200,8 +201,15 @@ def fx_strip(
     return gm
 
 
-def fx_graph(model: Model, example_inputs: Inputs = None) -> Graph:
-    """The neutral view of a torch module, as inference sees it."""
+def fx_inspect(model: Model, example_inputs: Inputs = None) -> Inspection:
+    """What is in a torch module, as inference sees it; see :func:`bnpass.inspect`."""
     gm = _ready(model, example_inputs)
     with mode(gm, False):
-        return read(gm).graph
+        found = inspect_graph(read(gm).graph)
+        inner = inner_norms(gm)
+        found.folds.entries.extend(join(gm))
+    for path, norm in inner.items():
+        found.findings.extend(lint_norm(path, norm))
+    if inner:
+        found.operators["BatchNormalization"] = found.norms + len(inner)
+    return found

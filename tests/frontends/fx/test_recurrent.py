@@ -441,3 +441,26 @@ def test_on_a_gpu(kind, options, autocast):
         close(outputs(folded, *x), outputs(normed, *x), 1e-5)
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
+
+
+def test_inspect_lists_the_norms_inside() -> None:
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.LSTM(5, 7, batch_first=True, bidirectional=True)
+            self.out = nn.Linear(14, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.rnn(x)[0])
+
+    module = bnpass.insert(Tagger(), (torch.zeros(2, 4, 5),))
+    before = [name for name, _ in module.named_modules()]
+    found = bnpass.inspect(module)
+    names = ["rnn.bn_ih_l0", "rnn.bn_ih_l0_reverse"]
+    assert found.norms == 2
+    assert [e.node for e in found.folds.folded] == names
+    assert [f.node for f in found.findings if "never trained" in f.message] == names
+    module.rnn.get_submodule("bn_ih_l0").running_var[3] = 0
+    messages = {f.message: f.channels for f in bnpass.inspect(module).findings}
+    assert messages["the variance is zero: the channel never varied"] == 1
+    assert [name for name, _ in module.named_modules()] == before

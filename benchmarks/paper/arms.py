@@ -130,7 +130,7 @@ def train(
         history = trained.history or History(stopped="diverged")
     outcome = _measured(trained, arm, split, history, seed, steps, start, ctx.images // 4)
     _keep(ctx.folder(row), outcome)
-    ctx.log(f"{row}: {arm.label}, {steps} steps, seed {seed}, lr {outcome.lr:g}: "
+    ctx.log(f"{arm.label}, {steps} steps, seed {seed}, lr {outcome.lr:g}: "
             f"test {outcome.test:.4f} ({outcome.seconds:.0f} s)")
     return outcome
 

@@ -42,6 +42,7 @@ class Context:
         images: most training images; a sixth as many are tested on. 0 takes all.
         rates: most learning rates to choose from, spread over the grid. 0 tries all.
         started: of this call, for the log.
+        row: the experiment that speaks in the log.
     """
 
     out: Path
@@ -52,6 +53,7 @@ class Context:
     rates: int = 0
     ui: Ui = field(default_factory=lambda: Ui(quiet=True))
     started: float = field(default_factory=time.perf_counter)
+    row: str = ""
 
     def steps(self, full: int) -> int:
         """The number of steps to train, at least 20."""
@@ -79,9 +81,10 @@ class Context:
         return path
 
     def log(self, text: str) -> None:
-        """A line on stderr, with the time since the start."""
+        """A line on stderr, with the time since the start and the row."""
         took = time.perf_counter() - self.started
-        print(f"[{took:6.0f} s] {text}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"[{took:6.0f} s] {self.row}{': ' if self.row else ''}{text}\n")
+        sys.stderr.flush()
 
     def open(self, name: str, model: Any, *, validation: int = 5000, binary: bool = False) -> Split:
         """``"mnist"`` or ``"fashion-mnist"`` for a model's input.

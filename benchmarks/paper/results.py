@@ -47,6 +47,7 @@ class Result:
         seconds: what it took.
         note: why there are no lines.
         cpu: seconds of processor time, which other work on the machine does not lengthen.
+        failed: an error or a signal ended it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Result:
     seconds: float = 0.0
     note: str = ""
     cpu: float = 0.0
+    failed: bool = False
 
 
 def percent(share: float) -> str:

@@ -13,6 +13,7 @@ from bnpass.training import TrainConfig, train
 
 NAME = "cost"
 MINUTES = 3
+ALONE = True
 NETS = {"mnist_mlp": 300, "deep_sigmoid_mlp": 200, "lenet": 60, "deep_sigmoid_conv": 40,
         "inception": 10}
 ROUNDS = 9

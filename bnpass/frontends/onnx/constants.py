@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,17 @@ def load_tensor(tensor: onnx.TensorProto, source: Source) -> np.ndarray:
     return data.view(dtype).reshape(list(tensor.dims))
 
 
+def _read_into(file: RawIOBase, buffer: np.ndarray) -> np.ndarray:
+    """Fill all of a buffer: the system may hand out less at a time than was asked for."""
+    view, end = buffer.data, 0
+    while end < len(view):
+        got = file.readinto(view[end:])
+        if not got:
+            raise OSError(f"{file.name} ends too early")  # type: ignore[attr-defined]
+        end += got
+    return buffer
+
+
 class TensorConstant(Constant):
     """The constant that a TensorProto holds; nothing is read before it is asked for."""
 
@@ -99,6 +111,28 @@ class TensorConstant(Constant):
         if plain is not None:
             return np.frombuffer(raw, plain).reshape(self.shape)
         return load_tensor(self._tensor, self._source)
+
+    def pieces(self, count: int) -> Iterator[np.ndarray]:
+        """The data flat, ``count`` entries at a time; a piece lives until the next one."""
+        if not external.is_external(self._tensor):
+            yield from super().pieces(count)
+            return
+        where = self._source.place(self._tensor)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(self._tensor.data_type)
+        buffer = np.empty(min(count * dtype.itemsize, where.length), np.uint8)
+        with where.path.open("rb", buffering=0) as file:
+            file.seek(where.offset)
+            left = where.length
+            while left > 0:
+                got = _read_into(file, buffer[: min(left, buffer.size)])
+                yield got.view(dtype)
+                left -= got.size
+
+    @property
+    def raw(self) -> bytes | None:
+        """The data as bytes, little-endian, where it lies ready like that; or None."""
+        tensor = self._tensor
+        return (tensor.raw_data or None) if tensor.data_type in _PLAIN else None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -121,25 +155,26 @@ def array_constant(name: str, array: np.ndarray) -> Constant:
 
 
 def graph_constants(
-    graph: onnx.GraphProto, overridable: set[str], source: Source
-) -> Iterator[Constant]:
-    """Initializers that nobody can override, sparse ones not among them."""
-    for tensor in graph.initializer:
-        name = tensor.name
-        if name not in overridable:
-            yield TensorConstant(name, tensor, source)
+    initializers: dict[str, onnx.TensorProto], overridable: set[str], source: Source
+) -> dict[str, Constant]:
+    """Initializers that nobody can override."""
+    return {
+        name: TensorConstant(name, tensor, source)
+        for name, tensor in initializers.items()
+        if name not in overridable
+    }
 
 
 def node_constants(
     node: onnx.NodeProto,
     inputs: list[str],
-    known: Callable[[str], Constant | None],
+    constants: dict[str, Constant],
     opset: int,
     source: Source,
 ) -> list[Constant]:
     """The outputs of a node that are constants because all that it reads is."""
     for name in inputs:
-        if name and known(name) is None:
+        if name and name not in constants:
             return []
     if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT:
         return []
@@ -150,7 +185,7 @@ def node_constants(
     if any(a.HasField("g") or a.graphs for a in node.attribute):
         return []
     return [
-        Constant(name, _evaluator(node, index, known, opset))
+        Constant(name, _evaluator(node, index, constants.get, opset))
         for index, name in enumerate(node.output)
         if name
     ]

@@ -21,7 +21,8 @@ MINUTES = 25
 STEPS = 1_200
 GRID = (0.003, 0.01, 0.03, 0.1, 0.3)
 HE = {"scheme": "glorot", "gain": 2**0.5}
-BASE = TrainConfig(momentum=0.9, weight_decay=2e-4, schedule="cosine", batch_size=60)
+BASE = TrainConfig(momentum=0.9, weight_decay=2e-4, schedule="cosine", batch_size=60,
+                   channels_last=True)
 RECIPE = paper_recipe(BASE, faster=1.0)  # the rate itself comes from the grid, as for all arms
 
 

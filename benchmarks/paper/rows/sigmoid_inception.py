@@ -19,7 +19,7 @@ def run(ctx: Context) -> list[Line]:
     model = with_sigmoids(MODELS / "inception.onnx")
     split = ctx.open("fashion-mnist", model, validation=2000)
     steps = ctx.steps(STEPS)
-    config = TrainConfig(momentum=0.9, schedule="cosine", batch_size=60)
+    config = TrainConfig(momentum=0.9, schedule="cosine", batch_size=60, channels_last=True)
     plain, bn = (
         train(ctx, Arm(name, model, name == "BN", config, {"scheme": "glorot"}, strip=True), split,
               NAME, steps=steps, validations=12, grid=(0.01, 0.03, 0.1, 0.3, 1.0))

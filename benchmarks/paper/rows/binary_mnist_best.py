@@ -1,0 +1,22 @@
+"""Section 4.1 against the plain network at its best: the same with a start 4 times as wide.
+
+Four times Glorot's start lets the gradients through three sigmoids; the plain network then learns
+from the first step on. It stands beside the row of the small start, whose gain is mostly the start.
+"""
+
+from __future__ import annotations
+
+from benchmarks.paper.context import Context
+from benchmarks.paper.results import Line
+from benchmarks.paper.rows.binary_mnist import Start, compare
+
+NAME = "binary-mnist-best"
+MINUTES = 7
+LARGE = {"scheme": "glorot", "gain": 4.0}
+START = Start("4 x Glorot in both arms", LARGE, LARGE, "shown always",
+              ratios=(10.0, 5.0, 3.0, 2.0, 1.5), seeds=1)
+
+
+def run(ctx: Context) -> list[Line]:
+    """One line."""
+    return compare(ctx, (START,), NAME)

@@ -91,8 +91,8 @@ def _run(args: argparse.Namespace) -> int:
         results.sort(key=lambda r: names.index(r.name))
         write_all(results, args.out, head)
 
-    jobs = [Job(n, known[n].__name__, known[n].MINUTES, getattr(known[n], "ALONE", False))
-            for n in names]
+    jobs = [Job(n, known[n].__name__, known[n].MINUTES, getattr(known[n], "ALONE", False),
+                getattr(known[n], "PARTS", ())) for n in names]
     try:
         run_jobs(ctx, jobs, args.jobs or cores(), report)
     except KeyboardInterrupt:

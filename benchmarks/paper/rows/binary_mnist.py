@@ -9,7 +9,6 @@ training images as the plain network's 50,000 steps (mean of its seeds too).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,8 @@ from benchmarks.paper.results import Line, percent, times
 from bnpass.training import TrainConfig
 
 NAME = "binary-mnist"
+MODEL = MODELS / "mnist_mlp.onnx"
+CONFIG = TrainConfig(momentum=0.9, schedule="cosine", batch_size=60)
 MINUTES = 10
 STEPS = 50_000
 FINE = (40.0, 28.0, 20.0, 17.0, 14.0, 12.0, 10.0, 7.0, 5.0, 3.0, 2.0)
@@ -56,37 +57,48 @@ STARTS = (
 )
 
 
-def run(ctx: Context) -> list[Line]:
+PARTS = ("plain", "BN")
+
+
+def part(ctx: Context, name: str) -> list[Outcome]:
+    """An arm of the first start over all steps."""
+    return long_run(ctx, STARTS[0], name, NAME)
+
+
+def run(ctx: Context, found: dict[str, list[Outcome]] | None = None) -> list[Line]:
     """One line a start."""
-    return compare(ctx, STARTS, NAME)
+    plain, bn = (found[name] if found else part(ctx, name) for name in PARTS)
+    glorot = long_run(ctx, STARTS[1], "BN", NAME)
+    return [compare(ctx, STARTS[0], plain, bn, NAME), compare(ctx, STARTS[1], plain, glorot, NAME)]
 
 
-def compare(ctx: Context, starts: Sequence[Start], row: str) -> list[Line]:
-    """One line a start; the plain network is trained once for each of its own."""
-    model = MODELS / "mnist_mlp.onnx"
-    split = ctx.open("mnist", model, binary=True)
-    config = TrainConfig(momentum=0.9, schedule="cosine", batch_size=60)
-    plain: dict[str, list[Outcome]] = {}
-    lines = []
-    for start in starts:
-        key = str(start.plain)
-        if key not in plain:
-            arm = Arm(f"plain {start.label.split(' in ')[0]}", model, False, config, start.plain)
-            plain[key] = train_seeds(ctx, arm, split, row, steps=ctx.steps(STEPS),
-                                     seeds=start.seeds, validations=100)
-        arm = Arm(f"BN {start.label}", model, True, config, start.bn)
-        lines.append(_compare(ctx, start, plain[key], arm, split, row))
-    return lines
+def long_run(ctx: Context, start: Start, name: str, row: str) -> list[Outcome]:
+    """``"plain"`` with all its seeds, or ``"BN"`` once."""
+    if name == "plain":
+        return train_seeds(ctx, _arm(start, name), data(ctx), row, steps=ctx.steps(STEPS),
+                           seeds=start.seeds, validations=100)
+    steps = ctx.steps(STEPS)
+    return [train(ctx, _arm(start, name), data(ctx), row, steps=max(20, steps // start.part),
+                  grid_steps=max(20, steps // 10), validations=100)]
 
 
-def _compare(
-    ctx: Context, start: Start, plain: list[Outcome], arm: Arm, split: Split, row: str,
+def data(ctx: Context) -> Split:
+    """MNIST in black and white."""
+    return ctx.open("mnist", MODEL, binary=True)
+
+
+def _arm(start: Start, name: str) -> Arm:
+    init = start.bn if name == "BN" else start.plain
+    return Arm(f"{name} {start.label}", MODEL, name == "BN", CONFIG, init)
+
+
+def compare(
+    ctx: Context, start: Start, plain: list[Outcome], bn: list[Outcome], row: str
 ) -> Line:
-    full = ctx.steps(STEPS)
+    """How many times fewer steps BN needs to the plain network's accuracy."""
+    full, whole, arm = ctx.steps(STEPS), bn[0], _arm(start, "BN")
     target = mean(plain, "validation")
-    whole = train(ctx, arm, split, row, steps=max(20, full // start.part),
-                  grid_steps=max(20, full // 10), validations=100)
-    ratio, runs = shortest(ctx, arm, split, row, full=full, target=target, lr=whole.lr,
+    ratio, runs = shortest(ctx, arm, data(ctx), row, full=full, target=target, lr=whole.lr,
                            ratios=start.ratios, seeds=start.seeds)
     if ratio is None and whole.steps == full and whole.validation >= target:
         ratio = 1.0

@@ -14,27 +14,27 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder: it has a statistics.py
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import argparse  # noqa: E402
-import statistics  # noqa: E402
-import time  # noqa: E402
-import warnings  # noqa: E402
-from collections import Counter  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from itertools import pairwise  # noqa: E402
-from typing import Any  # noqa: E402
+import argparse
+import statistics
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
 
-import numpy as np  # noqa: E402
-import onnx  # noqa: E402
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from onnx import helper, numpy_helper  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
 
-from bnpass.importer import known_ops, to_torch  # noqa: E402
-from bnpass.importer.values import from_array, to_tensor, torch_dtype  # noqa: E402
-from bnpass.report.tables import Table, render  # noqa: E402
+from bnpass.importer import known_ops, to_torch
+from bnpass.importer.values import from_array, to_tensor, torch_dtype
+from bnpass.report.tables import Table, render
 
 
 class Residual(nn.Module):

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.pop(0)  # statistics.py beside this file would hide Python's own
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch

@@ -1,6 +1,6 @@
 """The bnpass command as a module: ``python -m bnpass fold model.onnx -o folded.onnx``."""
 
-from bnpass.cli import main
+from bnpass.cli import script
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    script()

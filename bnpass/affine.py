@@ -56,6 +56,30 @@ class Map:
             np.asarray(shift, np.float64).reshape(shape),
         )
 
+    @staticmethod
+    def many(scale: np.ndarray, shift: np.ndarray) -> list[Map]:
+        """The maps of two arrays (n, *shape), with what people ask of each found for all at once.
+
+        ``shape`` is that of one map. A NaN or an infinity is kept: see :attr:`is_finite`.
+        """
+        shape = scale.shape[1:]
+        one, two = (a.reshape(len(a), -1) for a in (scale, shift))
+        columns = {
+            "is_finite": (np.isfinite(one) & np.isfinite(two)).all(1),
+            "has_scale": (one != 1).any(1),
+            "has_shift": (two != 0).any(1),
+            "has_gaps": np.isnan(one).any(1),
+            "is_monotone": (one >= 0).all(1),
+        }
+        facts = zip(*(column.tolist() for column in columns.values()), strict=True)
+        same = {"shape": shape, "axes": tuple([i for i, n in enumerate(shape) if n != 1])}
+        maps = []
+        for a, b, row in zip(scale, shift, facts, strict=True):
+            m = object.__new__(Map)
+            m.__dict__.update(zip(columns, row, strict=True), scale=a, shift=b, **same)
+            maps.append(m)
+        return maps
+
     @property
     def rank(self) -> int:
         """The rank of the value that the map belongs to."""

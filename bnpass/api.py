@@ -13,7 +13,8 @@ from bnpass.errors import UsageError, close_matches
 if TYPE_CHECKING:
     import onnx
 
-    from bnpass.frontends.onnx.transform import FoldOptions, Measure
+    from bnpass.frontends.onnx.folding import FoldOptions
+    from bnpass.frontends.onnx.inserting import Measure
     from bnpass.passes.sites import Site
 
 INITS = ("fresh", "preserve", "calibrated")
@@ -134,7 +135,7 @@ def insert(
             model, example_inputs, policy=policy, init=init, data=data, eps=eps,
             momentum=momentum, sync=sync, plan_only=plan_only,
         )  # fmt: skip
-    from bnpass.frontends.onnx.transform import InsertOptions, insert_model
+    from bnpass.frontends.onnx.inserting import InsertOptions, insert_model
 
     _check_output(model, output, force)
     proto, folder = _read(model)
@@ -211,7 +212,7 @@ def fold(
             model, example_inputs, only=tuple(only), skip=tuple(skip), leftover=leftover,
             training_mode=training_mode, max_growth=max_growth, plan_only=plan_only,
         )  # fmt: skip
-    from bnpass.frontends.onnx.transform import FoldOptions, fold_model
+    from bnpass.frontends.onnx.folding import FoldOptions, fold_model
 
     _check_output(model, output, force)
     options = FoldOptions(
@@ -278,7 +279,7 @@ def strip(
         from bnpass.frontends.fx import fx_strip
 
         return fx_strip(model, what, example_inputs, dropout=dropout, only=only, skip=skip)
-    from bnpass.frontends.onnx.transform import strip_model
+    from bnpass.frontends.onnx.inserting import strip_model
 
     _check_output(model, output, force)
     proto, folder = _read(model)

@@ -7,11 +7,13 @@ Only argparse is imported here, and only the chosen command's module after that,
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import gc
 import os
 import re
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
@@ -117,6 +119,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = _missing_package(error) or _internal(error)
         known.__cause__ = error
         return _failed(ui, known, arguments)
+
+
+def script() -> NoReturn:
+    """The process ``bnpass``: :func:`main`, and leave with its exit code."""
+    code = main()
+    if sys.argv[1:2] and sys.argv[1] in REWRITING and threading.active_count() == 1:
+        _leave(code)
+    raise SystemExit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process without freeing a large graph object by object: a tenth of a fold's time."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _missing_package(error: Exception) -> BnpassError | None:

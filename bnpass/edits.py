@@ -13,7 +13,7 @@ from bnpass.affine import Map
 from bnpass.graph import Op
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rewrite:
     """The constants of one operator take maps in: the operator computes ``after(op(before(x)))``.
 
@@ -31,21 +31,24 @@ class Rewrite:
     constants: dict[int, Map] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
 
-    def add_after(self, m: Map) -> Rewrite:
-        """The same rewrite, followed by one more map on the output."""
+    def add_after(self, m: Map, sources: tuple[str, ...] = ()) -> Rewrite:
+        """The same rewrite, followed by one more map on the output, on behalf of ``sources``."""
         after = m if self.after is None else m.after(self.after)
-        return Rewrite(self.op, self.before, after, self.constants, self.sources)
+        return Rewrite(self.op, self.before, after, self.constants, self._joined(sources))
 
-    def add_before(self, m: Map) -> Rewrite:
+    def add_before(self, m: Map, sources: tuple[str, ...] = ()) -> Rewrite:
         """The same rewrite, preceded by one more map on the data input."""
         before = m if self.before is None else self.before.after(m)
-        return Rewrite(self.op, before, self.after, self.constants, self.sources)
+        return Rewrite(self.op, before, self.after, self.constants, self._joined(sources))
 
-    def add_constant(self, index: int, m: Map) -> Rewrite:
+    def add_constant(self, index: int, m: Map, sources: tuple[str, ...] = ()) -> Rewrite:
         """The same rewrite, one more map applied to a constant input."""
         old = self.constants.get(index)
         constants = {**self.constants, index: m if old is None else m.after(old)}
-        return Rewrite(self.op, self.before, self.after, constants, self.sources)
+        return Rewrite(self.op, self.before, self.after, constants, self._joined(sources))
+
+    def _joined(self, sources: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.sources, *sources))) if self.sources else sources
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ what networkx is good at: topological order, reachability, dominators and drawin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 Dim = int | str | None
 """A dimension: its size, the name of a symbol (equal names are equal sizes), or unknown."""
 
+
+RECURRENT = frozenset({"RNN", "LSTM", "GRU"})
+"""Layers with nonlinearities inside; normalised is the input's contribution, once it is split."""
 
 _KEEP_RANK = frozenset({"BatchNormalization", "Relu", "Sigmoid", "Tanh", "MaxPool", "AveragePool"})
 
@@ -104,8 +108,25 @@ class Constant:
         return self._small
 
     def float64(self) -> np.ndarray:
-        """The data in float64, read afresh and not kept."""
-        return np.asarray(self.load()).astype(np.float64)
+        """The data in float64: a copy in C order, which may be changed."""
+        return np.asarray(self.load()).astype(np.float64, order="C")
+
+    @property
+    def raw(self) -> bytes | None:
+        """The data as bytes, little-endian, where it lies ready like that; or None."""
+        return None
+
+
+def stacked(constants: Sequence[Constant]) -> np.ndarray:
+    """The data of constants of one shape and type, (n, *shape): a copy in float64."""
+    if len(constants) == 1:
+        return constants[0].float64()[np.newaxis]
+    first, raws = constants[0], [c.raw or b"" for c in constants]
+    dtype = np.dtype(first.dtype).newbyteorder("<")
+    if {len(raw) for raw in raws} != {math.prod(first.shape) * dtype.itemsize}:
+        return np.stack([np.asarray(c.load()) for c in constants]).astype(np.float64)
+    flat = np.frombuffer(b"".join(raws), dtype)
+    return flat.astype(np.float64).reshape(len(raws), *first.shape)
 
 
 class Use(NamedTuple):
@@ -164,14 +185,17 @@ class Graph:
         if op.name in self.ops:
             raise ValueError(f"two operators are named {op.name!r}")
         self.ops[op.name] = op
-        uses, ordered = self._uses, True
+        uses, constants, ordered = self._uses, self.constants, True
         for index, name in enumerate(op.inputs):
+            if name in constants:
+                continue
             if name in uses:
                 uses[name].append(Use(op, index))
             elif name:
                 uses[name] = [Use(op, index)]
         for name in op.captured:
-            uses.setdefault(name, []).append(Use(op, -1))
+            if name not in constants:
+                uses.setdefault(name, []).append(Use(op, -1))
         for name in op.outputs:
             if name:
                 self._producer[name] = op
@@ -203,7 +227,21 @@ class Graph:
 
     def uses(self, value: str) -> list[Use]:
         """Every reading of a value by an operator, nested bodies included."""
-        return self._uses.get(value, [])
+        found = self._uses.get(value)
+        if found is None:
+            found = self._constant_uses.get(value, []) if value in self.constants else []
+        return found
+
+    @cached_property
+    def _constant_uses(self) -> dict[str, list[Use]]:
+        """Readings of constants, which are most readings and are seldom asked for."""
+        found: dict[str, list[Use]] = {}
+        for op in self.ops.values():
+            reads = [(name, i) for i, name in enumerate(op.inputs)]
+            for name, index in (*reads, *((name, -1) for name in op.captured)):
+                if name in self.constants:
+                    found.setdefault(name, []).append(Use(op, index))
+        return found
 
     def is_output(self, value: str) -> bool:
         """Whether the value is one of the graph's outputs."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import numpy as np
 
 from bnpass.affine import Map
@@ -39,13 +42,68 @@ def _batch_norm(op: Op, view: View) -> Map:
     for index in (1, 2, 3, 4):
         weight(op, index, view)
     gamma, beta, mean, var = [view.current(op, i).reshape(-1) for i in (1, 2, 3, 4)]
-    with np.errstate(all="ignore"):
-        scale = gamma / np.sqrt(var + float(op.attrs.get("epsilon", 1e-5)))
-        shift = beta - scale * mean
-    m = Map.along(1, max(view.rank(op.inputs[0]), 2), scale, shift)
+    m = Map.along(1, _rank(op, view), *_numbers(gamma, beta, mean, var, _epsilon(op)))
     if not m.is_finite:
         raise MapRefusedError("its statistics are not finite or its variance is negative", op)
     return m
+
+
+def norm_maps(ops: Iterable[Op], view: View) -> dict[str, Map]:
+    """The maps of many BatchNorms by name: :func:`map_of` for all of one size at once.
+
+    One that is no map, or whose parameters do not lie ready, is left out: ask :func:`map_of`.
+    """
+    alike: dict[tuple[int, tuple[int, ...], str, float], tuple[list[str], list[bytes]]] = {}
+    for op in ops:
+        if op.attrs.get("training") or not op.attrs.get("spatial", 1) or len(op.inputs) != 5:
+            continue
+        found = [c for c in map(view.constant, op.inputs[1:]) if c is not None]
+        raws = [raw for c in found if (raw := c.raw)]
+        forms = {(len(raw), c.dtype) for raw, c in zip(raws, found, strict=False)}
+        if len(raws) != 4 or len(forms) > 1:
+            continue
+        try:
+            key = (_rank(op, view), found[0].shape, found[0].dtype, _epsilon(op))
+        except MapRefusedError:
+            continue
+        names, data = alike.setdefault(key, ([], []))
+        names.append(op.name)
+        data += raws
+    maps: dict[str, Map] = {}
+    for (rank, shape, name, epsilon), (names, data) in alike.items():
+        size = math.prod(shape) * np.dtype(name).itemsize if name in FLOATS else -1
+        if {len(raw) for raw in data} == {size}:
+            made = Map.many(*_all_numbers(rank, np.dtype(name), epsilon, data))
+            maps.update((n, m) for n, m in zip(names, made, strict=True) if m.is_finite)
+    return maps
+
+
+def _all_numbers(
+    rank: int, dtype: np.dtype, epsilon: float, raws: list[bytes]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(scale, shift), (n, 1, C, 1, ...), from the bytes of n times gamma, beta, mean, variance."""
+    data = np.frombuffer(b"".join(raws), dtype.newbyteorder("<")).astype(np.float64)
+    gamma, beta, mean, var = data.reshape(len(raws) // 4, 4, -1).swapaxes(0, 1)
+    scale, shift = _numbers(gamma, beta, mean, var, epsilon)
+    shape = (len(scale), 1, -1, *(1,) * (rank - 2))
+    return scale.reshape(shape), shift.reshape(shape)
+
+
+def _rank(op: Op, view: View) -> int:
+    return max(view.rank(op.inputs[0]), 2)
+
+
+def _epsilon(op: Op) -> float:
+    return float(op.attrs.get("epsilon", 1e-5))
+
+
+def _numbers(
+    gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, var: np.ndarray, epsilon: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(scale, shift) of Algorithm 2, line 11."""
+    with np.errstate(all="ignore"):
+        scale = gamma / np.sqrt(var + epsilon)
+        return scale, beta - scale * mean
 
 
 def _arithmetic(op: Op, view: View) -> tuple[int, Map] | None:

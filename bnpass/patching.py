@@ -7,7 +7,6 @@ some places: memory stays near the largest tensor that changes, whatever the mod
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -89,7 +88,7 @@ class PatchedData:
         places = external.places(model, folder)
         self.files: dict[Path, Path] = {}
         for source in dict.fromkeys(place.path for place in places):
-            token = secrets.token_hex(8)
+            token = os.urandom(8).hex()
             self.files[source] = output.with_name(f"{output.name}.{token}.data")
         self._kept = False
 

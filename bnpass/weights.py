@@ -6,15 +6,18 @@ results once, to the type of each weight.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from bnpass.affine import Map
 from bnpass.edits import Rewrite
-from bnpass.graph import Op
+from bnpass.graph import Op, stacked
 from bnpass.rules.base import View
 from bnpass.rules.contraction import aligned, contraction
+
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 
 
 @dataclass
@@ -82,48 +85,74 @@ def _vector(m: Map | None, axis: int, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _conv(rewrite: Rewrite, view: View) -> NewWeights:
-    """W (out, in/group, ...), transposed (in, out/group, ...); one group behind another."""
     if rewrite.before is None and rewrite.after is None:
         return NewWeights()
-    op = rewrite.op
-    weight = _must(op, 1, view)
-    group = int(op.attrs.get("group", 1))
-    kernel = weight.reshape(group, weight.shape[0] // group, weight.shape[1], -1)
-    outer, inner = (2, 1) if op.kind == "ConvTranspose" else (1, 2)
+    new = {index: arrays[0] for index, arrays in new_kernels([rewrite], view).items()}
+    if not rewrite.op.input(2) and not np.any(new[2]):
+        del new[2]
+    return NewWeights(constants=new)
+
+
+def kernel_form(rewrite: Rewrite, view: View) -> Hashable | None:
+    """Equal for convolutions that :func:`new_kernels` takes together; None: take it by itself."""
+    op, after = rewrite.op, rewrite.after
+    if op.kind not in CONVOLUTIONS or rewrite.before or rewrite.constants or after is None:
+        return None
+    weight, bias = (view.constant(op.input(i)) for i in (1, 2))
+    if weight is None or bias is None:
+        return None
+    arrays = (weight.shape, weight.dtype, bias.shape, bias.dtype)
+    return (op.kind, op.attrs.get("group", 1), *arrays, after.has_scale, after.shape)
+
+
+def new_kernels(rewrites: Sequence[Rewrite], view: View) -> dict[int, np.ndarray]:
+    """New constants, (n, *shape) by input index, of n convolutions of one form.
+
+    W (out, in/group, ...), transposed (in, out/group, ...); one group behind another.
+    """
+    op = rewrites[0].op
+    befores, afters = [r.before for r in rewrites], [r.after for r in rewrites]
+    weight, group = _stack(rewrites, 1, view), int(op.attrs.get("group", 1))
+    n, rows, columns = weight.shape[:3]
+    kernel = weight.reshape(n, group, rows // group, columns, -1)
+    outer, inner = (3, 2) if op.kind == "ConvTranspose" else (2, 3)
     shift: np.ndarray | float = 0.0
-    if rewrite.before is not None:
-        scale, t = _per_group(rewrite.before, kernel.shape, inner)
-        if rewrite.before.has_shift:
-            shift = (kernel * t).sum((inner, 3)).reshape(-1)
+    if befores[0] is not None:
+        size = group * kernel.shape[inner]
+        scale, t = (a.reshape(_spread(kernel.shape, inner)) for a in _vectors(befores, size))
+        if any(m is not None and m.has_shift for m in befores):
+            shift = (kernel * t).sum((inner, 4)).reshape(n, -1)
         kernel *= scale
-    old = _load(op, 2, view)
-    bias = shift if old is None else old + shift
-    if rewrite.after is not None:
-        s_out, t_out = _vector(rewrite.after, 1, group * kernel.shape[outer])
+    bias = shift + _stack(rewrites, 2, view) if op.input(2) else shift
+    if afters[0] is not None:
+        s_out, t_out = _vectors(afters, group * kernel.shape[outer])
         kernel *= s_out.reshape(_spread(kernel.shape, outer))
         bias = s_out * bias + t_out
-    new = NewWeights(constants={1: weight})
-    if old is not None or np.any(bias):
-        new.constants[2] = np.asarray(bias)
-    if not _scales(rewrite.before) and not _scales(rewrite.after):
-        del new.constants[1]
+    new = {1: weight, 2: np.broadcast_to(bias, (n, group * kernel.shape[outer]))}
+    if not _scales(befores[0]) and not _scales(afters[0]):
+        del new[1]
     return new
+
+
+def _stack(rewrites: Sequence[Rewrite], index: int, view: View) -> np.ndarray:
+    """A constant of every operator, (n, *shape): a copy, it may be changed."""
+    found = [view.constant(r.op.input(index)) for r in rewrites]
+    return stacked([constant for constant in found if constant is not None])
+
+
+def _vectors(maps: Sequence[Map | None], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(scale, shift), both (n, size), of maps that vary along the channels alone."""
+    pairs = [_vector(m, 1, size) for m in maps]
+    return np.stack([scale for scale, _ in pairs]), np.stack([shift for _, shift in pairs])
 
 
 def _scales(m: Map | None) -> bool:
     return m is not None and m.has_scale
 
 
-def _per_group(m: Map, shape: tuple[int, ...], axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """(scale, shift) along one axis of a kernel of shape (group, rows, columns, window)."""
-    full = _spread(shape, axis)
-    scale, shift = _vector(m, 1, shape[0] * shape[axis])
-    return scale.reshape(full), shift.reshape(full)
-
-
 def _spread(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    """Shape of channels that stand along the group axis and one other axis of a kernel."""
-    return (shape[0], *(n if i == axis else 1 for i, n in enumerate(shape[1:], 1)))
+    """Shape of channels along the group axis and one other of kernels (n, group, ..., window)."""
+    return (*shape[:2], *(n if i == axis else 1 for i, n in enumerate(shape[2:], 2)))
 
 
 # --- Gemm, MatMul, Einsum

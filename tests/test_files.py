@@ -13,7 +13,7 @@ import pytest
 
 from bnpass import files
 from bnpass.errors import InputError, OutputError
-from bnpass.files import atomic_write, check_output, load_model, replacing, save_model
+from bnpass.files import atomic_write, check_output, load_model, replacing, save_model, saving
 
 
 def small_model(value: float = 1.0, size: int = 600) -> onnx.ModelProto:
@@ -366,7 +366,7 @@ def test_a_failed_model_leaves_no_data_file(
 
     out = save_model(small_model(1.0), tmp_path / "out.onnx", external=True)
     before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr(files, "_serialize", fail)
+    monkeypatch.setattr(saving, "_serialize", fail)
     with pytest.raises(OutputError, match="provoked"):
         save_model(small_model(2.0), out, external=True, force=True)
     assert sorted(tmp_path.iterdir()) == before
@@ -376,7 +376,7 @@ def test_a_failed_model_leaves_no_data_file(
 def test_too_large_for_one_file_becomes_external_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "PROTOBUF_LIMIT", 2000 + files._MARGIN)
+    monkeypatch.setattr(saving, "PROTOBUF_LIMIT", 2000 + saving._MARGIN)
     out = save_model(small_model(), tmp_path / "out.onnx")
     assert len(files.data_files(out)) == 1
     monkeypatch.undo()

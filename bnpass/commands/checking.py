@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from bnpass.errors import MissingDependencyError
 from bnpass.report.ui import Ui
 
 if TYPE_CHECKING:
+    from bnpass.runtime.inputs import Feeds
     from bnpass.runtime.tolerance import Tolerance
     from bnpass.runtime.verify import VerifyReport
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 def check(
     before: Any, after: Any, ui: Ui, *, changed: Collection[str] = (),
     provider: str = "cpu", seed: int = 0, rule: Tolerance | None = None,
+    prepare: Callable[[Feeds], Feeds] | None = None,
 ) -> VerifyReport:
     """Compare a rewritten model with the original; what it cost is printed.
 
@@ -27,6 +29,7 @@ def check(
         provider: on which the rewritten model runs.
         seed: of the random inputs.
         rule: the tolerance, instead of the one of the models' coarsest type.
+        prepare: brings random inputs into the range that the models are meant for.
 
     Raises:
         VerificationError: they differ.
@@ -36,7 +39,8 @@ def check(
 
     try:
         report = verify(before, after, changed=changed, provider=provider, seed=seed,
-                        rtol=rule.rtol if rule else None, atol=rule.atol if rule else None)
+                        rtol=rule.rtol if rule else None, atol=rule.atol if rule else None,
+                        prepare=prepare)
     except MissingDependencyError as error:
         raise MissingDependencyError(
             f"cannot verify before writing: {error.message}", f"{error.hint} (or pass --no-verify)"

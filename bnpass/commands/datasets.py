@@ -18,15 +18,16 @@ def add_data_options(parser: argparse.ArgumentParser, *, required: bool = True) 
     )
     group.add_argument("--layout", choices=("auto", "nhwc", "nchw"), default="auto",
                        help="how images are stored (default: by their shape)")
-    group.add_argument("--scale", type=options.positive, metavar="S",
+    group.add_argument("--scale", type=options.ratio, metavar="S",
                        help="factor for every element (default 1/255 for bytes, else 1)")
-    group.add_argument("--mean", type=_numbers, metavar="M[,M..]",
+    group.add_argument("--mean", type=numbers, metavar="M[,M..]",
                        help="subtracted after scaling, one number or one a channel")
     group.add_argument("--std", type=options.positive_list, metavar="S[,S..]",
                        help="divisor after that")
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them: ``0.485,0.456,0.406``."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:

@@ -2,16 +2,17 @@
 
 Each goes backward, or else forward, or is split between both, where that is exact. The result is
 compared with the original before it is written. --explain lists every fold, and the reason of
-everything that stays.
+everything that stays. With --scale, --mean and --std the normalisation of the input is folded, too.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnpass.commands import narrowing, options
+from bnpass.commands import narrowing, normalising, options
 from bnpass.commands.checking import check
 from bnpass.errors import UsageError
 from bnpass.files import check_output
@@ -22,7 +23,8 @@ from bnpass.report.ui import Ui
 if TYPE_CHECKING:
     import onnx
 
-    from bnpass.passes.fold import FoldPlan
+    from bnpass.commands.normalising import Normalised
+    from bnpass.frontends.onnx.folding import Folded, FoldOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sidecar", metavar="FILE",
                        help="also write what bnpass unfold needs to undo the fold exactly")
     narrowing.add_arguments(group)
+    normalising.add_arguments(parser)
     group.add_argument("--no-verify", action="store_true",
                        help="do not compare with the original before writing")
     options.add_seed(parser)
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
     from bnpass.files import load_model
     from bnpass.frontends.onnx.fold_file import fold_file
-    from bnpass.frontends.onnx.transform import FoldOptions, fold_model
+    from bnpass.frontends.onnx.folding import FoldOptions
 
     path = options.want_output(args, "folded")
     sidecar = _wanted_sidecar(args)
@@ -66,21 +69,26 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     wanted = FoldOptions(tuple(args.only), tuple(args.skip), args.leftover, args.training_mode,
                          args.freeze_inputs, args.max_growth)
 
+    chosen = normalising.normalised(args, ui)
+    prepare = None if chosen is None else chosen.prepare
+
     def prove(before: Any, after: Any, changed: frozenset[str]) -> None:
-        check(before, after, ui, changed=changed, provider=args.provider, seed=args.seed)
+        check(before, after, ui, changed=changed, provider=args.provider, seed=args.seed,
+              prepare=prepare)
 
     if path is None:
-        model = load_model(args.model, data=False)
-        done = fold_model(model, wanted, folder=Path(args.model).parent, plan_only=True)
-        _show(done.plan, args, ui)
+        done = _planned(args, wanted, chosen)
+        _show(done, args, chosen, ui)
         ui.say("nothing written (no -o, or --dry-run)")
     else:
         proof = None if args.no_verify else prove
         if args.to:
-            done = narrowing.fold_to(args, ui, path, wanted, proof)
+            done = narrowing.fold_to(args, ui, path, wanted, proof, chosen)
+        elif chosen is not None:
+            done = _fold_normalised(args, path, wanted, proof, chosen)
         else:
             done = fold_file(Path(args.model), path, wanted, force=args.force, check=proof)
-        _show(done.plan, args, ui)
+        _show(done, args, chosen, ui)
         if sidecar is not None:
             _write_sidecar(args.model, path, sidecar, ui)
         left = _count_left(done.model, ui)
@@ -88,6 +96,32 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         ui.say(f"wrote {path} ({size(path.stat().st_size)}), {left} BatchNorm left | next: bnpass "
                f"bench {args.model} {path}")
     return 1 if args.require_change and not done.plan.folded else 0
+
+
+def _planned(
+    args: argparse.Namespace, wanted: FoldOptions, chosen: Normalised | None
+) -> Folded:
+    from bnpass.files import load_model
+    from bnpass.frontends.onnx.folding import fold_model
+
+    if chosen is not None:
+        return chosen.fold(None, wanted)
+    model = load_model(args.model, data=False)
+    return fold_model(model, wanted, folder=Path(args.model).parent, plan_only=True)
+
+
+def _fold_normalised(
+    args: argparse.Namespace, path: Path, wanted: FoldOptions,
+    proof: Callable[[Any, Any, frozenset[str]], None] | None, chosen: Normalised,
+) -> Folded:
+    from bnpass.files import data_files, save_model
+
+    done = chosen.fold(None, wanted)
+    if proof is not None:
+        proof(chosen.front.model, done.model, done.changed)
+    external = True if data_files(args.model) else None
+    save_model(done.model, path, force=args.force, source=args.model, external=external)
+    return done
 
 
 def _wanted_sidecar(args: argparse.Namespace) -> Path | None:
@@ -119,7 +153,8 @@ def _count_left(model: onnx.ModelProto, ui: Ui) -> int:
     return left
 
 
-def _show(plan: FoldPlan, args: argparse.Namespace, ui: Ui) -> None:
+def _show(done: Folded, args: argparse.Namespace, chosen: Normalised | None, ui: Ui) -> None:
+    plan = done.plan
     ui.document.update(ok=True, folded=len(plan.folded), refused=len(plan.refused))
     if ui.json:
         ui.document["plan"] = plan.to_dict()
@@ -134,5 +169,7 @@ def _show(plan: FoldPlan, args: argparse.Namespace, ui: Ui) -> None:
     ways = [entry.how for entry in plan.folded]
     detail = ", ".join(f"{ways.count(way)} {way}" for way in dict.fromkeys(ways))
     ui.say(f"{len(ways)} of {len(plan.entries)} maps folded" + (f" ({detail})" if detail else ""))
+    if chosen is not None:
+        normalising.show(done, chosen, ui)
     if plan.refused and not args.explain:
         ui.say(f"{len(plan.refused)} stay: --explain gives the reasons")

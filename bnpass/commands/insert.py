@@ -20,7 +20,7 @@ from bnpass.report.ui import Ui
 if TYPE_CHECKING:
     import onnx
 
-    from bnpass.frontends.onnx.transform import Measure
+    from bnpass.frontends.onnx.inserting import Measure
     from bnpass.passes.sites import InsertPlan, Policy
 
 
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
     from bnpass.files import save_model
-    from bnpass.frontends.onnx.transform import InsertOptions, insert_model
+    from bnpass.frontends.onnx.inserting import InsertOptions, insert_model
 
     path = options.want_output(args, "bn")
     if args.init == "calibrated" and not args.data and path is not None:
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
 def _stripped(model: onnx.ModelProto, args: argparse.Namespace, ui: Ui) -> onnx.ModelProto:
     if not args.strip and args.dropout is None:
         return model
-    from bnpass.frontends.onnx.transform import strip_model
+    from bnpass.frontends.onnx.inserting import strip_model
 
     done = strip_model(model, args.strip or ("dropout",), dropout=args.dropout)
     ui.document["strip"] = done.plan.to_dict()

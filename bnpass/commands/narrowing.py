@@ -13,8 +13,9 @@ from bnpass.report.tables import Table
 from bnpass.report.ui import Ui
 
 if TYPE_CHECKING:
+    from bnpass.commands.normalising import Normalised
+    from bnpass.frontends.onnx.folding import Folded, FoldOptions
     from bnpass.frontends.onnx.narrow import Narrowed
-    from bnpass.frontends.onnx.transform import Folded, FoldOptions
     from bnpass.runtime.referee import Conditioning
 
 
@@ -42,6 +43,7 @@ def fold_to(
     path: Path,
     wanted: FoldOptions,
     prove: Callable[[Any, Any, frozenset[str]], object] | None,
+    chosen: Normalised | None = None,
 ) -> Folded:
     """Fold, narrow, verify both, and write.
 
@@ -51,23 +53,27 @@ def fold_to(
         path: the output.
         wanted: options of the fold.
         prove: verifies the fold; None verifies nothing.
+        chosen: the model with a normalisation in front that is folded, too.
     """
     from bnpass.files import data_files, save_model
     from bnpass.frontends.onnx.narrow.fold import fold_narrow
 
     source = Path(args.model)
     external = True if data_files(source) else None
-    check_narrow = None if prove is None else _narrow_check(args, ui)
-    done, narrowed = fold_narrow(
-        source, wanted, args.to, io=args.to_io, check=prove, check_narrow=check_narrow
-    )
+    check_narrow = None if prove is None else _narrow_check(args, ui, chosen)
+    given: dict[str, Any] = {"io": args.to_io, "check": prove, "check_narrow": check_narrow}
+    if chosen is None:
+        done, narrowed = fold_narrow(source, wanted, args.to, **given)
+    else:
+        model = chosen.front.model
+        done, narrowed = fold_narrow(model, wanted, args.to, fold=chosen.fold, **given)
     save_model(done.model, path, force=args.force, source=source, external=external)
     _show(narrowed, ui)
     return done
 
 
 def _narrow_check(
-    args: argparse.Namespace, ui: Ui
+    args: argparse.Namespace, ui: Ui, chosen: Normalised | None
 ) -> Callable[[Any, Narrowed, frozenset[str]], object]:
     def prove(before: Any, narrowed: Narrowed, changed: frozenset[str]) -> None:
         from bnpass.runtime.precision import precision
@@ -83,7 +89,7 @@ def _narrow_check(
         ui.say(f"tolerance in {narrowed.dtype}: {found.rule.rtol:.2g} relative, from the type and "
                f"the |mean| / sigma of {len(found.conditioning)} layers")
         check(before, narrowed.model, ui, changed=changed, provider=args.provider, seed=args.seed,
-              rule=found.rule)
+              rule=found.rule, prepare=None if chosen is None else chosen.prepare)
 
     return prove
 

@@ -101,6 +101,12 @@ non_negative = _number(float, lambda v: 0 <= v < float("inf"), "a number of 0 or
 fraction = _number(float, lambda v: 0 < v < 1, "a number between 0 and 1")
 
 
+def ratio(text: str) -> float:
+    """A positive number or a quotient of two: ``1/255``."""
+    over, slash, under = text.partition("/")
+    return positive(over) / positive(under) if slash else positive(text)
+
+
 def device(text: str) -> str:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     head, _, number = text.partition(":")

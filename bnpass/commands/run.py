@@ -1,9 +1,9 @@
 """The whole job on one file: insert, train, calibrate, fold, verify.
 
 Writes inserted.onnx, trained.onnx (with population statistics), deploy.onnx, report.json,
-curves.png and metrics.csv into the output folder. With --compare-plain the same file is also
-trained without BN for as many steps, each arm at its own best learning rate of the grid, which is
-chosen on held-out data with short runs.
+curves.png, metrics.csv and checkpoints into the output folder. With --compare-plain the same file
+is also trained without BN for as many steps, each arm at its own best learning rate of the grid,
+which is chosen on held-out data with short runs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     parser.add_argument("-o", "--output", metavar="DIR", help="folder to write")
     parser.add_argument("--force", action="store_true", help="replace files of an earlier run")
+    parser.add_argument("--resume", action="store_true",
+                        help="go on with a run of the same settings that was interrupted")
     add_data_options(parser)
     parser.add_argument("--test-data", metavar="DATA", help="test samples (default: the test split "
                         "of the data, or a held-out part)")
@@ -39,11 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--last", action="store_true", help="also in front of the last nonlinearity")
     group.add_argument("--clone", action="store_true",
                        help="duplicate a layer whose output is also read elsewhere")
-    group.add_argument("--strip", type=options.names, default=(), metavar="lrn,dropout",
-                       help="take these layers out of the network with BN first")
+    group.add_argument("--strip", type=options.names, metavar="lrn,dropout",
+                       help="take these layers out of the network with BN first (default nothing; "
+                       "lrn with --recipe paper)")
     for name, what in (("--only", "only in front of"), ("--skip", "not in front of")):
         group.add_argument(name, action="append", default=[], metavar="GLOB",
                            help=f"BN {what} nodes whose name matches")
+    group.add_argument("--fold-normalisation", action="store_true",
+                       help="deploy.onnx takes samples as they are stored: scale, mean and std of "
+                       "the data go into its weights, too")
     group.add_argument("--no-verify", action="store_true",
                        help="write deploy.onnx even if it differs from trained.onnx")
     options.add_provider(parser)
@@ -68,9 +74,11 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         grid_steps=args.grid_steps,
         compare_plain=args.compare_plain, validation=args.validation, test_data=args.test_data,
         data=data_options(args), insert=_insert_options(args), provider=args.provider,
-        verify=not args.no_verify,
+        verify=not args.no_verify, tensorboard=args.tensorboard,
+        fold_normalisation=args.fold_normalisation,
     )
-    report = run_pipeline(args.model, args.data, args.output, config, force=args.force, listener=ui)
+    report = run_pipeline(args.model, args.data, args.output, config, force=args.force,
+                          resume=args.resume, listener=ui)
     ui.document.update(ok=report["verify"]["passed"], output=args.output, **report)
     search = search_table(report)
     if search is not None:
@@ -83,6 +91,9 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
 
 
 def _insert_options(args: argparse.Namespace) -> dict[str, object]:
-    given = {"gates": args.gates, "last": args.last, "clone": args.clone, "strip": args.strip,
+    strip = args.strip
+    if strip is None:
+        strip = ("lrn",) if args.recipe == "paper" else ()
+    given = {"gates": args.gates, "last": args.last, "clone": args.clone, "strip": strip,
              "only": tuple(args.only), "skip": tuple(args.skip)}
     return {name: value for name, value in given.items() if value}

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
     from bnpass.files import save_model
-    from bnpass.frontends.onnx.transform import strip_model
+    from bnpass.frontends.onnx.inserting import strip_model
 
     path = options.want_output(args, "stripped")
     model, external = options.read_model(args.model)

@@ -16,7 +16,7 @@ from bnpass.commands import options
 from bnpass.commands.datasets import add_data_options, data_options
 from bnpass.commands.training import add_training_options, train_config
 from bnpass.errors import MissingDependencyError, OutputError, RefusedError, UsageError
-from bnpass.pipeline.outputs import make_folder
+from bnpass.files import make_folder
 from bnpass.report.tables import percent, size
 from bnpass.report.ui import Ui, is_first_process
 
@@ -48,7 +48,9 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     from bnpass.pipeline.datasets import open_for, record_recipe
     from bnpass.pipeline.summary import count_norms, curve_of
     from bnpass.report.curves import draw_curves
+    from bnpass.report.percentiles import draw_percentiles
     from bnpass.training import train
+    from bnpass.training.tensorboard import also_to_tensorboard
 
     if not args.output:
         raise UsageError("no output given", "add -o FILE.onnx")
@@ -61,9 +63,11 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     part, held_out = data.split(args.validation, args.seed)
     if args.lr == "auto":
         config = _chosen_rate(gm, part, config, folder, ui)
-    with ui.progress("train", config.total_steps(len(part))) as bar:
+    board = folder / "tensorboard" if args.tensorboard and is_first_process() else None
+    with (ui.progress("train", config.total_steps(len(part))) as bar,
+          also_to_tensorboard(lambda p: bar.update(p.step, note(p)), board) as shown):
         history = train(gm, part, held_out, config, out=folder, resume=args.resume,
-                        progress=lambda p: bar.update(p.step, note(p)))
+                        progress=shown)
     if history.stopped == "diverged":
         raise RefusedError(f"the loss diverged at learning rate {config.lr:g}; nothing was written",
                            "give a smaller --lr")
@@ -72,6 +76,9 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     trained = record_recipe(bnpass.write_back(gm, model), data.recipe)
     save_model(trained, path, force=args.force, source=args.model)
     _drawn(lambda: draw_curves([curve_of("training", history)], folder / "curves.png"), ui)
+    if history.percentiles:
+        _drawn(lambda: draw_percentiles({"training": history.percentiles},
+                                        folder / "percentiles.png"), ui)
     ui.document.update(ok=True, output=path, run_dir=folder, data=data.recipe,
                        history=history.to_dict())
     ui.say(f"{history.steps} steps, validation accuracy {percent(history.accuracy)}")
@@ -95,8 +102,7 @@ def _chosen_rate(
     ui.document["lr_range"] = found.to_dict()
     if is_first_process():
         make_folder(folder)
-        _drawn(lambda: draw_range(found.lrs, found.losses, found.smoothed, found.suggestion,
-                                  folder / "lr_range.png"), ui)
+        _drawn(lambda: draw_range(found, folder / "lr_range.png"), ui)
     return replace(config, lr=found.suggestion)
 
 

@@ -31,6 +31,8 @@ _VALUES: tuple[tuple[str, Any, str], ...] = (
     ("--virtual-batch", options.at_least_one, "samples over which a BN normalises"),
     ("--crop", options.count, "pixels by which images are shifted at random"),
     ("--eval-every", options.at_least_one, "steps between validations (default: ten in the run)"),
+    ("--checkpoint-every", options.at_least_one, "steps between checkpoints (default: as those)"),
+    ("--log-every", options.at_least_one, "steps between rows of metrics.csv (default: 100 rows)"),
     ("--patience", options.at_least_one, "validations without a better one until it stops"),
 )
 _FLAGS = (
@@ -59,6 +61,12 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--recipe", choices=("paper",),
                        help="section 4.2.1 of the paper: 5 times the learning rate, faster decay, "
                        "L2 / 5, no Dropout")
+    group.add_argument("--watch", action="append", default=[], metavar="VALUE[UNIT]",
+                       help="record the 15th, 50th and 85th percentiles of a value, as in the "
+                       "paper's Figure 1: a node or value of the model, 'before:NODE' for what "
+                       "it reads, '[3]' behind it for one unit (again for several)")
+    group.add_argument("--tensorboard", action="store_true",
+                       help="also write the metrics as TensorBoard events")
     group.add_argument("--validation", type=options.fraction, default=0.1, metavar="SHARE",
                        help="share of the training data that is held out (default 0.1)")
     options.add_seed(group)
@@ -77,7 +85,7 @@ def train_config(args: argparse.Namespace, *, epochs: float) -> TrainConfig:
         del given["lr"]
     if "steps" not in given:
         given.setdefault("epochs", epochs)
-    config = TrainConfig(**given, seed=args.seed, device=args.device)
+    config = TrainConfig(**given, seed=args.seed, device=args.device, watch=tuple(args.watch))
     if args.recipe != "paper":
         return config
     paper = paper_recipe(config)

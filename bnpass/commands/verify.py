@@ -9,6 +9,7 @@ deployed model (one model is enough) in different surroundings and compares the 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
@@ -65,10 +66,11 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         check_input(path)
     data = _data(args, ui)
     passed, last = True, "PASSED"
+    pair = _Pair.of(args, ui)
     if args.candidate is not None:
-        passed, last = _compare(args, data, ui)
+        passed, last = _compare(args, pair, data, ui)
     if args.referee:
-        _referee(args, data, ui)
+        _referee(args, pair, data, ui)
     if args.determinism:
         same = _determinism(args, deployed, data, ui)
         last = last if passed and same else f"FAILED{last[6:]}"
@@ -78,12 +80,43 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     return 0 if passed else 1
 
 
-def _compare(args: argparse.Namespace, data: Any, ui: Ui) -> tuple[bool, str]:
+@dataclass(frozen=True)
+class _Pair:
+    """What is compared.
+
+    Attributes:
+        reference: a path; or a model behind the normalisation that the candidate does itself.
+        prepare: then makes of random inputs such as the candidate takes.
+    """
+
+    reference: Any
+    prepare: Any = None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, ui: Ui) -> _Pair:
+        """As the conversions of the data say that are recorded in the two models."""
+        from bnpass.data.normalisation import Normalisation, preparation
+        from bnpass.files import load_model
+        from bnpass.pipeline.datasets import recorded_recipe
+
+        paths = [args.reference, args.candidate or args.reference]
+        one, other = (recorded_recipe(load_model(path, data=False)) for path in paths)
+        if one is None or other is None:
+            return cls(args.reference)
+        apart = Normalisation.between(one, other)
+        if apart.is_identity:
+            return cls(args.reference)
+        ui.log("the candidate normalises its input itself: the reference gets that in front")
+        front = apart.in_front_of(load_model(args.reference))
+        return cls(front.model, preparation(apart, front.port.name))
+
+
+def _compare(args: argparse.Namespace, pair: _Pair, data: Any, ui: Ui) -> tuple[bool, str]:
     """Whether the two models agree, and the last line."""
     from bnpass.runtime.verify import verify
 
     report = verify(
-        args.reference, args.candidate, data=data, provider=args.provider,
+        pair.reference, args.candidate, data=data, provider=args.provider, prepare=pair.prepare,
         seed=args.seed, draws=args.draws, batches=args.batches, rtol=args.rtol, atol=args.atol,
     )
     ui.document.update(report.to_dict())
@@ -95,10 +128,10 @@ def _compare(args: argparse.Namespace, data: Any, ui: Ui) -> tuple[bool, str]:
     return report.passed, verdict(report)
 
 
-def _referee(args: argparse.Namespace, data: Any, ui: Ui) -> None:
+def _referee(args: argparse.Namespace, pair: _Pair, data: Any, ui: Ui) -> None:
     from bnpass.runtime.referee import referee
 
-    report = referee(args.reference, args.candidate, data=data, provider=args.provider,
+    report = referee(pair.reference, args.candidate, data=data, provider=args.provider,
                      seed=args.seed, draws=args.draws)
     ui.document["referee"] = report.to_dict()
     for table in referee_tables(report):
@@ -127,7 +160,7 @@ def _data(args: argparse.Namespace, ui: Ui) -> Any:
         return None
     from bnpass.pipeline.datasets import open_for
 
-    data = open_for(args.reference, args.data, labels=False, split=args.split)
+    data = open_for(args.candidate or args.reference, args.data, labels=False, split=args.split)
     ui.document["data"] = data.recipe
     size = max(args.batches) if not args.determinism else max(64, *args.batches)
     return [x for x, _ in data.batches(size)][: 4 * args.draws]

@@ -1,131 +1,201 @@
-"""Normalisation of the input, (x - mean) / std, written into an ONNX model and folded.
+"""What is done to samples number by number, (scale * x - mean) / std, left to the model.
 
-A deployed model then takes samples as they are stored (scaled at most): nobody can forget the step
-or get it wrong. No torch is imported.
+A deployed model then takes samples as they are stored: nobody can forget the step or get it wrong.
+No torch is imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bnpass.data.dataset import Data
-from bnpass.errors import InputError, UsageError
+from bnpass.data.recipe import Recipe
+from bnpass.errors import UsageError
 
 if TYPE_CHECKING:
     import onnx
 
+    from bnpass.frontends.onnx.normalisation import InFront
+
+Numbers = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """(scale * x - mean) / std.
+
+    Attributes:
+        scale: one number for all.
+        mean: one number, or one for each channel.
+        std: the same.
+        axis: the channels' axis of a batch; None finds it by its size.
+
+    Raises:
+        UsageError: numbers that are not finite, a scale or std of 0, or lists of unequal lengths.
+    """
+
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        scale, mean, std = self._numbers
+        if not all(np.isfinite(v).all() for v in (scale, mean, std)) or 0 in (*scale, *std):
+            raise UsageError(f"scale {self.scale:g}, mean {list(self.mean)}, std {list(self.std)}",
+                             "give finite numbers, and neither a scale nor a std of 0")
+        if len({len(mean), len(std)} - {1}) > 1 or not len(mean) or not len(std):
+            raise UsageError(f"{len(mean)} means and {len(std)} deviations",
+                             "give one number, or one for each channel")
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Normalisation:
+        """What a recorded conversion does to each number."""
+        return cls(recipe.scale or 1.0, recipe.mean or (0.0,), recipe.std or (1.0,),
+                   recipe.channel_axis)
+
+    @classmethod
+    def between(cls, one: Recipe, other: Recipe) -> Normalisation:
+        """What becomes of ``other``'s result so that it is ``one``'s."""
+        (s, m, d), (scale, mean, std) = (cls.of(recipe)._numbers for recipe in (one, other))
+        ratio = scale / s
+        return cls(1.0, tuple((m * ratio - mean) / std), tuple(d * ratio / std), one.channel_axis)
+
+    @property
+    def _numbers(self) -> tuple[Numbers, Numbers, Numbers]:
+        scale, mean, std = (np.atleast_1d(np.asarray(v, np.float64))
+                            for v in (self.scale, self.mean, self.std))
+        return scale, mean, std
+
+    @property
+    def offset(self) -> Numbers:
+        """Of the same in the form (x - offset) / divisor."""
+        scale, mean, _ = self._numbers
+        return mean / scale
+
+    @property
+    def divisor(self) -> Numbers:
+        """See :attr:`offset`."""
+        scale, _, std = self._numbers
+        return std / scale
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it leaves every number as it is."""
+        return bool((self.offset == 0).all() and (self.divisor == 1).all())
+
+    def left_of(self, recipe: Recipe) -> Recipe:
+        """The conversion for the model that does this itself: what the samples need before it.
+
+        Nothing, where the recorded conversion normalises in the same way.
+        """
+        scale, mean, std = self._numbers
+        old_scale, old_mean, old_std = Normalisation.of(recipe)._numbers
+        ratio = old_std / std
+        rest, spread = old_mean - mean * ratio, ratio * scale
+        if (spread == spread[0]).all():
+            old_scale, rest, spread = old_scale / spread[0], rest / spread[0], np.ones(1)
+        return replace(
+            recipe,
+            scale=float(old_scale[0]) if old_scale[0] != 1 else None,
+            mean=tuple(rest.tolist()) if rest.any() else None,
+            std=tuple(spread.tolist()) if (spread != 1).any() else None,
+        )
+
+    def in_front_of(self, model: onnx.ModelProto) -> InFront:
+        """The model with this spelt out behind its first input.
+
+        Raises:
+            InputError: the input is no float tensor of known rank, or has no such channels.
+        """
+        from bnpass.frontends.onnx.normalisation import put_in_front
+
+        return put_in_front(model, self.offset, self.divisor, self.axis)
+
+    def raw(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The samples that become ``x``: a batch, of any type; the result has the same."""
+        count = max(len(self.offset), len(self.divisor))
+        axis = 1 if count == 1 else self.axis or (1 if x.shape[1] == count else x.ndim - 1)
+        shape = [1] * x.ndim
+        shape[min(axis, x.ndim - 1)] = -1
+        offset, divisor = self.offset.reshape(shape), self.divisor.reshape(shape)
+        return (x.astype(np.float64) * divisor + offset).astype(x.dtype)
+
 
 def fold_normalisation(
-    model: str | onnx.ModelProto, mean: Sequence[float], std: Sequence[float], *, axis: int = 1,
-    verify: bool = True,
+    model: str | onnx.ModelProto, mean: Sequence[float], std: Sequence[float], *,
+    scale: float = 1.0, axis: int | None = None, verify: bool = True,
 ) -> onnx.ModelProto:
-    """The model that takes x where the given one takes (x - mean) / std.
+    """The model that takes x where the given one takes (scale * x - mean) / std, folded.
 
-    Case 1: every layer that reads the input takes in scale and shift (no padding): no node is
-    added. Case 2: the layers take in the scale alone (padding fills in zeros behind the shift): one
-    Sub is added. Case 3: they take in nothing (something else reads the input): Sub and Div.
+    No node is added where every layer that reads the input takes in scale and shift (no padding),
+    one Sub where they take in the scale alone, Sub and Div where they take in nothing; see
+    :func:`bnpass.frontends.onnx.normalisation.fold_in_front`.
 
     Args:
         model: a path or a ModelProto, which is left as it is.
         mean: one number, or one for each channel of the first input.
         std: the same, not 0.
-        axis: the channels' axis of that input, batch included.
-        verify: compare each fold with what it came from on onnxruntime.
+        scale: one number for all, not 0.
+        axis: the channels' axis of that input, batch included; None finds it by its size.
+        verify: compare with the given model behind the normalisation on onnxruntime.
 
     Returns:
         The new model.
 
     Raises:
         InputError: the input is not floating point, or has no such channels.
-        UsageError: a std of 0, or numbers that are not finite.
-        VerificationError: a fold changed the outputs.
+        UsageError: a scale or std of 0, or numbers that are not finite.
+        VerificationError: the fold changed the outputs.
     """
-    import bnpass
     from bnpass.files import load_model
 
-    numbers = [np.atleast_1d(np.asarray(v, np.float64)) for v in (mean, std)]
-    if not all(np.isfinite(v).all() and v.ndim == 1 for v in numbers) or (numbers[1] == 0).any():
-        raise UsageError(f"mean {mean} and std {std}", "give finite numbers, and no std of 0")
-    spelt, names = _spelt_out(load_model(model), numbers[0], numbers[1], axis)
-    for only in (names, names[1:]):
-        plan = bnpass.fold(spelt, only=only, plan_only=True)
-        if plan.entries and all(entry.how for entry in plan.entries):
-            spelt = bnpass.fold(spelt, only=only, verify=verify)
-            break
-    return spelt
+    wanted = Normalisation(scale, tuple(mean), tuple(std), axis)
+    return _folded(load_model(model), wanted, verify)
 
 
-def take_over(model: str | onnx.ModelProto, data: Data) -> tuple[onnx.ModelProto, Data]:
+def take_over(
+    model: str | onnx.ModelProto, data: Data, *, verify: bool = True
+) -> tuple[onnx.ModelProto, Data]:
     """:func:`fold_normalisation` with what a data set does, and the data set without it.
 
-    Source of mean and std is the data's recorded conversion; without them both come back as given.
+    Source of scale, mean and std is the data's recorded conversion; without them both come back as
+    given.
     """
     from bnpass.files import load_model
 
-    recipe = data.converter
-    if recipe.mean is None and recipe.std is None:
+    wanted = Normalisation.of(data.converter)
+    if wanted.is_identity:
         return load_model(model), data
-    folded = fold_normalisation(model, recipe.mean or (0.0,), recipe.std or (1.0,),
-                                axis=recipe.channel_axis)
-    return folded, replace(data, converter=replace(recipe, mean=None, std=None), _kept=[])
+    return _folded(load_model(model), wanted, verify), as_stored(data)
 
 
-def _spelt_out(
-    model: onnx.ModelProto, mean: np.ndarray[Any, Any], std: np.ndarray[Any, Any], axis: int
-) -> tuple[onnx.ModelProto, tuple[str, str]]:
-    """A copy with Sub and Div behind the first input, and the names of the two nodes."""
-    from onnx import ModelProto, helper, numpy_helper
-
-    from bnpass.runtime.signature import dtype_of, inputs_of
-
-    port = inputs_of(model)[0]
-    dtype = dtype_of(port.kind)
-    if port.shape is None or dtype.kind not in "fV":
-        raise InputError(f"the input {port.name!r} is no float tensor of known shape",
-                         "normalisation goes in front of images and the like")
-    copy = ModelProto.FromString(model.SerializeToString())
-    taken = _names(copy)
-    subtracted, divided, *constants = (
-        _fresh(f"{port.name}_{part}", taken) for part in ("centred", "normalised", "mean", "std")
-    )
-    for node in copy.graph.node:
-        node.input[:] = [divided if name == port.name else name for name in node.input]
-    for name, numbers in zip(constants, (mean, std), strict=True):
-        shaped = numbers.astype(dtype).reshape(_shape(port.shape, len(numbers), axis))
-        copy.graph.initializer.append(numpy_helper.from_array(shaped, name))
-    names = (subtracted, divided)
-    copy.graph.node.insert(0, helper.make_node("Sub", [port.name, constants[0]], [subtracted],
-                                               name=names[0]))
-    copy.graph.node.insert(1, helper.make_node("Div", [subtracted, constants[1]], [divided],
-                                               name=names[1]))
-    return copy, names
+def as_stored(data: Data) -> Data:
+    """The data set for a model that does its normalisation itself."""
+    converter = Normalisation.of(data.converter).left_of(data.converter)
+    return replace(data, converter=converter, _kept=[])
 
 
-def _names(model: onnx.ModelProto) -> set[str]:
-    """Every name that a new value or node must not have."""
-    from bnpass.runtime.signature import all_nodes
+def _folded(model: onnx.ModelProto, wanted: Normalisation, verify: bool) -> onnx.ModelProto:
+    from bnpass.frontends.onnx.normalisation import fold_in_front
 
-    nodes = list(all_nodes(model))
-    ports = (*model.graph.input, *model.graph.initializer)
-    return {p.name for p in ports} | {n.name for n in nodes} | {
-        value for n in nodes for value in (*n.input, *n.output)}
+    front = wanted.in_front_of(model)
+    done = fold_in_front(front)
+    if verify:
+        from bnpass.runtime.verify import verify as compare
 
-
-def _fresh(wanted: str, taken: set[str]) -> str:
-    name = next(n for i in range(len(taken) + 1) if (n := wanted + "_" * i) not in taken)
-    taken.add(name)
-    return name
+        compare(front.model, done.model, changed=done.changed,
+                prepare=preparation(wanted, front.port.name)).raise_if_failed()
+    return done.model
 
 
-def _shape(shape: Sequence[Any], count: int, axis: int) -> list[int]:
-    """Of a constant that broadcasts along the channels of the input."""
-    if count == 1:
-        return [1] * len(shape)
-    if not 0 < axis < len(shape) or shape[axis] not in (count, None):
-        raise InputError(f"{count} numbers to normalise with, but an input of shape {list(shape)}",
-                         "give one number, or one for each channel")
-    return [count if position == axis else 1 for position in range(len(shape))]
+def preparation(
+    wanted: Normalisation, name: str
+) -> Callable[[dict[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]:
+    """What makes of random inputs of a model those that it would get as stored samples."""
+    return lambda feeds: {**feeds, name: wanted.raw(feeds[name])}

@@ -12,12 +12,16 @@ from bnpass.errors import UnsupportedError
 from bnpass.frontends.onnx.batch import BatchPlan
 from bnpass.frontends.onnx.batch.rules import Repeat
 from bnpass.importer import registry
+from bnpass.importer.functions.common import host_tensor
 from bnpass.importer.functions.shape import repeat_like
+from bnpass.importer.gates import Order, gate_orders
+from bnpass.importer.graphs import steering
 from bnpass.importer.naming import identifier
 from bnpass.importer.op import NotExactError, Op
 from bnpass.importer.schema import output_dtypes
+from bnpass.importer.sizes import evaluate, shape_of_result
 from bnpass.importer.store import Store
-from bnpass.importer.values import Const, Traced, Value, dense, torch_dtype, type_name
+from bnpass.importer.values import Const, Sizes, Traced, Value, dense, torch_dtype, type_name
 
 STRUCTURE = frozenset({"Constant", "If"})
 """Operators that the walk itself takes apart: they are not in the table."""
@@ -49,6 +53,7 @@ class Importer:
         self._lost: set[str] = set()
         self._source: onnx.ModelProto | None = None
         self._numeric: set[str] = set()
+        self._gates: Mapping[str, Order] = {}
         self._shapes: Mapping[str, list[int | None]] | None = None
 
     def run(self, model: onnx.ModelProto) -> tuple[list[str], list[str]]:
@@ -61,6 +66,7 @@ class Importer:
         graph = model.graph
         check_ops(graph.node, self._opsets)
         self._numeric = steering(graph)
+        self._gates = gate_orders(graph, self._is_ours)
         inputs = self._add_inputs(graph)
         self.add_constants(graph)
         self.add_nodes(graph.node)
@@ -71,6 +77,7 @@ class Importer:
             )
         results = [self._result(o.name) for o in graph.output]
         self.graph.output(results[0] if len(results) == 1 else tuple(results))
+        discard(self.store.idle)
         return inputs, [o.name for o in graph.output]
 
     # -- values ------------------------------------------------------------------------------------
@@ -101,6 +108,7 @@ class Importer:
 
     def _constant(self, const: Const) -> None:
         const.numeric = const.name in self._numeric
+        const.arrange(self._gates.get(const.name, ()))
         self._values[const.name] = const
 
     def value(self, name: str) -> Value | None:
@@ -124,6 +132,9 @@ class Importer:
     def _result_of(self, value: Value, name: str) -> torch.fx.Node:
         if isinstance(value, Traced):
             return value.node
+        if isinstance(value, Sizes):
+            entries = value.entries[0] if value.scalar else list(value.entries)
+            return self.graph.call_function(host_tensor, (entries, value.dtype))
         return self.store.read(value, name, trainable=value.is_weight)
 
     # -- nodes -------------------------------------------------------------------------------------
@@ -151,7 +162,17 @@ class Importer:
         op = self._op(node)
         handler = registry.find(node.domain, node.op_type, op.opset)
         assert handler is not None, "check_ops has seen every node"
-        self._bind(op, handler(op))
+        made = evaluate(op, self._rank) if registry.is_ours(handler) and not op.fold else None
+        self._bind(op, handler(op) if made is None else made)
+
+    def _rank(self, name: str) -> int | None:
+        assert self._source is not None
+        dims = self.static_shapes(self._source).get(name)
+        return None if dims is None else len(dims)
+
+    def _is_ours(self, node: onnx.NodeProto) -> bool:
+        handler = registry.find(node.domain, node.op_type, self._opsets.get(node.domain, 1))
+        return handler is not None and registry.is_ours(handler)
 
     def _op(self, node: onnx.NodeProto) -> Op:
         opset = self._opsets.get(node.domain, 1)
@@ -187,13 +208,15 @@ class Importer:
         known = [None if v is None else v.dtype for v in op.inputs]
         dtypes = output_dtypes(op.node, op.opset, known)
         for name, made, dtype in zip(op.node.output, results, dtypes, strict=False):
-            if isinstance(made, Const | Traced):
+            if isinstance(made, Const | Traced | Sizes):
                 self._values[name] = made
+                if isinstance(made, Const) and made.name == name:  # a weight of its own
+                    made.arrange(self._gates.get(name, ()))
             elif isinstance(made, torch.Tensor):
                 self._values[name] = Const(tensor=made)
             elif name:
                 host = op.host or op.node.op_type in ("Shape", "Size")
-                self._values[name] = Traced(made, dtype, host)
+                self._values[name] = Traced(made, dtype, host, shape_of_result(op))
 
     def _add_branch(self, node: onnx.NodeProto) -> None:
         from bnpass.importer.branches import condition
@@ -210,6 +233,18 @@ class Importer:
                 self._lost.add(outer)
             else:
                 self._values[outer] = self._values[inner.name]
+
+
+def discard(nodes: Iterable[torch.fx.Node]) -> None:
+    """Remove those calls that nothing reads, and then what only they have read."""
+    open_, gone = list(nodes), set()
+    while open_:
+        node = open_.pop()
+        if node.users or node.op not in ("call_function", "call_method") or node in gone:
+            continue
+        gone.add(node)
+        open_ += node.all_input_nodes
+        node.graph.erase_node(node)
 
 
 def check_ops(nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int]) -> None:
@@ -234,26 +269,6 @@ def check_ops(nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int]) -> Non
             f"operators that cannot be imported: {listed}",
             "register a translation of your own with bnpass.importer.register_op",
         )
-
-
-_STEERED = {"Resize": (1, 2), "Upsample": (1,)}
-
-
-def steering(graph: onnx.GraphProto) -> set[str]:
-    """The values that a Resize gets its scales from: however computed, they are no weights."""
-    makers = {name: node for node in graph.node for name in node.output}
-    open_ = [
-        name for n in graph.node for i in _STEERED.get(n.op_type, ()) for name in n.input[i : i + 1]
-    ]
-    found: set[str] = set()
-    while open_:
-        name = open_.pop()
-        maker = makers.get(name)
-        if name in found or (maker is not None and maker.op_type in ("Shape", "Size")):
-            continue
-        found.add(name)
-        open_.extend(maker.input if maker is not None else ())
-    return found
 
 
 def _title(node: onnx.NodeProto) -> str:

@@ -11,7 +11,7 @@ import torch
 from bnpass.importer.functions.common import host_tensor, to_device
 from bnpass.importer.naming import identifier
 from bnpass.importer.store import Store
-from bnpass.importer.values import Arg, Const, Traced, Value
+from bnpass.importer.values import Arg, Const, Sizes, Traced, Value
 
 
 class NotExactError(Exception):
@@ -45,7 +45,7 @@ class Op:
         self.store = store
         self._graph = graph
         self.attrs = {a.name: a for a in node.attribute}
-        traced = [v.host for v in self.inputs if isinstance(v, Traced)]
+        traced = [v.host for v in self.inputs if isinstance(v, Traced | Sizes)]
         weights = [v for v in self.inputs if isinstance(v, Const) and v.is_weight]
         self.fold = not traced and not weights
         self.host = not weights and bool(traced) and all(traced)
@@ -134,12 +134,18 @@ class Op:
         return self.tensor(index) if trainable else self.buffer(index)
 
     def ints(self, index: int, default: Sequence[int] | None = None) -> Any:
-        """Sizes, axes or indices: a tuple if known, else an fx node; ``default`` if left out."""
+        """Sizes, axes or indices; ``default`` if left out.
+
+        A tuple of ints, some of which may be fx nodes, where the number of them is known; else an
+        fx node that makes a tensor.
+        """
         if not self.has(index):
             return None if default is None else tuple(default)
         value = self.inputs[index]
         if isinstance(value, Const):
             return tuple(int(v) for v in value.tensor.reshape(-1).tolist())
+        if isinstance(value, Sizes):
+            return value.entries
         assert value is not None
         return value.node
 
@@ -152,6 +158,8 @@ class Op:
             if value.numel != 1:
                 self.fail(f"input {index} is no scalar")
             return value.tensor.reshape(()).item()
+        if isinstance(value, Sizes):
+            return value.entries[0]
         assert value is not None
         return value.node
 
@@ -162,10 +170,15 @@ class Op:
             if self.host:
                 return self.call(host_tensor, value.tensor.tolist(), value.dtype)
             return self.store.read(value, self.name, trainable=trainable)
+        node = self._tensor_of(value) if isinstance(value, Sizes) else value.node
         if value.host and not self.host:
             like = self._device_value()
-            return value.node if like is None else self.call(to_device, value.node, like)
-        return value.node
+            return node if like is None else self.call(to_device, node, like)
+        return node
+
+    def _tensor_of(self, sizes: Sizes) -> Arg:
+        entries = sizes.entries[0] if sizes.scalar else list(sizes.entries)
+        return self.call(host_tensor, entries, sizes.dtype)
 
     def _device_value(self) -> torch.fx.Node | None:
         """An input that lives on the module's device, to bring the others there."""

@@ -64,6 +64,11 @@ def find(domain: str, op_type: str, opset: int) -> Handler | None:
     return None
 
 
+def is_ours(handler: Handler) -> bool:
+    """Whether a handler is of the table itself and not a user's."""
+    return handler.__module__.startswith("bnpass.importer.ops.")
+
+
 def known_ops(domain: str = "") -> tuple[str, ...]:
     """The operator types of a domain that can be imported, sorted."""
     return tuple(sorted(op for where, op in _TABLE if where == _plain(domain)))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bnpass.importer.gates import Order
 from bnpass.importer.naming import Paths, identifier
 from bnpass.importer.values import Const
 
@@ -20,10 +21,12 @@ class Origin:
         name: the initializer, or the output of the Constant or Identity node, that holds it.
         uses: (first output, input index) of the nodes that see its new value, if other readers of
             ``name`` must not (shared BN statistics); else empty, for all readers.
+        gates: the file's blocks along axis 1 in the module's order, where the two differ.
     """
 
     name: str
     uses: tuple[tuple[str, int], ...] = ()
+    gates: Order = ()
 
 
 @dataclass
@@ -39,7 +42,8 @@ class Slot:
 class Store:
     """Collects tensors by ONNX name while the graph is built; :meth:`install` makes attributes.
 
-    ``shared`` is the handlers' own memory of what they have built (layers that are called twice).
+    ``shared`` is the handlers' own memory of what they have built (layers that are called twice);
+    ``idle`` are values that they found another way around: unless others read them, they go.
     """
 
     def __init__(self, graph: torch.fx.Graph) -> None:
@@ -49,6 +53,7 @@ class Store:
         self._nodes: dict[object, torch.fx.Node] = {}
         self._modules: dict[str, nn.Module] = {}
         self.shared: dict[object, Any] = {}
+        self.idle: list[torch.fx.Node] = []
 
     def read(self, const: Const, hint: str, *, trainable: bool) -> torch.fx.Node:
         """A get_attr node for a constant: one tensor and one node an ONNX name."""
@@ -102,7 +107,7 @@ class Store:
         key: object = const.name or id(const)
         slot = self._slots.get(key)
         if slot is None:
-            origin = Origin(const.name) if const.name else None
+            origin = Origin(const.name, gates=const.gates) if const.name else None
             slot = self._slots[key] = Slot(const.tensor, False, origin)
         slot.trainable |= trainable and bool(const.name) and const.dtype.is_floating_point
         return slot

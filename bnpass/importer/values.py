@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from bnpass.errors import UnsupportedError
+from bnpass.importer.gates import Order, arranged, fits
 
 DTYPES: Mapping[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
@@ -105,6 +106,7 @@ class Const:
         shape: its dimensions.
         dtype: its torch element type.
         numeric: a number that steers an operator (scales of a Resize), so never a weight.
+        gates: the order of the blocks of axis 1 in :attr:`tensor`; empty: as in the file.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Const:
         self._tensor = tensor
         self._release = release
         self.numeric = False
+        self.gates: Order = ()
         if tensor is not None:
             self.shape, self.dtype = tuple(tensor.shape), tensor.dtype
         elif proto is not None:
@@ -146,7 +149,21 @@ class Const:
             if self._release:
                 self._proto.ClearField("raw_data")
             self._proto = None
+            if self.gates:
+                self._tensor = arranged(self._tensor, self.gates)
         return self._tensor
+
+    def arrange(self, order: Order) -> None:
+        """Hold the blocks of axis 1 in this order from now on, if there are such."""
+        if not fits(order, self.shape):
+            return
+        self.gates = order
+        if self._tensor is not None:
+            self._tensor = arranged(self._tensor, order)
+
+
+Entry = int | torch.fx.Node
+"""A whole number, or an fx node that makes one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +174,30 @@ class Traced:
         node: the torch.fx node that computes it.
         dtype: its element type where the import knows it.
         host: it holds sizes or indices and stays on the CPU whatever the module's device.
+        sizes: its dimensions, where shape arithmetic has made them.
     """
 
     node: torch.fx.Node
     dtype: torch.dtype | None = None
     host: bool = False
+    sizes: tuple[Entry, ...] | None = None
 
 
-Value = Const | Traced
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """A vector of int64, or a scalar, of which some entries are known only when the module runs.
+
+    Attributes:
+        entries: numbers, and fx nodes that make one Python number each.
+        scalar: rank 0, with one entry.
+    """
+
+    entries: tuple[Entry, ...]
+    scalar: bool
+    dtype: ClassVar[torch.dtype] = torch.int64
+    host: ClassVar[bool] = True
+
+
+Value = Const | Traced | Sizes
 Arg = Any
 """An argument of a call: an fx node (a tensor while constants are folded) or a plain literal."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,8 @@ from onnx import numpy_helper
 
 from bnpass.errors import InputError
 from bnpass.files import load_model
+from bnpass.importer.gates import arranged, inverse
+from bnpass.importer.graphs import graphs
 from bnpass.importer.model import META
 from bnpass.importer.store import Origin
 from bnpass.importer.values import dense, to_array
@@ -43,12 +44,20 @@ def write_back(
     result = onnx.ModelProto()
     result.CopyFrom(load_model(model))
     tensors = dict(gm.named_parameters(remove_duplicate=False)) | dict(gm.named_buffers())
-    values = {origins[path]: to_array(t) for path, t in tensors.items() if path in origins}
+    values = {o: in_file(tensors[path], o) for path, o in origins.items() if path in tensors}
     writer = _Writer(result)
     writer.write_constants({o: v for o, v in values.items() if not o.uses})
     writer.write_statistics({o: v for o, v in values.items() if o.uses})
     writer.drop_replaced()
     return result
+
+
+def in_file(tensor: torch.Tensor, origin: Origin) -> np.ndarray:
+    """A tensor of the module as its file has it."""
+    array = to_array(tensor)
+    if origin.gates:
+        array = arranged(array, inverse(origin.gates))
+    return array
 
 
 @dataclass
@@ -130,7 +139,7 @@ class _Writer:
         self._readers: dict[str, int] = {}
         self._names = {i.name for i in model.graph.input}
         self._replaced: set[str] = set()
-        for graph in _graphs(model.graph):
+        for graph in graphs(model.graph):
             self._index(graph)
 
     def _index(self, graph: onnx.GraphProto) -> None:
@@ -214,16 +223,8 @@ class _Writer:
 
     def drop_replaced(self) -> None:
         """Remove the Identity nodes whose output is an initializer now."""
-        for graph in _graphs(self._model.graph):
+        for graph in graphs(self._model.graph):
             for position in reversed(range(len(graph.node))):
                 node = graph.node[position]
                 if node.op_type == "Identity" and node.output[0] in self._replaced:
                     del graph.node[position]
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _graphs(attribute.g)

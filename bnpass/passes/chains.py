@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bnpass.affine import Map
 from bnpass.caching import cached_property
 from bnpass.edits import Rewrite
 from bnpass.graph import Op
-from bnpass.maps import AFFINE, map_of
+from bnpass.maps import AFFINE, map_of, norm_maps
 from bnpass.passes.planner import Planner
 from bnpass.rules import MapRefusedError
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """One operator of a chain: its data input, what it computes, what it had taken in by then."""
 
     op: Op
@@ -24,11 +24,25 @@ class Link:
     rewrite: Rewrite | None = None
 
 
-@dataclass(frozen=True)
 class Chain:
-    """Affine operators, each the only reader of the one before it."""
+    """Affine operators, each the only reader of the one before it.
 
-    links: tuple[Link, ...]
+    Attributes:
+        links: the operators, in order.
+        names: their names.
+        norms: the BatchNormalizations among them.
+        head: the operator that names the chain: its first BatchNorm, or its first operator.
+        source: the value that the chain reads.
+        result: the value that the chain makes.
+    """
+
+    def __init__(self, links: Sequence[Link]) -> None:
+        self.links = tuple(links)
+        self.names = tuple([link.op.name for link in links])
+        self.norms = [link for link in links if link.op.kind == "BatchNormalization"]
+        self.head = (self.norms or links)[0].op
+        self.source = links[0].op.inputs[links[0].data]
+        self.result = links[-1].op.outputs[0]
 
     @cached_property
     def map(self) -> Map:
@@ -37,31 +51,6 @@ class Chain:
         for link in self.links[1:]:
             total = link.map.after(total)
         return total
-
-    @property
-    def source(self) -> str:
-        """The value that the chain reads."""
-        return self.links[0].op.inputs[self.links[0].data]
-
-    @property
-    def result(self) -> str:
-        """The value that the chain makes."""
-        return self.links[-1].op.outputs[0]
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The operators' names, in order."""
-        return tuple([link.op.name for link in self.links])
-
-    @cached_property
-    def norms(self) -> list[Link]:
-        """The BatchNormalizations among them."""
-        return [link for link in self.links if link.op.kind == "BatchNormalization"]
-
-    @cached_property
-    def head(self) -> Op:
-        """The operator that names the chain: its first BatchNorm, or its first operator."""
-        return (self.norms or list(self.links))[0].op
 
 
 @dataclass(frozen=True)
@@ -80,12 +69,16 @@ def find_chains(planner: Planner, selected: Callable[[Op], bool]) -> Found:
     """
     found = Found([], [])
     taken: set[str] = set()
-    for op in planner.graph.ops_in_order:
-        if op.kind not in AFFINE or op.name in taken:
+    candidates = [
+        op
+        for op in planner.graph.ops_in_order
+        if op.kind in AFFINE and op.name not in planner.removed and selected(op)
+    ]
+    links_of = _untouched_norms(candidates, planner)
+    for op in candidates:
+        if op.name in taken:
             continue
-        if op.name in planner.removed or not selected(op):
-            continue
-        link = _link(op, planner, found)
+        link = links_of.get(op.name) or _link(op, planner, found)
         if link is None:
             continue
         links = [link]
@@ -96,20 +89,32 @@ def find_chains(planner: Planner, selected: Callable[[Op], bool]) -> Found:
                 break
             total = after
             links.append(follower)
-        chain = Chain(tuple(links))
+        chain = Chain(links)
         taken.update(chain.names)
         found.chains.append(chain)
     return found
 
 
+def _untouched_norms(ops: Iterable[Op], planner: Planner) -> dict[str, Link]:
+    """The BatchNorms that have taken nothing in yet, their numbers made all at once."""
+    norms = [
+        op
+        for op in ops
+        if op.kind == "BatchNormalization" and op.name not in planner.rewrites
+    ]
+    maps = norm_maps(norms, planner)
+    return {op.name: Link(op, 0, maps[op.name]) for op in norms if op.name in maps}
+
+
 def refreshed(chain: Chain, planner: Planner) -> Chain:
     """The chain with what its operators have taken in since it was found."""
-    if all(planner.rewrites.get(link.op.name) is link.rewrite for link in chain.links):
+    taken_in = [planner.rewrites.get(name) for name in chain.names]
+    if all(now is link.rewrite for now, link in zip(taken_in, chain.links, strict=True)):
         return chain
     links = [_link(link.op, planner) for link in chain.links]
     if any(link is None for link in links):
         raise MapRefusedError("what it took in makes it no map", chain.head)
-    return Chain(tuple(link for link in links if link is not None))
+    return Chain([link for link in links if link is not None])
 
 
 def _link(op: Op, planner: Planner, found: Found | None = None) -> Link | None:

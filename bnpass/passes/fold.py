@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -54,10 +54,17 @@ class FoldEntry:
 
 @dataclass(frozen=True)
 class FoldPlan:
-    """What a fold will do to one graph, and why not more."""
+    """What a fold will do to one graph, and why not more.
+
+    Attributes:
+        entries: what leaves, and what stays of what people expect to leave.
+        edits: what is to be done.
+        arithmetic: single Adds, Muls and the like that stay, as they do in most networks.
+    """
 
     entries: list[FoldEntry] = field(default_factory=list)
     edits: FoldEdits = field(default_factory=FoldEdits)
+    arithmetic: list[FoldEntry] = field(default_factory=list)
 
     @property
     def folded(self) -> list[FoldEntry]:
@@ -100,7 +107,7 @@ def plan_fold(
         chains, reasons = [], {op.name: reason for op, reason in found.refused}
         refused = found.refused
         planner.joinable = {
-            c.result: (frozenset(c.names), partial(_current, c, planner)) for c in found.chains
+            c.result: (c.names, partial(_current, c, planner)) for c in found.chains
         }
         by_result = {c.result: c for c in found.chains}
         whole = True
@@ -124,6 +131,11 @@ def plan_fold(
     entries += [FoldEntry(op.name, op.kind, (op.name,), "", (), r) for op, r in refused]
     leftovers = [_leave(c, reasons[c.head.name], planner, leftover) for c in chains]
     entries += [entry for entry, _ in leftovers if entry is not None]
+    arithmetic = [
+        FoldEntry(c.head.name, c.head.kind, c.names, "", (), reasons[c.head.name])
+        for c, (entry, _) in zip(chains, leftovers, strict=True)
+        if entry is None
+    ]
     order = graph.order
     entries.sort(key=lambda e: order[e.node])
     edits = FoldEdits(
@@ -132,7 +144,7 @@ def plan_fold(
         leftovers=tuple(left for _, left in leftovers if left is not None),
         changed=frozenset(planner.changed),
     )
-    return FoldPlan(entries, drop_inverse_pairs(keep_adds(edits, graph), graph))
+    return FoldPlan(entries, drop_inverse_pairs(keep_adds(edits, graph), graph), arithmetic)
 
 
 # --- one chain
@@ -148,17 +160,13 @@ def _along(entry: FoldEntry, chain: Chain, planner: Planner) -> FoldEntry:
     return FoldEntry(chain.head.name, chain.head.kind, chain.names, entry.how, entry.into)
 
 
-@dataclass(frozen=True)
-class _Way:
+class _Way(NamedTuple):
     """One way for a chain to leave, tried and found possible."""
 
     how: str
     trials: list[Trial]
+    into: tuple[str, ...]
     adds: int
-
-    @property
-    def into(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for trial in self.trials for name in trial.into))
 
 
 def _fold(
@@ -180,7 +188,7 @@ def _fold(
     if way is None:
         return FoldEntry(head.name, head.kind, names, "", (), "; ".join(reasons[:2])), frozenset()
     _commit(chain, way.trials, planner)
-    joined = frozenset(name for trial in way.trials for name in trial.joined)
+    joined = frozenset().union(*(trial.joined for trial in way.trials))
     return FoldEntry(head.name, head.kind, names, way.how, way.into), joined
 
 
@@ -205,8 +213,8 @@ def _best_way(
     for how, attempt in _WAYS:
         try:
             trials = attempt(chain, planner)
-            into = tuple(dict.fromkeys(name for t in trials for name in t.into))
-            way = _Way(how, trials, _check_worth(chain, trials, into, planner, avoid))
+            into = _takers(trials)
+            way = _Way(how, trials, into, _check_worth(chain, trials, into, planner, avoid))
         except MapRefusedError as refusal:
             reasons.append(f"{how}: {refusal.reason}")
             continue
@@ -214,6 +222,13 @@ def _best_way(
             return way, reasons
         costly = costly or way
     return costly, reasons
+
+
+def _takers(trials: list[Trial]) -> tuple[str, ...]:
+    """Names of the operators that take something in."""
+    if len(trials) == 1:
+        return trials[0].into
+    return tuple(dict.fromkeys(name for trial in trials for name in trial.into))
 
 
 def _back(chain: Chain, m: Map, planner: Planner) -> Trial:
@@ -255,10 +270,10 @@ def _check_worth(
     avoid: frozenset[str],
 ) -> int:
     """How many new Adds the trials cost."""
-    gone = set(chain.names).union(
-        *(planner.joinable[value][0] for trial in trials for value in trial.joined)
-    )
-    if any(gone & trial.crossed for trial in trials):
+    gone = set(chain.names)
+    for trial in trials:
+        gone.update(*(planner.joinable[value][0] for value in trial.joined))
+    if not all(gone.isdisjoint(trial.crossed) for trial in trials):
         raise MapRefusedError("a map that comes along would go into one that leaves")
     adds = sum(not _adds_already(name, planner) for name in _shifted(trials))
     if not chain.norms and adds >= len(chain.links):

@@ -18,10 +18,9 @@ from dataclasses import replace
 import numpy as np
 
 from bnpass.affine import Map
-from bnpass.graph import Dim, Graph, Op
+from bnpass.graph import RECURRENT, Dim, Graph, Op
 from bnpass.passes.biases import drop_biases
 from bnpass.passes.nonlinear import (
-    RECURRENT,
     Nonlinearity,
     find_nonlinearities,
     is_gate,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bnpass.graph import Graph, Op
+from bnpass.graph import RECURRENT, Graph, Op
 
 SINGLE = frozenset(
     {
@@ -19,9 +19,6 @@ SINGLE = frozenset(
     }
 )  # fmt: skip
 """Operators that are a nonlinearity by themselves. Softmax is none: it makes probabilities."""
-
-RECURRENT = frozenset({"RNN", "LSTM", "GRU"})
-"""Layers with nonlinearities inside; normalised is the input's contribution, once it is split."""
 
 BOUNDED = frozenset({"Sigmoid", "Tanh", "HardSigmoid", "Softsign", "Clip", "Min", "Max"})
 """Nonlinearities whose result is bounded: those that serve as gates."""

@@ -37,7 +37,7 @@ class Planner:
         self._past_constants = False
         self._paths: dict[str, int] = {}
         # chains that wait, by their result: their operators and their map
-        self.joinable: dict[str, tuple[frozenset[str], Callable[[], Map]]] = {}
+        self.joinable: dict[str, tuple[tuple[str, ...], Callable[[], Map]]] = {}
 
     # --- what rules may ask (the View)
 
@@ -96,10 +96,30 @@ class Planner:
         """
         if not m.is_finite:
             raise MapRefusedError("the map is not finite")
+        trial = self._taken_at_once(value, m, reader)
+        if trial is not None:
+            return trial
         pending = Pending()
         self._retries = 0
         self._ask(value, reader, m, pending)
         return self._walk_back(pending, Trial())
+
+    def _taken_at_once(self, value: str, m: Map, reader: Use) -> Trial | None:
+        """The walk of a single step, which most are: the operator in front takes all of it in."""
+        op, uses = self.graph.producer(value), self.graph.uses(value)
+        if op is None or len(op.outputs) != 1 or len(uses) != 1 or uses[0] != reader:
+            return None
+        rule = RULES.get(op.kind)
+        if rule is None or op.name in self.removed or self.graph.is_output(value):
+            return None
+        if m.has_gaps or m.is_identity:
+            return None
+        step, *others = rule.backward(op, (m,), self)
+        if others or step.asks:
+            return None
+        trial = Trial(changed={value})
+        trial.take(op, step)
+        return trial
 
     def place(self, value: str, m: Map, *, past_constants: bool = False) -> Trial:
         """Could a new operator that computes ``m`` behind ``value``, for all its readers, fold?
@@ -303,23 +323,15 @@ class Planner:
     def commit(self, trial: Trial, sources: tuple[str, ...] = ()) -> None:
         """Take a trial's changes over, on behalf of the operators named."""
         for op, m in trial.before:
-            self._update(op, self._rewrite(op).add_before(m), sources)
+            self.rewrites[op.name] = self._rewrite(op).add_before(m, sources)
         for op, m in trial.after:
-            self._update(op, self._rewrite(op).add_after(m), sources)
+            self.rewrites[op.name] = self._rewrite(op).add_after(m, sources)
         for op, index, m in trial.constants:
-            self._update(op, self._rewrite(op).add_constant(index, m), sources)
+            self.rewrites[op.name] = self._rewrite(op).add_constant(index, m, sources)
         self.changed |= trial.changed
 
     def _rewrite(self, op: Op) -> Rewrite:
         return self.rewrites.get(op.name) or Rewrite(op)
-
-    def _update(self, op: Op, rewrite: Rewrite, sources: tuple[str, ...]) -> None:
-        known = rewrite.sources or sources
-        if known is not sources:
-            known = tuple(dict.fromkeys((*known, *sources)))
-        self.rewrites[op.name] = Rewrite(
-            op, rewrite.before, rewrite.after, rewrite.constants, known
-        )
 
 
 def _terms(op: Op) -> list[str]:

@@ -36,8 +36,9 @@ class Trial:
     @property
     def into(self) -> tuple[str, ...]:
         """Names of the operators that take something in."""
-        ops = [*self.before, *self.after, *((op, m) for op, _, m in self.constants)]
-        return tuple(dict.fromkeys(op.name for op, _ in ops))
+        names = [op.name for op, _ in (*self.before, *self.after)]
+        names += [op.name for op, _, _ in self.constants]
+        return tuple(names if len(names) < 2 else dict.fromkeys(names))
 
     def copy(self) -> Trial:
         """An independent copy."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import fx
 
     from bnpass.data import Data
-    from bnpass.training import History, Progress, TrainConfig
+    from bnpass.training import History, LrRange, Progress, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Arm:
         model: the ONNX model that it starts from.
         gm: the network, trained in place by :func:`train_arm`.
         trials: the short runs of the learning-rate search; empty where the rate was given.
+        range: the range test, where that found the rate.
         lr: the rate that it was trained with.
         history: its training.
     """
@@ -56,6 +57,7 @@ class Arm:
     model: onnx.ModelProto
     gm: fx.GraphModule
     trials: list[Trial] = field(default_factory=list)
+    range: LrRange | None = None
     lr: float = 0.0
     history: History | None = None
 
@@ -69,7 +71,7 @@ class Arm:
 
 def train_arm(
     arm: Arm, data: Data, validation: Data, config: RunConfig, listener: Listener,
-    out: Path | None = None,
+    out: Path | None = None, resume: bool = False,
 ) -> History:
     """Choose the arm's learning rate, if there is a grid, and train it.
 
@@ -80,11 +82,13 @@ def train_arm(
         config: of the run.
         listener: is shown the progress.
         out: where metrics.csv and checkpoints go; None writes none.
+        resume: go on from the last checkpoint there.
 
     Raises:
         RefusedError: the loss became no number at every rate.
     """
     from bnpass.training import train
+    from bnpass.training.tensorboard import also_to_tensorboard
 
     settings = config.train
     if config.lr_grid:
@@ -95,24 +99,27 @@ def train_arm(
                                "give smaller ones with --lr-grid")
         settings = replace(settings, lr=best.lr)
     elif config.lr_auto:
-        settings = replace(settings, lr=_suggested(arm, data, config, listener))
+        arm.range = _tested(arm, data, config, listener)
+        settings = replace(settings, lr=arm.range.suggestion)
     arm.lr = settings.lr
     total = settings.total_steps(len(data))
-    with listener.progress(f"training {arm.name}, lr {arm.lr:g}", total) as bar:
-        arm.history = train(arm.gm, data, validation, settings, out=out,
-                            progress=lambda p: bar.update(p.step, note(p)))
+    board = out / "tensorboard" if out is not None and config.tensorboard else None
+    with (listener.progress(f"training {arm.name}, lr {arm.lr:g}", total) as bar,
+          also_to_tensorboard(lambda p: bar.update(p.step, note(p)), board) as shown):
+        arm.history = train(arm.gm, data, validation, settings, out=out, resume=resume,
+                            progress=shown)
     if arm.history.stopped == "diverged":
         raise RefusedError(f"{arm.name}: the loss diverged at learning rate {arm.lr:g}",
                            "give a smaller --lr, or several with --lr-grid")
     return arm.history
 
 
-def _suggested(arm: Arm, data: Data, config: RunConfig, listener: Listener) -> float:
+def _tested(arm: Arm, data: Data, config: RunConfig, listener: Listener) -> LrRange:
     from bnpass.training import lr_range_test
 
-    rate = lr_range_test(arm.gm, data, config.train).suggestion
-    listener.log(f"learning rate of {arm.name}: {rate:.3g}, as a range test suggests")
-    return rate
+    found = lr_range_test(arm.gm, data, config.train)
+    listener.log(f"learning rate of {arm.name}: {found.suggestion:.3g}, as a range test suggests")
+    return found
 
 
 def _search(
@@ -138,8 +145,9 @@ def _search(
 
 
 def _short(settings: TrainConfig, lr: float, steps: int) -> TrainConfig:
-    return replace(settings, lr=lr, steps=steps, eval_every=steps, log_every=max(1, steps // 4),
-                   warmup=min(settings.warmup, steps // 5), patience=0, restore_best=False)
+    return replace(settings, lr=lr, steps=steps, watch=(), eval_every=steps,
+                   log_every=max(1, steps // 4), warmup=min(settings.warmup, steps // 5),
+                   patience=0, restore_best=False)
 
 
 def note(progress: Progress) -> str:

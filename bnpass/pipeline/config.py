@@ -33,7 +33,10 @@ class RunConfig:
         data: how data is read, keywords of :func:`bnpass.data.open_data`.
         insert: keywords of :func:`bnpass.insert`.
         fold: keywords of :func:`bnpass.fold`.
+        fold_normalisation: let the deployed model take samples as they are stored: scale, mean and
+            std of the data go into its weights, too.
         statistics_batch: samples in a batch for the population statistics.
+        tensorboard: also write the metrics as TensorBoard events.
         provider: onnxruntime's provider on which the deployed model is measured.
         verify: refuse to write a deployed model that differs from the trained one.
     """
@@ -48,7 +51,9 @@ class RunConfig:
     data: dict[str, Any] = field(default_factory=dict)
     insert: dict[str, Any] = field(default_factory=dict)
     fold: dict[str, Any] = field(default_factory=dict)
+    fold_normalisation: bool = False
     statistics_batch: int = 1000
+    tensorboard: bool = False
     provider: str = "cpu"
     verify: bool = True
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import onnx
 
     from bnpass.data import Data, InputSpec
+    from bnpass.data.recipe import Recipe
 
 log = logging.getLogger("bnpass.pipeline")
 
@@ -67,7 +68,7 @@ def open_for(
 def _replayed(model: onnx.ModelProto, spec: str, opts: dict[str, Any]) -> Data | None:
     from bnpass.data import open_data
 
-    recorded = next((p.value for p in model.metadata_props if p.key == RECIPE), None)
+    recorded = _recorded(model)
     overridden = any(opts.get(name) not in (None, "auto") for name in
                      ("layout", "scale", "mean", "std"))
     if recorded is None or overridden:
@@ -76,6 +77,28 @@ def _replayed(model: onnx.ModelProto, spec: str, opts: dict[str, Any]) -> Data |
         return open_data(spec, recipe=json.loads(recorded), **opts)
     except (InputError, ValueError):
         return None  # stored in another way: infer afresh, which also says what is wrong
+
+
+def _recorded(model: onnx.ModelProto) -> str | None:
+    return next((p.value for p in model.metadata_props if p.key == RECIPE), None)
+
+
+def recorded_recipe(model: onnx.ModelProto) -> Recipe | None:
+    """The conversion that is recorded in a model's metadata, or None.
+
+    Raises:
+        InputError: what is recorded there is none.
+    """
+    from bnpass.data.recipe import Recipe
+
+    recorded = _recorded(model)
+    if recorded is None:
+        return None
+    try:
+        return Recipe.from_dict(json.loads(recorded))
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"the metadata {RECIPE!r} is no recorded data conversion: {error}",
+                         "it is what bnpass train writes; remove it") from error
 
 
 def record_recipe(model: onnx.ModelProto, recipe: dict[str, Any]) -> onnx.ModelProto:

@@ -36,16 +36,3 @@ def check_folder(
         raise OutputError(f"the folder cannot be made: {folder}",
                           f"choose another one, or change the permissions of {parent}")
     return folder
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder, or leave it as it is.
-
-    Raises:
-        OutputError: the operating system refuses.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder cannot be made: {folder} ({error.strerror})",
-                          "choose another one") from error

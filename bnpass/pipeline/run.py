@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnpass.errors import InputError
-from bnpass.files import atomic_write, load_model, save_model
+from bnpass.files import atomic_write, load_model, make_folder, save_model
 from bnpass.pipeline.arms import Arm, train_arm
 from bnpass.pipeline.config import Listener, RunConfig
 from bnpass.pipeline.datasets import open_for, record_recipe
 from bnpass.pipeline.measure import accuracy_of, deployed_outputs
-from bnpass.pipeline.outputs import NAMES, PLAIN, check_folder, make_folder
+from bnpass.pipeline.outputs import NAMES, PLAIN, check_folder
 from bnpass.pipeline.summary import count_norms, summarise
 
 if TYPE_CHECKING:
@@ -61,6 +61,13 @@ class Job:
     seconds: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def deployed_test(self) -> Data:
+        """The test data as the deployed model takes it."""
+        from bnpass.data.normalisation import as_stored
+
+        return as_stored(self.test) if self.config.fold_normalisation else self.test
+
     @contextlib.contextmanager
     def timed(self, step: str) -> Iterator[None]:
         """Note what a step took."""
@@ -76,6 +83,7 @@ def run_pipeline(
     config: RunConfig,
     *,
     force: bool = False,
+    resume: bool = False,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
     """Insert BN into a model, train it, take population statistics, fold, verify.
@@ -90,6 +98,7 @@ def run_pipeline(
         out: a folder; made if it is not there.
         config: how to run.
         force: replace files of an earlier run.
+        resume: go on with a run of the same settings that was interrupted, at whatever step.
         listener: is shown the progress.
 
     Returns:
@@ -107,6 +116,7 @@ def run_pipeline(
     folder = Path(out)
     source = model if isinstance(model, str | os.PathLike) else None
     names = NAMES + (PLAIN if config.compare_plain else ())
+    force = force or resume
     check_folder(folder, source, force=force, names=names)
     job = _open(model, data, config)
     shown.log(f"insert: {len(job.plan.sites)} BatchNorms, {job.plan.dropped} biases dropped, "
@@ -114,7 +124,7 @@ def run_pipeline(
     _make_arms(job)
     make_folder(folder)
     save_model(job.inserted, folder / "inserted.onnx", force=force, source=source)
-    _train(job, folder, shown)
+    _train(job, folder, shown, resume=resume)
     _calibrate(job, shown)
     _write_trained(job, folder, force, source)
     _fold(job, shown)
@@ -180,11 +190,11 @@ def _make_arms(job: Job) -> None:
         objective(job.arms[0].gm, part.labels, sample, loss=job.config.train.loss)
 
 
-def _train(job: Job, folder: Path, shown: Listener) -> None:
+def _train(job: Job, folder: Path, shown: Listener, *, resume: bool) -> None:
     with job.timed("train"):
         for arm in job.arms:
-            out = folder if arm.name == WITH else None
-            history = train_arm(arm, job.train, job.validation, job.config, shown, out)
+            out = folder if arm.name == WITH else folder / "plain"
+            history = train_arm(arm, job.train, job.validation, job.config, shown, out, resume)
             if arm.name == WITHOUT:
                 atomic_write(folder / "metrics_plain.csv", history.to_csv())
 
@@ -216,19 +226,39 @@ def _fold(job: Job, shown: Listener) -> None:
     from bnpass.runtime.verify import verify
 
     assert job.trained is not None
+    reference = job.trained
     with job.timed("fold"):
-        job.facts["fold"] = bnpass.fold(job.trained, plan_only=True, **job.config.fold).to_dict()
-        job.deploy = bnpass.fold(job.trained, verify=False, **job.config.fold)
+        if job.config.fold_normalisation:
+            reference = _fold_normalised(job)
+        else:
+            plan = bnpass.fold(job.trained, plan_only=True, **job.config.fold)
+            job.facts["fold"] = plan.to_dict()
+            job.deploy = bnpass.fold(job.trained, verify=False, **job.config.fold)
+    assert job.deploy is not None
     left = count_norms(job.deploy)
     shown.log(f"fold: {count_norms(job.trained)} BatchNorms, {left} left")
     with job.timed("verify"):
-        batches = (x for x, _ in job.test.batches(500))
-        report = verify(job.trained, job.deploy, data=batches, limit=1 << 30,
+        batches = (x for x, _ in job.deployed_test.batches(500))
+        report = verify(reference, job.deploy, data=batches, limit=1 << 30,
                         provider=job.config.provider)
     if job.config.verify:
         report.raise_if_failed()
     job.facts["verify"] = report.to_dict()
     shown.log(f"verify: {'passed' if report.passed else 'FAILED'} on {job.test_is}")
+
+
+def _fold_normalised(job: Job) -> onnx.ModelProto:
+    """Fold the data's normalisation, too; returns the trained model behind it, spelt out."""
+    from bnpass.data.normalisation import Normalisation
+    from bnpass.frontends.onnx.folding import FoldOptions
+    from bnpass.frontends.onnx.normalisation import fold_in_front
+
+    assert job.trained is not None
+    front = Normalisation.of(job.train.converter).in_front_of(job.trained)
+    done = fold_in_front(front, FoldOptions(**job.config.fold))
+    job.facts["fold"] = done.plan.to_dict()
+    job.deploy = record_recipe(done.model, job.deployed_test.recipe)
+    return front.model
 
 
 def _measure(job: Job, shown: Listener) -> None:
@@ -242,17 +272,24 @@ def _measure(job: Job, shown: Listener) -> None:
             score = evaluate(arm.gm, job.test, loss=loss, device=job.config.train.device)
             job.facts.setdefault("accuracy", {})[arm.name] = score.accuracy
             job.facts.setdefault("loss", {})[arm.name] = score.loss
-        outputs = deployed_outputs(job.deploy, job.test, job.config.provider)
+        outputs = deployed_outputs(job.deploy, job.deployed_test, job.config.provider)
         job.facts["accuracy"]["deployed"] = accuracy_of(outputs, job.test, job.arms[0].gm, loss)
         shown.log("determinism: the deployed model again, and in other batch compositions")
-        sample, _ = next(job.test.batches(64))
+        sample, _ = next(job.deployed_test.batches(64))
         job.facts["determinism"] = determinism(job.deploy, sample).to_dict()
 
 
 def _write_report(job: Job, report: dict[str, Any], folder: Path) -> None:
-    from bnpass.pipeline.summary import curves_of
-    from bnpass.report.curves import draw_curves
+    from bnpass.pipeline.summary import curves_of, percentiles_of
+    from bnpass.report.curves import draw_curves, draw_range
     from bnpass.report.document import to_json
+    from bnpass.report.percentiles import draw_percentiles
 
     draw_curves(curves_of(job.arms), folder / "curves.png", title=report["model"]["name"])
+    if job.config.train.watch:
+        draw_percentiles(percentiles_of(job.arms), folder / "percentiles.png")
+    for arm in job.arms:
+        if arm.range is not None:
+            name = "lr_range.png" if arm.name == WITH else "lr_range_plain.png"
+            draw_range(arm.range, folder / name)
     atomic_write(folder / "report.json", to_json(report) + "\n")

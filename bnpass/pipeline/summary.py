@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from bnpass.pipeline.arms import Arm
     from bnpass.pipeline.run import Job
+    from bnpass.report.percentiles import Rows
     from bnpass.training import History
 
 
@@ -62,3 +63,8 @@ def curve_of(label: str, history: History) -> Curve:
 def curves_of(arms: list[Arm]) -> list[Curve]:
     """One curve an arm."""
     return [curve_of(f"{arm.name} (lr {arm.lr:g})", arm.history) for arm in arms if arm.history]
+
+
+def percentiles_of(arms: list[Arm]) -> dict[str, Rows]:
+    """The percentiles of watched values by the arm's name."""
+    return {arm.name: arm.history.percentiles for arm in arms if arm.history}

@@ -13,6 +13,8 @@ from bnpass.files import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from bnpass.training.lr_range import LrRange
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -55,17 +57,11 @@ def draw_curves(curves: Sequence[Curve], path: Path, *, title: str = "") -> Path
     return save_figure(figure, path)
 
 
-def draw_range(
-    rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], chosen: float,
-    path: Path,
-) -> Path:
+def draw_range(found: LrRange, path: Path) -> Path:
     """Draw a learning-rate range test: the loss of each step against its rate, and the choice.
 
     Args:
-        rates: rising learning rates.
-        losses: training loss at each.
-        smoothed: its moving average.
-        chosen: the rate that was chosen, drawn as a line.
+        found: the test.
         path: the file, written in one step.
 
     Raises:
@@ -73,9 +69,10 @@ def draw_range(
     """
     figure = new_figure(5.2, 3.8)
     axes = figure.subplots()
-    axes.semilogx(rates, losses, alpha=0.3, label="a step")
-    axes.semilogx(rates, smoothed, label="moving average")
-    axes.axvline(chosen, linestyle="--", color="black", label=f"chosen: {chosen:.3g}")
+    axes.semilogx(found.lrs, found.losses, alpha=0.3, label="a step")
+    axes.semilogx(found.lrs, found.smoothed, label="moving average")
+    axes.axvline(found.suggestion, linestyle="--", color="black",
+                 label=f"chosen: {found.suggestion:.3g}")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss")
     axes.grid(alpha=0.3)

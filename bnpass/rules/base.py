@@ -46,7 +46,7 @@ class View(Protocol):
         """Whether nothing reads a value."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Step:
     """How a map crosses one operator, or ends in it.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -44,6 +44,7 @@ class RandomPlan:
     draws: int
     batches: tuple[int, ...]
     dims: dict[str, int]
+    prepare: Callable[[Feeds], Feeds] | None = None
 
     def cases(self, engine: Engine) -> list[Case]:
         """Draw inputs and run the reference on them; sizes that it refuses are left out."""
@@ -62,6 +63,7 @@ class RandomPlan:
 
     def _case(self, engine: Engine, draw: Draw) -> Case:
         feeds = random_inputs(self.model, draw)
+        feeds = feeds if self.prepare is None else self.prepare(feeds)
         shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in feeds.items())
         label = f"{draw.style}, seed {draw.seed}: {shapes}"
         return Case(label, feeds, engine.run(feeds))

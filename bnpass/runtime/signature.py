@@ -76,6 +76,9 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
 
 
+_WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})  # of ONNX's own operators
+
+
 def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Yield every node: of the graph, of bodies inside it, of the model's functions."""
     yield from _nodes(model.graph.node)
@@ -92,6 +95,8 @@ def _nodes(nodes: Any) -> Iterator[onnx.NodeProto]:
 
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """Yield the graphs inside a node (the branches of If, the body of Loop or Scan)."""
+    if node.op_type not in _WITH_BODIES and node.domain in ("", "ai.onnx"):
+        return
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             yield attribute.g

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from bnpass.runtime.cases import Case, RandomPlan, given, ports_of_data
 from bnpass.runtime.compare import Comparison, compare, merge
 from bnpass.runtime.difference import Difference, first_difference
 from bnpass.runtime.engines import Engine, Loaded, TorchEngine, is_module, onnx_engine
+from bnpass.runtime.inputs import Feeds
 from bnpass.runtime.mapping import candidate_feeds, pair_outputs
 from bnpass.runtime.signature import Port, inputs_of
 from bnpass.runtime.tolerance import Tolerance, tolerance
@@ -108,6 +109,7 @@ def verify(
     tf32: bool = False,
     optimize: bool = True,
     locate: bool = True,
+    prepare: Callable[[Feeds], Feeds] | None = None,
 ) -> VerifyReport:
     """Compare two models on the same inputs.
 
@@ -133,6 +135,7 @@ def verify(
         optimize: the candidate's graph optimizations, which take onnxruntime quadratic time (about
             a minute at 20,000 nodes).
         locate: on failure, look for the first tensor that differs.
+        prepare: brings random inputs into the range that the models are meant for.
 
     Raises:
         InputError: inputs or outputs of the two do not match, or no legal input was found.
@@ -147,7 +150,7 @@ def verify(
     if data is None:
         if not models:
             raise InputError("two torch modules have no input signature", "give inputs with data=")
-        plan = RandomPlan(models[0], seed, draws, tuple(batches), dict(dims or {}))
+        plan = RandomPlan(models[0], seed, draws, tuple(batches), dict(dims or {}), prepare)
         cases = plan.cases(first)
     else:
         cases = given(data, ports, limit, first)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from bnpass.files import atomic_write
 from bnpass.training.config import TrainConfig
 from bnpass.training.history import History
 
-VERSION = 1
+VERSION = 2
 _MAY_CHANGE = {"device", "log_every", "watch", "compile", "checkpoint_every"}
 """Settings that a resumed run may have otherwise: they do not decide the weights."""
 
@@ -33,6 +33,7 @@ class Checkpoint:
         scaler: the loss scaler's (fp16).
         history: the run so far.
         waited: validations since the best one.
+        about: fingerprints of what it belongs to: the ``network`` and the ``data``.
     """
 
     step: int
@@ -41,6 +42,7 @@ class Checkpoint:
     scaler: dict[str, Any]
     history: History
     waited: int = 0
+    about: dict[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the checkpoint; whatever happens, ``path`` is whole: the old one or this one."""
@@ -52,6 +54,7 @@ class Checkpoint:
             "scaler": self.scaler,
             "history": json.dumps(self.history.to_dict()),
             "waited": self.waited,
+            "about": self.about,
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -74,8 +77,8 @@ def load_checkpoint(path: Path, config: TrainConfig | None = None) -> Checkpoint
         content = torch.load(path, map_location="cpu", weights_only=True)
         history = History.from_dict(json.loads(content["history"]))
         found = Checkpoint(content["step"], content["model"], content["optimizer"],
-                           content["scaler"], history, content["waited"])
-    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError,
+                           content["scaler"], history, content["waited"], content["about"])
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, EOFError, OSError,
             zipfile.BadZipFile, _unpickling_error()) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: cannot be read as a checkpoint: {line}",
@@ -85,12 +88,25 @@ def load_checkpoint(path: Path, config: TrainConfig | None = None) -> Checkpoint
     return found
 
 
-def restore(module: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
+def restore(
+    module: nn.Module, checkpoint: Checkpoint, path: Path, about: dict[str, str] | None = None
+) -> None:
     """Put a checkpoint's weights and statistics into a network.
 
+    Args:
+        module: the network.
+        checkpoint: of a run.
+        path: where it was read, for messages.
+        about: the fingerprints that its own must be equal to.
+
     Raises:
-        InputError: they are those of another network.
+        InputError: they are those of another network, or of a run on other data.
     """
+    for what, fingerprint in (about or {}).items():
+        if checkpoint.about.get(what) != fingerprint:
+            whose = "another network" if what == "network" else "a run on other data"
+            raise InputError(f"{path}: a checkpoint of {whose}",
+                             "resume with the model and the data that the run was started with")
     try:
         module.load_state_dict(checkpoint.model)
     except RuntimeError as error:

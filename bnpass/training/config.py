@@ -120,6 +120,8 @@ class TrainConfig:
             value = getattr(self, field.name)
             if isinstance(value, int | float) and not 0 <= value < math.inf:
                 raise UsageError(f"{field.name} {value}", "it must be finite and not negative")
+        if self.virtual_batch == 1:
+            raise UsageError("virtual_batch 1", "a variance needs 2 samples or more")
         if self.steps == 0 and self.epochs == 0:
             raise UsageError("neither steps nor epochs to train", "give one of them")
         for name in ("momentum", "label_smoothing"):

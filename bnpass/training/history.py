@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from bnpass.files import atomic_write
+from bnpass.files import atomic_write, writing
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ class History:
 
 def append_row(folder: Path, row: Row) -> None:
     """Add a row to a folder's metrics.csv, which then shows it at once."""
-    with (folder / "metrics.csv").open("a", encoding="utf-8") as stream:
+    path = folder / "metrics.csv"
+    with writing(path), path.open("a", encoding="utf-8") as stream:
         stream.write(_csv(["" if v is None else v for v in asdict(row).values()], []))
 
 

@@ -13,20 +13,26 @@ from pathlib import Path
 import torch
 from torch import fx
 
+from bnpass.caching import cached_property
 from bnpass.data.dataset import Data
 from bnpass.errors import InputError
+from bnpass.files import make_folder
 from bnpass.training import distributed
 from bnpass.training.checkpoints import Checkpoint, load_checkpoint, restore
 from bnpass.training.config import TrainConfig
 from bnpass.training.devices import repeatable
 from bnpass.training.evaluate import Score
 from bnpass.training.history import History, Row, append_row
+from bnpass.training.identity import fingerprint_of_data, fingerprint_of_network
 from bnpass.training.losses import Tally
 from bnpass.training.schedules import learning_rate
 from bnpass.training.setup import Setup, prepare
 from bnpass.training.step import take_step
 
 log = logging.getLogger("bnpass.training")
+
+STALE = ("checkpoints/last.pt", "checkpoints/best.pt", "percentiles.csv")
+"""Files of an earlier run in the same folder that a new one might be taken for."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def train(
         setup = prepare(gm, train_data, validation, config, stack)
         run = _Run(gm, setup, config, progress, out)
         start = run.resumed() if resume else 0
-        run.begin()
+        run.begin(start)
         for step, batches in setup.feed.steps(start, setup.total):
             take_step(setup, step, learning_rate(config, step, setup.total), batches, run.tally)
             if run.due(step + 1) and run.report(step + 1):
@@ -101,16 +107,24 @@ class _Run:
         self.last = None if out is None else out / "checkpoints" / "last.pt"
         self.best = None if out is None else out / "checkpoints" / "best.pt"
         if self.folder is not None:
-            (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder / "checkpoints")
         self.history = History(config=config.to_dict())
         self.best_state: dict[str, torch.Tensor] | None = None
         self.waited = 0
         self.started = self.resting = time.perf_counter()
         self.tally = Tally()
 
-    def begin(self) -> None:
-        """Start metrics.csv with what a resumed run has done already."""
+    @cached_property
+    def about(self) -> dict[str, str]:
+        """What the run's checkpoints belong to."""
+        return {"network": fingerprint_of_network(self.gm),
+                "data": fingerprint_of_data(self.setup.feed.data)}
+
+    def begin(self, start: int) -> None:
+        """Start metrics.csv with what a resumed run has done; earlier runs leave nothing else."""
         if self.folder is not None:
+            for stale in STALE if start == 0 else ():
+                (self.folder / stale).unlink(missing_ok=True)
             self.history.write(self.folder)
         self.resting = time.perf_counter()
 
@@ -132,10 +146,15 @@ class _Run:
         final = done == self.setup.total
         judged = final or done % self.setup.eval_every == 0
         score = self.setup.validate() if judged and self.history.stopped == "done" else None
+        if score is not None and not math.isfinite(score.loss):
+            log.warning("the validation loss is %s after %d steps: stopped", score.loss, done)
+            self.history.stopped = "diverged"
         self._note(done, loss, accuracy, score, milliseconds)
-        if score is not None and self._judge(done, score):
+        diverged = self.history.stopped == "diverged"  # then the last checkpoint stays a good one
+        if score is not None and not diverged and self._judge(done, score):
             self.history.stopped = "patience"
-        if final or done % self.setup.save_every == 0 or self.history.stopped == "patience":
+        ended = final or self.history.stopped == "patience"
+        if not diverged and (ended or done % self.setup.save_every == 0):
             self._save(done)
         self.tally, self.resting = Tally(), time.perf_counter()
         return self.history.stopped != "done"
@@ -147,7 +166,7 @@ class _Run:
         if not self.last.is_file():
             return 0
         found = load_checkpoint(self.last, self.config)
-        restore(self.gm, found, self.last)
+        restore(self.gm, found, self.last, self.about)
         self.setup.optimizer.load_state_dict(found.optimizer)
         self.setup.scaler.load_state_dict(found.scaler)
         self.history, self.waited = found.history, found.waited
@@ -208,4 +227,4 @@ class _Run:
     def _checkpoint(self, done: int) -> Checkpoint:
         setup = self.setup
         return Checkpoint(done, self.gm.state_dict(), setup.optimizer.state_dict(),
-                          setup.scaler.state_dict(), self.history, self.waited)
+                          setup.scaler.state_dict(), self.history, self.waited, self.about)

@@ -83,7 +83,7 @@ def by_ghost_batches(size: int) -> Normalise:
     def normalise(norm: Any, x: Tensor) -> Tensor:
         if not norm.training:
             return _own(norm, x)
-        parts = max(1, round(len(x) / size))
+        parts = max(1, min(round(len(x) / size), len(x) // 2))  # one sample alone has no variance
         return torch.cat([_own(norm, part) for part in x.tensor_split(parts)])
 
     return normalise

@@ -85,8 +85,7 @@ class Setup:
         modes = [(part, part.training) for part in self.gm.modules()]
         with statistics_kept(self.gm), autocast(self.device, self.config.precision):
             if calibrated:
-                few = self.feed.data.subset(np.arange(len(self.feed.data))[: _STATISTICS_SAMPLES])
-                calibrate(self.gm, few, deal=False, warn=False)
+                calibrate(self.gm, _few(self.feed.data, self.config), deal=False, warn=False)
             result = score(self.goal, self.validation, self.device,
                            precision=self.config.precision,
                            channels_last=self.config.channels_last)
@@ -198,5 +197,12 @@ def _watch(
 ) -> Watch | None:
     if not config.watch:
         return None
-    samples, _ = to_tensors(data, np.arange(min(_STATISTICS_SAMPLES, len(data))), device)
+    few = _few(data, config)
+    samples, _ = to_tensors(few, np.arange(len(few)), device)
     return Watch(gm, config.watch, samples)
+
+
+def _few(data: Data, config: TrainConfig) -> Data:
+    """The same samples each time, from all over the set: files often hold class after class."""
+    order = np.random.default_rng((config.seed, 0xF3)).permutation(len(data))
+    return data.subset(np.sort(order[:_STATISTICS_SAMPLES]))

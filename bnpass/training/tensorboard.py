@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,26 @@ _CURVES = {
     "accuracy": "accuracy/training", "validation_accuracy": "accuracy/validation",
     "lr": "learning rate", "ms_per_step": "ms per step",
 }
+
+
+@contextmanager
+def also_to_tensorboard(
+    shown: Callable[[Progress], None], folder: Path | None
+) -> Iterator[Callable[[Progress], None]]:
+    """A progress callback that calls another one and writes events into a folder (None: not)."""
+    if folder is None:
+        yield shown
+        return
+    board = TensorBoard(folder)
+
+    def both(progress: Progress) -> None:
+        shown(progress)
+        board(progress)
+
+    try:
+        yield both
+    finally:
+        board.close()
 
 
 class TensorBoard:

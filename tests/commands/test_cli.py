@@ -32,7 +32,7 @@ def python(*arguments: str, **options: object) -> subprocess.CompletedProcess[st
 SPELLINGS = {
     "script": [str(ROOT / "cli.py")],
     "module": ["-m", "bnpass"],
-    "entry point": ["-c", "import sys; from bnpass.cli import main; sys.exit(main())"],
+    "entry point": ["-c", "from bnpass.cli import script; script()"],
 }
 
 

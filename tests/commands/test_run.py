@@ -76,7 +76,9 @@ def test_the_arms_are_compared_each_at_its_own_rate(
         assert arm["lr"] == best["lr"]
         assert arm["history"]["rows"][-1]["step"] == 30
     assert set(report["accuracy"]) == {"with BN", "without BN", "deployed"}
-    assert files(out) == sorted([*WRITTEN, "metrics_plain.csv", "plain.onnx"])
+    assert files(out) == sorted([
+        *WRITTEN, "metrics_plain.csv", "plain.onnx", "plain/checkpoints/best.pt",
+        "plain/checkpoints/last.pt", "plain/metrics.csv"])
     assert norms(out / "plain.onnx") == 0
 
 

@@ -68,7 +68,7 @@ def test_the_data_leaves_to_the_model_what_the_model_does():
     x = np.random.default_rng(1).integers(0, 256, (6, 2, 7, 7)).astype(np.uint8)
     data = from_arrays(x, inputs=input_spec(model), mean=MEAN, std=STD)
     folded, raw = take_over(model, data)
-    assert raw.recipe["mean"] is raw.recipe["std"] is None
+    assert raw.recipe["mean"] is raw.recipe["std"] is raw.recipe["scale"] is None
     np.testing.assert_allclose(outputs(folded, raw.take(np.arange(6))[0]),
                                outputs(model, data.take(np.arange(6))[0]), rtol=1e-4, atol=1e-5)
     same, kept = take_over(folded, raw)

@@ -8,12 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from bnpass.frontends.onnx.transform import (
-    FoldOptions,
-    InsertOptions,
-    fold_model,
-    insert_model,
-)
+from bnpass.frontends.onnx.folding import FoldOptions, fold_model
+from bnpass.frontends.onnx.inserting import InsertOptions, insert_model
 from bnpass.passes.sites import Policy
 from tests.fuzz.generator import generate
 from tests.fuzz.reference import evaluate

@@ -14,7 +14,7 @@ HEAVY = {"torch", "onnxruntime", "matplotlib", "PIL", "onnxscript", "tensorboard
 WAYS = {
     "cli.py": [str(ROOT / "cli.py")],
     "-m bnpass": ["-m", "bnpass"],
-    "entry point": ["-c", "import sys; from bnpass.cli import main; sys.exit(main())"],
+    "entry point": ["-c", "from bnpass.cli import script; script()"],
 }
 
 

@@ -59,4 +59,4 @@ def test_wheel_names_its_licence_python_and_command(wheel: zipfile.ZipFile) -> N
     assert meta["License-Expression"] == "Apache-2.0"
     assert any(name.endswith("/licenses/LICENSE") for name in wheel.namelist())
     (entry,) = [n for n in wheel.namelist() if n.endswith("entry_points.txt")]
-    assert "bnpass = bnpass.cli:main" in wheel.read(entry).decode()
+    assert "bnpass = bnpass.cli:script" in wheel.read(entry).decode()

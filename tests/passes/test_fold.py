@@ -259,6 +259,7 @@ def test_weights_in_constant_nodes():
 @pytest.mark.parametrize(
     ("node", "shape"),
     [("Transpose <perm = [3,2,0,1]> (u)", (3, 3, 3, 4)), ("Identity(u)", (4, 3, 3, 3)),
+     ("Transpose <perm = [3,2,1,0]> (u)", (3, 3, 3, 4)),
      ("Unsqueeze(u, three)", (4, 3, 3)), ("Reshape(u, full)", (108,)),
      ("Mul(u, two)", (4, 3, 3, 3)),
      ("Cast <to = 1> (u)", None)],

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bnpass.frontends.onnx.transform import fold_model
+from bnpass.frontends.onnx.folding import fold_model
 from tests.helpers import (
     Norm,
     assert_equal_bytes,

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Hashable, Iterable
+
 import numpy as np
 import onnx
 
 from bnpass.affine import Map
-from bnpass.edits import LEFTOVER_EPSILON, FoldEdits, Leftover, NewNorm
+from bnpass.edits import LEFTOVER_EPSILON, FoldEdits, Leftover, NewNorm, Rewrite
 from bnpass.frontends.onnx.editor import Editor
+from bnpass.frontends.onnx.messages import np_dtype
 from bnpass.frontends.onnx.read import Reading, Scope
 from bnpass.graph import Op
 from bnpass.passes.planner import Planner
-from bnpass.weights import new_weights
+from bnpass.rules import View
+from bnpass.weights import kernel_form, new_kernels, new_weights
+
+_TOGETHER = 1 << 17  # entries of kernels rewritten at once: 1 MiB in float64
 
 
 def apply_fold(reading: Reading, scope: Scope, edits: FoldEdits) -> int:
@@ -22,7 +29,12 @@ def apply_fold(reading: Reading, scope: Scope, edits: FoldEdits) -> int:
     """
     editor = Editor(reading, scope)
     view = Planner(scope.graph)
-    for rewrite in edits.rewrites:
+    alike, others = _by_form(edits.rewrites, view)
+    for group in alike:
+        ops = [rewrite.op for rewrite in group]
+        for index, arrays in new_kernels(group, view).items():
+            editor.set_constants(ops, index, arrays)
+    for rewrite in others:
         new = new_weights(rewrite, view)
         for index, array in sorted(new.constants.items()):
             editor.set_constant(rewrite.op, index, array)
@@ -42,6 +54,31 @@ def apply_fold(reading: Reading, scope: Scope, edits: FoldEdits) -> int:
     return editor.grown
 
 
+def _by_form(
+    rewrites: Iterable[Rewrite], view: View
+) -> tuple[list[list[Rewrite]], list[Rewrite]]:
+    """Convolutions to be rewritten together, few enough for a processor's cache; and the rest."""
+    open_groups: dict[Hashable, list[Rewrite]] = {}
+    groups: list[list[Rewrite]] = []
+    others = []
+    for rewrite in rewrites:
+        form = kernel_form(rewrite, view)
+        if form is None:
+            others.append(rewrite)
+            continue
+        group = open_groups.get(form)
+        if group is None or len(group) * _entries(rewrite, view) >= _TOGETHER:
+            group = open_groups[form] = []
+            groups.append(group)
+        group.append(rewrite)
+    return groups, others
+
+
+def _entries(rewrite: Rewrite, view: View) -> int:
+    weight = view.constant(rewrite.op.inputs[1])
+    return 0 if weight is None else math.prod(weight.shape)
+
+
 def _set_float(node: onnx.NodeProto, name: str, value: float) -> None:
     kept = [a for a in node.attribute if a.name != name]
     del node.attribute[:]
@@ -57,7 +94,7 @@ def _add_behind(editor: Editor, op: Op, shift: np.ndarray) -> None:
         op.inputs[1]
     )
     assert constant is not None
-    array = shift.reshape(shape).astype(_dtype(constant.dtype))
+    array = shift.reshape(shape).astype(np_dtype(constant.dtype))
     name = editor.add_initializer(f"{op.name}.bias", array)
     result = node.output[0]
     inner = editor.unique(f"{result}_product")
@@ -68,17 +105,11 @@ def _add_behind(editor: Editor, op: Op, shift: np.ndarray) -> None:
     editor.insert_behind(node, add)
 
 
-def _dtype(name: str) -> np.dtype:
-    from bnpass.frontends.onnx.editor import _np_dtype
-
-    return _np_dtype(name)
-
-
 def _write_leftover(editor: Editor, left: Leftover, data: dict[str, int]) -> None:
     last, first = left.ops[-1], left.ops[0]
     node = editor.scope.nodes[last.name]
     source = editor.resolve(first.inputs[data[first.name]])
-    dtype = _dtype(editor.scope.graph.dtype(last.outputs[0]) or "float32")
+    dtype = np_dtype(editor.scope.graph.dtype(last.outputs[0]) or "float32")
     for name in node.input:
         if name != last.inputs[data[last.name]]:
             editor.release(name)
@@ -153,14 +184,14 @@ def _drop_bias(editor: Editor, op: Op, index: int) -> None:
     if op.kind == "Gemm" and editor.reading.opset < 11:  # C is required there
         constant = editor.scope.graph.constant(op.inputs[index])
         assert constant is not None
-        zero = np.zeros((1,), _dtype(constant.dtype))
+        zero = np.zeros((1,), np_dtype(constant.dtype))
         editor.set_input(node, index, editor.add_initializer(f"{op.name}.zero", zero))
     else:
         editor.drop_input(node, index)
 
 
 def _insert_norm(editor: Editor, norm: NewNorm) -> None:
-    dtype = _dtype(editor.scope.graph.dtype(norm.value) or "float32")
+    dtype = np_dtype(editor.scope.graph.dtype(norm.value) or "float32")
     arrays = {
         "weight": norm.scale,
         "bias": norm.bias,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -101,6 +101,12 @@ class TensorConstant(Constant):
         return load_tensor(self._tensor, self._source)
 
     @property
+    def raw(self) -> bytes | None:
+        """The data as bytes, little-endian, where it lies ready like that; or None."""
+        tensor = self._tensor
+        return (tensor.raw_data or None) if tensor.data_type in _PLAIN else None
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The static shape."""
         if self._shape is None:
@@ -121,25 +127,26 @@ def array_constant(name: str, array: np.ndarray) -> Constant:
 
 
 def graph_constants(
-    graph: onnx.GraphProto, overridable: set[str], source: Source
-) -> Iterator[Constant]:
-    """Initializers that nobody can override, sparse ones not among them."""
-    for tensor in graph.initializer:
-        name = tensor.name
-        if name not in overridable:
-            yield TensorConstant(name, tensor, source)
+    initializers: dict[str, onnx.TensorProto], overridable: set[str], source: Source
+) -> dict[str, Constant]:
+    """Initializers that nobody can override."""
+    return {
+        name: TensorConstant(name, tensor, source)
+        for name, tensor in initializers.items()
+        if name not in overridable
+    }
 
 
 def node_constants(
     node: onnx.NodeProto,
     inputs: list[str],
-    known: Callable[[str], Constant | None],
+    constants: dict[str, Constant],
     opset: int,
     source: Source,
 ) -> list[Constant]:
     """The outputs of a node that are constants because all that it reads is."""
     for name in inputs:
-        if name and known(name) is None:
+        if name and name not in constants:
             return []
     if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT:
         return []
@@ -150,7 +157,7 @@ def node_constants(
     if any(a.HasField("g") or a.graphs for a in node.attribute):
         return []
     return [
-        Constant(name, _evaluator(node, index, known, opset))
+        Constant(name, _evaluator(node, index, constants.get, opset))
         for index, name in enumerate(node.output)
         if name
     ]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx
 
 from bnpass import external
 from bnpass.affine import all_finite
-from bnpass.frontends.onnx.read import Reading, Scope, bodies, has_bodies
+from bnpass.frontends.onnx.messages import (
+    np_dtype,
+    overwrite,
+    rename_reads,
+    reorder,
+    set_attribute,
+)
+from bnpass.frontends.onnx.read import Reading, Scope
 from bnpass.graph import Op
 from bnpass.patching import APPEND_FROM
 
@@ -36,7 +42,7 @@ class Editor:
         self.grown = 0
         self._names: set[str] | None = None  # of the whole model, once a new one is needed
         self._nodes = list(self.graph.node)  # kept, so that their ids stay theirs
-        self._initializers = {t.name: t for t in self.graph.initializer}
+        self._initializers = scope.initializers
         self._behind: dict[int, list[onnx.NodeProto]] = {}
         self._before: dict[int, list[onnx.NodeProto]] = {}
         self._gone: set[int] = set()
@@ -67,37 +73,47 @@ class Editor:
         Raises:
             OverflowedError: the rounded values are not finite.
         """
-        name = op.input(index)
+        self.set_constants([op], index, array[np.newaxis])
+
+    def set_constants(self, ops: Sequence[Op], index: int, arrays: np.ndarray) -> None:
+        """:meth:`set_constant` of operators whose constants have one type: arrays (n, *shape)."""
+        name = ops[0].input(index)
         old = self.scope.graph.constant(name)
-        rounded = self._rounded(op, array, old.dtype if old is not None else self._dtype(op))
-        tensor = self._own_tensor(name)
+        rounded = self._rounded(ops, arrays, old.dtype if old is not None else self._dtype(ops[0]))
+        for op, array in zip(ops, rounded, strict=True):
+            self._store(op, index, array)
+
+    def _store(self, op: Op, index: int, array: np.ndarray) -> None:
+        name = op.input(index)
+        readers = self.reading.readers.get(name, 0)
+        tensor = self._initializers.get(name) if readers == 1 else None
         if tensor is not None:
-            self._overwrite(tensor, rounded)
+            self._overwrite(tensor, array)
             return
         node = self.scope.nodes[op.name]
-        if old is not None and name not in node.input:
-            _set_attribute(node, index, float(rounded.reshape(-1)[0]))
+        if name not in node.input and self.scope.graph.constant(name) is not None:
+            set_attribute(node, index, float(array.reshape(-1)[0]))
             return
         suffix = ("weight", "weight", "bias")[min(index, 2)]
-        base = f"{op.inputs[index]}_folded" if op.input(index) else f"{op.name}.{suffix}"
-        if self.reading.readers.get(op.input(index), 0) > 1:  # others keep the old one
-            self.grown += rounded.nbytes
-        self.set_input(node, index, self.add_initializer(base, rounded))
+        if readers > 1:  # others keep the old one
+            self.grown += array.nbytes
+        base = f"{name}_folded" if name else f"{op.name}.{suffix}"
+        self.set_input(node, index, self.add_initializer(base, array))
 
     def _overwrite(self, tensor: onnx.TensorProto, array: np.ndarray) -> None:
         if tuple(tensor.dims[:]) != array.shape:
             self._retype(tensor.name, array)
-            tensor.dims[:] = array.shape
         elif self.reading.store is not None and external.is_external(tensor):
             self.reading.store.patch(tensor, array)
             return
         overwrite(tensor, array)
 
-    def _rounded(self, op: Op, array: np.ndarray, dtype: str) -> np.ndarray:
+    def _rounded(self, ops: Sequence[Op], arrays: np.ndarray, dtype: str) -> np.ndarray:
         with np.errstate(over="ignore"):
-            rounded = array.astype(_np_dtype(dtype), order="C")
+            rounded = arrays.astype(np_dtype(dtype), order="C")
         if not all_finite(rounded):
-            raise OverflowedError(op.name)
+            bad = next(op for op, array in zip(ops, rounded, strict=True) if not all_finite(array))
+            raise OverflowedError(bad.name)
         return rounded
 
     def _dtype(self, op: Op) -> str:
@@ -106,12 +122,6 @@ class Editor:
             if dtype is not None and not dtype.startswith(("int", "uint", "bool")):
                 return dtype
         return "float32"
-
-    def _own_tensor(self, name: str) -> onnx.TensorProto | None:
-        """The tensor of that name if a single input reads it, so that it may be overwritten."""
-        if self.reading.readers.get(name) != 1:
-            return None
-        return self._initializers.get(name)
 
     def _retype(self, name: str, array: np.ndarray) -> None:
         """Initializers that are listed as inputs (IR 3) or in value_info: their shape changes."""
@@ -156,11 +166,13 @@ class Editor:
         while node.input and not node.input[-1]:
             node.input.pop()
 
-    def release(self, name: str) -> None:
-        """Note that one input less reads a value."""
-        if name:
-            self.reading.readers[name] -= 1
-            self._released.append(name)
+    def release(self, *names: str) -> None:
+        """Note that one input less reads each of the values."""
+        readers = self.reading.readers
+        for name in names:
+            if name:
+                readers[name] -= 1
+                self._released.append(name)
 
     # --- nodes
 
@@ -187,9 +199,9 @@ class Editor:
         """
         node = self.scope.nodes[op.name]
         source, result = self.resolve(op.inputs[data]), op.outputs[0]
-        for index, name in enumerate(node.input[:]):
-            if index != data:
-                self.release(name)
+        inputs = node.input[:]
+        del inputs[data]
+        self.release(*inputs)
         if not self.scope.graph.is_output(result):
             self._alias[result] = source
         elif self._may_rename(source):
@@ -219,35 +231,41 @@ class Editor:
         """Apply removals, insertions and names; drop what nothing reads any more."""
         gone = self._gone | self._sweep()
         if self._behind or self._before or gone:
-            nodes = self._arranged(gone)
-            self._reroute(nodes)
-            del self.graph.node[:]
-            self.graph.node.extend(nodes)
+            self._arrange(gone)
         if self._alias or self._rename:
             self._forget_infos()
 
-    def _arranged(self, gone: set[int]) -> list[onnx.NodeProto]:
-        """The nodes that stay, new ones in their places."""
-        if not (self._behind or self._before):
-            return [node for node in self._nodes if id(node) not in gone]
-        nodes: list[onnx.NodeProto] = []
-        for node in self._nodes:
-            nodes.extend(self._before.get(id(node), ()))
-            if id(node) not in gone:
-                nodes.append(node)
-            nodes.extend(self._behind.get(id(node), ()))
-        return nodes
+    def _arrange(self, gone: set[int]) -> None:
+        """Keep the nodes that stay, new ones in their places, and let all read what is there."""
+        new: list[onnx.NodeProto] = []
+        order: list[int] = []  # places among the nodes that are there, then the new ones
+        there = len(self._nodes)
+        for place, node in enumerate(self._nodes):
+            key = id(node)
+            for group, stays in ((self._before, key not in gone), (self._behind, False)):
+                for one in group.get(key, ()) if group else ():
+                    order.append(there + len(new))
+                    new.append(one)
+                if stays:
+                    order.append(place)
+        self._reroute(new)
+        self.graph.node.extend(new)
+        reorder(self.graph.node, order)
 
-    def _reroute(self, nodes: Iterable[onnx.NodeProto]) -> None:
+    def _reroute(self, new: list[onnx.NodeProto]) -> None:
+        """Whatever reads a value that is gone, or has another name now, reads the right one."""
         if not (self._alias or self._rename):
             return
-        final = {old: self._rename.get(new, new) for old, new in self._alias.items()}
+        final = {old: self._rename.get(now, now) for old, now in self._alias.items()}
         final.update(self._rename)
-        fresh = {id(n) for group in self._behind.values() for n in group}
-        for node in nodes:
-            if id(node) not in fresh:
-                _rename_reads(node, final)
-            for index, name in enumerate(node.output if self._rename else ()):
+        graph, nodes = self.scope.graph, self.scope.nodes
+        readers = {use.op.name for name in final for use in graph.uses(name)}
+        behind = {id(n) for group in self._behind.values() for n in group}
+        for node in (*map(nodes.__getitem__, readers), *(n for n in new if id(n) not in behind)):
+            rename_reads(node, final)
+        makers = [nodes[op.name] for op in map(graph.producer, self._rename) if op is not None]
+        for node in (*makers, *new):
+            for index, name in enumerate(node.output):
                 if name in self._rename:
                     node.output[index] = self._rename[name]
 
@@ -269,21 +287,19 @@ class Editor:
         dead, nodes = self._unread()
         scope: Scope | None = self.scope
         while scope is not None:
-            _drop_initializers(scope.proto, dead)
+            _drop_initializers(scope, dead)
             scope = scope.outer
         return nodes
 
     def _unread(self) -> tuple[set[str], set[int]]:
         """Names that nothing reads any more, and ids of the constant nodes that made them."""
         readers = self.reading.readers
-        stack = [name for name in self._released if readers.get(name) == 0]
-        made = any(name not in self._initializers for name in stack)
-        makers = {o: n for n in self._nodes for o in n.output} if made else {}
-        dead: set[str] = set()
+        dead = {name for name in self._released if not readers[name]}
+        stack = [name for name in dead if name not in self._initializers]
+        makers = {o: n for n in self._nodes for o in n.output} if stack else {}
         nodes: set[int] = set()
         while stack:
             name = stack.pop()
-            dead.add(name)
             maker = makers.get(name)
             constant = self.scope.graph.constant(name) is not None
             if maker is None or not constant or id(maker) in nodes:
@@ -294,76 +310,23 @@ class Editor:
             for read in filter(None, maker.input):
                 readers[read] -= 1
                 if readers[read] == 0:
+                    dead.add(read)
                     stack.append(read)
         return dead, nodes
 
 
-def _drop_initializers(graph: onnx.GraphProto, dead: set[str]) -> None:
-    gone = {t.name for t in graph.initializer if t.name in dead}
+def _drop_initializers(scope: Scope, dead: set[str]) -> None:
+    gone = dead.intersection(scope.initializers)
     if not gone:
         return
-    kept = [t for t in graph.initializer if t.name not in gone]
-    if len(kept) * 2 > len(graph.initializer):
-        for place in reversed([i for i, t in enumerate(graph.initializer) if t.name in gone]):
-            del graph.initializer[place]
-    else:
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
+    graph, names = scope.proto, list(scope.initializers)
+    if len(names) != len(graph.initializer):  # a file may hold one name twice
+        names = [t.name for t in graph.initializer]
+    reorder(graph.initializer, [i for i, name in enumerate(names) if name not in gone])
+    for name in gone:
+        del scope.initializers[name]
     for place in reversed([i for i, v in enumerate(graph.input) if v.name in gone]):
         del graph.input[place]
-
-
-def _rename_reads(node: onnx.NodeProto, final: dict[str, str]) -> None:
-    for index, name in enumerate(node.input[:]):
-        if name in final:
-            node.input[index] = final[name]
-    if not has_bodies(node):
-        return
-    for body in bodies(node):
-        for inner in body.node:
-            _rename_reads(inner, final)
-        for output in body.output:
-            if output.name in final and not any(output.name in n.output for n in body.node):
-                identity = body.node.add(op_type="Identity", output=[output.name])
-                identity.input.append(final[output.name])
-
-
-# Inputs that were attributes in older opsets.
-_ATTRIBUTES = {("Pad", 2): "value", ("Dropout", 1): "ratio"}
-
-
-def _set_attribute(node: onnx.NodeProto, index: int, value: float) -> None:
-    """An input that the node's opset holds as an attribute."""
-    name = _ATTRIBUTES[node.op_type, index]
-    kept = [a for a in node.attribute if a.name != name]
-    del node.attribute[:]
-    node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
-
-
-@lru_cache(maxsize=64)
-def _elem_type(dtype: np.dtype) -> int:
-    return int(onnx.helper.np_dtype_to_tensor_dtype(dtype))
-
-
-@lru_cache(maxsize=64)
-def _np_dtype(name: str) -> np.dtype:
-    if name == "bfloat16":
-        return onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
-    return np.dtype(name)
-
-
-def overwrite(tensor: onnx.TensorProto, array: np.ndarray) -> None:
-    """Put an array into a tensor; its name and doc string stay."""
-    if not tensor.HasField("raw_data"):
-        for data in ("float_data", "int32_data", "double_data"):
-            tensor.ClearField(data)
-    if external.is_external(tensor):
-        del tensor.external_data[:]
-        tensor.ClearField("data_location")
-    if tuple(tensor.dims[:]) != array.shape:
-        tensor.dims[:] = array.shape
-    tensor.data_type = _elem_type(array.dtype)
-    tensor.raw_data = array.tobytes()
 
 
 def _all_names(reading: Reading) -> set[str]:

@@ -18,7 +18,7 @@ from bnpass.files import (
     replacing,
     save_model,
 )
-from bnpass.frontends.onnx.transform import Folded, FoldOptions, fold_model
+from bnpass.frontends.onnx.folding import Folded, FoldOptions, fold_model
 from bnpass.patching import PatchedData
 
 Check = Callable[[Any, Any, frozenset[str]], object]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from bnpass.frontends.onnx.constants import (
     node_constants,
 )
 from bnpass.frontends.onnx.normalize import OLDEST_OPSET, Context, normalize
-from bnpass.graph import Constant, Dim, Graph, Op
+from bnpass.graph import Dim, Graph, Op
 from bnpass.patching import Store
 
 OVERRIDABLE = "an initializer that callers may override (a graph input with a default)"
@@ -33,6 +34,7 @@ class Scope:
         proto: the GraphProto inside the model.
         graph: its neutral view.
         nodes: the NodeProto of every operator, by operator name.
+        initializers: the tensors of the graph's initializers by name, sparse ones not among them.
         outer: the scope around a nested body.
         path: names of the operators whose bodies lead here, for reports.
     """
@@ -40,6 +42,7 @@ class Scope:
     proto: onnx.GraphProto
     graph: Graph
     nodes: dict[str, onnx.NodeProto]
+    initializers: dict[str, onnx.TensorProto]
     outer: Scope | None = None
     path: str = ""
 
@@ -60,7 +63,7 @@ class Reading:
     folder: Path | None
     opset: int
     scopes: list[Scope] = field(default_factory=list)
-    readers: dict[str, int] = field(default_factory=dict)
+    readers: Counter[str] = field(default_factory=Counter)
     store: Store | None = None
 
     @property
@@ -91,6 +94,13 @@ def opset_of(model: onnx.ModelProto) -> int:
     return int(versions[0])
 
 
+def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy to be edited."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
 def read(
     model: onnx.ModelProto,
     *,
@@ -110,8 +120,7 @@ def read(
     types = shapes.LazyTypes(model)
     _read_scope(reading, model.graph, types, (), None, "", freeze_inputs)
     for scope in reading.scopes:
-        for output in scope.proto.output:
-            reading.readers[output.name] = reading.readers.get(output.name, 0) + 1
+        reading.readers.update(output.name for output in scope.proto.output)
     return reading
 
 
@@ -175,13 +184,14 @@ class _Builder:
     ) -> None:
         self.reading, self.proto, self._types, self.outer = reading, proto, types, outer
         self.with_bodies: list[str] = []
-        names = {t.name for t in proto.initializer}
-        listed = {i.name for i in proto.input} & names
-        fixed = freeze_inputs or reading.model.ir_version < 4
-        self.overridable: set[str] = set() if fixed or outer is not None else listed
-        self.constants: dict[str, Constant] = {
-            c.name: c for c in graph_constants(proto, self.overridable, reading.source)
+        self.source = reading.source
+        self.reads: list[str] = []
+        fixed = freeze_inputs or reading.model.ir_version < 4 or outer is not None
+        self.initializers = {t.name: t for t in proto.initializer}
+        self.overridable = {
+            i.name for i in (() if fixed else proto.input) if i.name in self.initializers
         }
+        self.constants = graph_constants(self.initializers, self.overridable, self.source)
         if outer is not None:
             hidden = {name for node in proto.node for name in node.output}
             hidden |= {i.name for i in proto.input}
@@ -217,11 +227,9 @@ class _Builder:
         return name
 
     def add(self, node: onnx.NodeProto) -> None:
-        reading, readers = self.reading, self.reading.readers
         inputs = node.input[:]
-        for read in inputs:
-            readers[read] = readers.get(read, 0) + 1
-        found = node_constants(node, inputs, self.constants.get, reading.opset, reading.source)
+        self.reads += inputs
+        found = node_constants(node, inputs, self.constants, self.context.opset, self.source)
         if found:
             self.constants.update((c.name, c) for c in found)
             return
@@ -243,8 +251,9 @@ class _Builder:
         return name
 
     def finish(self, path: str) -> Scope:
+        self.reading.readers.update(self.reads)
         inputs = [i.name for i in self.proto.input if i.name not in self.constants]
         outputs = [o.name for o in self.proto.output]
         pinned = dict.fromkeys(self.overridable, OVERRIDABLE)
         graph = Graph(self.ops, inputs, outputs, self.constants, self.shape, self.dtype, pinned)
-        return Scope(self.proto, graph, self.nodes, self.outer, path)
+        return Scope(self.proto, graph, self.nodes, self.initializers, self.outer, path)

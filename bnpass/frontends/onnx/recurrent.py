@@ -19,8 +19,8 @@ import onnx
 
 from bnpass.frontends.onnx.editor import Editor
 from bnpass.frontends.onnx.read import Reading, Scope, read
-from bnpass.graph import Constant, Graph, Op
-from bnpass.passes.nonlinear import RECURRENT, is_split
+from bnpass.graph import RECURRENT, Constant, Graph, Op
+from bnpass.passes.nonlinear import is_split
 
 
 def split(model: onnx.ModelProto, wanted: Callable[[Op], bool]) -> list[str]:

@@ -11,10 +11,10 @@ Ints = Sequence[int] | Tensor
 
 
 def ints(values: Ints) -> list[int]:
-    """A list of Python ints from a literal or from a computed tensor."""
+    """A list of ints from sizes or from a computed tensor."""
     if isinstance(values, Tensor):
         return [int(v) for v in values.reshape(-1).tolist()]
-    return [int(v) for v in values]
+    return list(values)  # under torch.compile they may be symbols
 
 
 def host_tensor(values: object, dtype: torch.dtype) -> Tensor:

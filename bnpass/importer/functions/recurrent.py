@@ -1,7 +1,8 @@
 """LSTM, GRU and RNN: torch's kernels for the usual form, a plain loop over time for the rest.
 
 Shapes: X (T, N, I), or (N, T, I) with layout 1; W (D, g*H, I), R (D, g*H, H), B (D, 2*g*H) with D
-directions and g gates in ONNX's order: LSTM i, o, f, c; GRU z, r, h.
+directions and g gates. The loop takes ONNX's order (LSTM i, o, f, c; GRU z, r, h), the kernels
+torch's (i, f, c, o; r, z, h).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from bnpass.importer.gates import USUAL
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -36,10 +39,8 @@ None: onnxruntime takes another default than ONNX, so it must be given.
 Chosen = tuple[str, tuple[float, ...]]
 """The name of an activation with its parameters."""
 
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-USUAL = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh"), "RNN": ("tanh",)}
-_TO_TORCH = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
-
+Triple = tuple[Tensor, Tensor, Tensor]
+Weights = Tensor | Sequence[Tensor]
 
 @dataclass(frozen=True)
 class Cell:
@@ -57,7 +58,7 @@ class Cell:
     input_forget: bool
 
 
-def recurrent(
+def by_loop(
     x: Tensor,
     W: Tensor,
     R: Tensor,
@@ -73,39 +74,40 @@ def recurrent(
     clip: float | None,
     linear_before_reset: bool,
     input_forget: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Triple:
     """ONNX LSTM (22), GRU (22) and RNN (22): Y, Y_h and Y_c (of an LSTM; else Y_h again)."""
+    x, start = _prepared(x, h0, c0, layout, R.shape[0], R.shape[2])
+    bias = torch.zeros_like(W[:, :, 0]).repeat(1, 2) if B is None else B
+    per = len(USUAL[kind])
+    cells = [
+        Cell(
+            kind, W[d], R[d], bias[d].chunk(2)[0], bias[d].chunk(2)[1],
+            None if P is None else P[d],
+            tuple(_activation(*a) for a in activations[per * d : per * (d + 1)]),
+            clip, linear_before_reset, input_forget,
+        )
+        for d in range(R.shape[0])
+    ]  # fmt: skip
+    return _laid_out(_over_time(x, cells, start, direction, lengths), layout)
+
+
+def _prepared(
+    x: Tensor, h0: Tensor | None, c0: Tensor | None, layout: int, directions: int, hidden: int
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The input with time first, and the states to start from."""
     if layout:
         x = x.transpose(0, 1)
         h0 = None if h0 is None else h0.transpose(0, 1)
         c0 = None if c0 is None else c0.transpose(0, 1)
-    directions, hidden = R.shape[0], R.shape[2]
-    zeros = torch.zeros(directions, x.shape[1], hidden, dtype=x.dtype, device=x.device)
-    start = (zeros if h0 is None else h0, zeros if c0 is None else c0)
-    bias = torch.zeros_like(W[:, :, 0]).repeat(1, 2) if B is None else B
-    per = len(USUAL[kind])
-    names = tuple(name for name, _ in activations)
-    usual = names == USUAL[kind] * directions or (
-        kind == "RNN" and names == ("relu",) * directions
-    )
-    resets = kind != "GRU" or linear_before_reset
-    if usual and resets and lengths is None and clip is None and P is None and not input_forget:
-        made = _by_torch(x, W, R, bias, start, kind, direction, names[0])
-    else:
-        cells = [
-            Cell(
-                kind, W[d], R[d], bias[d].chunk(2)[0], bias[d].chunk(2)[1],
-                None if P is None else P[d],
-                tuple(_activation(*a) for a in activations[per * d : per * (d + 1)]),
-                clip, linear_before_reset, input_forget,
-            )
-            for d in range(directions)
-        ]  # fmt: skip
-        made = _by_loop(x, cells, start, direction, lengths)
+    zeros = x if None not in (h0, c0) else x.new_zeros(directions, x.shape[1], hidden)
+    return x, (zeros if h0 is None else h0, zeros if c0 is None else c0)
+
+
+def _laid_out(made: Triple, layout: int) -> Triple:
+    if not layout:
+        return made
     y, h, c = made
-    if layout:
-        return y.permute(2, 0, 1, 3), h.transpose(0, 1), c.transpose(0, 1)
-    return y, h, c
+    return y.permute(2, 0, 1, 3), h.transpose(0, 1), c.transpose(0, 1)
 
 
 def _activation(name: str, parameters: tuple[float, ...]) -> Activation:
@@ -116,51 +118,65 @@ def _activation(name: str, parameters: tuple[float, ...]) -> Activation:
 # -- torch's kernels -------------------------------------------------------------------------------
 
 
-def _by_torch(
+def by_kernel(
     x: Tensor,
-    W: Tensor,
-    R: Tensor,
-    B: Tensor,
-    start: tuple[Tensor, Tensor],
+    W: Weights,
+    R: Weights,
+    B: Weights | None,
+    h0: Tensor | None,
+    c0: Tensor | None,
     kind: str,
     direction: str,
+    layout: int,
     activation: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    weights = []
-    for d in range(W.shape[0]):
-        parts = (W[d], R[d], *B[d].chunk(2))
-        weights += [_reorder(part, _TO_TORCH[kind]) for part in parts]
-    both = direction == "bidirectional"
+) -> Triple:
+    """What :func:`by_loop` computes, for gates in torch's order.
+
+    Args:
+        W, R, B: (D, ...) each, or the tensors of torch's modules, one after the other.
+        activation: of an RNN: tanh or relu.
+    """
+    w, r = _directions(W), _directions(R)
+    biases = () if B is None else _biases(B)
+    weights = [part for d in range(len(w)) for part in (w[d], r[d], *biases[2 * d : 2 * d + 2])]
+    x, start = _prepared(x, h0, c0, layout, len(r), r[0].shape[1])
     x = x.flip(0) if direction == "reverse" else x
     # "train" only steers the dropout, which is 0; without it cuDNN refuses a backward pass
-    common = (weights, True, 1, 0.0, torch.is_grad_enabled(), both, False)
+    common = (weights, bool(biases), 1, 0.0, torch.is_grad_enabled(), len(w) == 2, False)
     if kind == "LSTM":
         y, h, c = torch.lstm(x, start, *common)
     else:
-        name = "gru" if kind == "GRU" else f"rnn_{activation}"
-        y, h = getattr(torch, name)(x, start[0], *common)
+        y, h = _SIMPLE[kind, activation](x, start[0], *common)
         c = h
-    y = y.reshape(*y.shape[:2], W.shape[0], -1).transpose(1, 2)
-    return (y.flip(0) if direction == "reverse" else y), h, c
+    y = y.unflatten(2, (len(w), -1)).transpose(1, 2)
+    return _laid_out((y.flip(0) if direction == "reverse" else y, h, c), layout)
 
 
-def _reorder(part: Tensor, order: Sequence[int]) -> Tensor:
-    if len(order) == 1:
-        return part
-    gates = part.chunk(len(order))
-    return torch.cat([gates[g] for g in order])
+_SIMPLE: dict[tuple[str, str], Callable[..., tuple[Tensor, Tensor]]] = {
+    ("GRU", "sigmoid"): torch.gru, ("RNN", "tanh"): torch.rnn_tanh, ("RNN", "relu"): torch.rnn_relu,
+}  # fmt: skip
+
+
+def _directions(weight: Weights) -> Sequence[Tensor]:
+    if not isinstance(weight, Tensor):
+        return weight
+    return (weight.squeeze(0),) if weight.shape[0] == 1 else weight.unbind(0)
+
+
+def _biases(bias: Weights) -> Sequence[Tensor]:
+    return bias.reshape(2 * bias.shape[0], -1).unbind(0) if isinstance(bias, Tensor) else bias
 
 
 # -- a loop over time ------------------------------------------------------------------------------
 
 
-def _by_loop(
+def _over_time(
     x: Tensor,
     cells: Sequence[Cell],
     start: tuple[Tensor, Tensor],
     direction: str,
     lengths: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Triple:
     steps = x.shape[0]
     ends = torch.full((x.shape[1],), steps, device=x.device) if lengths is None else lengths
     ends = ends.to(x.device)

@@ -112,6 +112,11 @@ def shape(x: Tensor, start: int = 0, end: int | None = None) -> Tensor:
     return torch.tensor(x.shape[start:end], dtype=torch.int64)
 
 
+def divide(a: int, b: int) -> int:
+    """ONNX Div (14) of whole numbers: towards zero."""
+    return a // b if (a < 0) == (b < 0) else -(-a // b)
+
+
 def size(x: Tensor) -> Tensor:
     """ONNX Size (13): int64 on the CPU."""
     return torch.tensor(x.numel(), dtype=torch.int64)

@@ -2,39 +2,89 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from torch import fx
+
 from bnpass.importer.functions import recurrent as functions
+from bnpass.importer.functions import shape
+from bnpass.importer.functions.common import host_tensor
+from bnpass.importer.gates import BIAS, USUAL, WEIGHTS, arranged, fits_kernel, order_of
 from bnpass.importer.op import Op
+from bnpass.importer.ops.rows import parameters_in_order
 from bnpass.importer.registry import register_op
-from bnpass.importer.values import Arg
+from bnpass.importer.values import Arg, Const, Traced
 
 
 @register_op("LSTM")
 @register_op("GRU")
 @register_op("RNN")
 def recurrent(op: Op) -> Arg:
-    """The weights stay in ONNX's layout; gates are reordered when it runs."""
+    """By torch's kernels, with the gates in its order, where it has them; else by a loop."""
     kind, direction = op.node.op_type, op.attr("direction", "forward")
-    directions = 2 if direction == "bidirectional" else 1
-    clip = op.attr("clip")
-    lstm = kind == "LSTM"
-    weights = [op.weight(i) for i in (1, 2, 3)]
-    states = [op.tensor(i) if op.has(i) else None for i in (4, 5)]
-    cell = op.tensor(6) if lstm and op.has(6) else None
-    peepholes = op.weight(7) if lstm else None
+    lstm, layout = kind == "LSTM", op.attr("layout", 0)
+    activations = _activations(op, kind, 2 if direction == "bidirectional" else 1)
+    if fits_kernel(op.node):
+        weights = [_in_order(op, i) for i in (*WEIGHTS, BIAS)]
+        states = [_state(op, i) for i in ((5, 6) if lstm else (5,))]
+        triple = op.call(
+            functions.by_kernel, op.tensor(0), *weights, *(*states, None)[:2], kind, direction,
+            layout, activations[0][0],
+        )  # fmt: skip
+        return op.items(triple, 3 if lstm else 2)
+    lengths, h0, c0 = (op.tensor(i) if op.has(i) else None for i in (4, 5, 6))
     triple = op.call(
-        functions.recurrent, op.tensor(0), *weights, *states, cell, peepholes, kind, direction,
-        op.attr("layout", 0), _activations(op, kind, directions), clip,
+        functions.by_loop, op.tensor(0), *[op.weight(i) for i in (*WEIGHTS, BIAS)], lengths, h0,
+        c0, op.weight(7), kind, direction, layout, activations, op.attr("clip"),
         bool(op.attr("linear_before_reset", 0)), bool(op.attr("input_forget", 0)),
     )  # fmt: skip
     return op.items(triple, 3 if lstm else 2)
 
 
+def _in_order(op: Op, index: int) -> Arg:
+    """W, R or B with the gates in torch's order; at worst put in order when it runs."""
+    if not op.has(index):
+        return None
+    order, value = order_of(op.node.op_type, index), op.inputs[index]
+    weight = op.weight(index)
+    if order == tuple(range(len(order))) or (isinstance(value, Const) and value.gates):
+        return weight
+    if isinstance(value, Traced):
+        parameters = parameters_in_order(value.node, order, 2 if index == BIAS else 1)
+        if parameters is not None:
+            op.store.idle.append(value.node)
+            return parameters
+    return op.call(arranged, weight, order)
+
+
+def _state(op: Op, index: int) -> Arg:
+    """An initial state; None is zeros."""
+    if not op.has(index):
+        return None
+    value = op.inputs[index]
+    if isinstance(value, Traced) and _is_zero(value.node):
+        op.store.idle.append(value.node)
+        return None
+    return op.tensor(index)
+
+
+def _is_zero(node: Any) -> bool:
+    """Whether zeros are spread over a shape that is only known when it runs."""
+    if not isinstance(node, fx.Node):
+        return False
+    if node.target in (shape.slice_axes, shape.expand):
+        return _is_zero(node.args[0])
+    if node.target is host_tensor:
+        return bool(node.args[0] == 0)
+    return node.target is shape.full and bool(node.args[1] == 0)
+
+
 def _activations(op: Op, kind: str, directions: int) -> tuple[functions.Chosen, ...]:
     """Names with their parameters: the two lists feed, in order, those that take any."""
-    names = op.attr("activations", functions.USUAL[kind] * directions)
+    names = op.attr("activations", USUAL[kind] * directions)
     names = tuple(n.decode().lower() if isinstance(n, bytes) else n for n in names)
     unknown = [n for n in names if n not in functions.ACTIVATIONS]
-    if unknown or len(names) != len(functions.USUAL[kind]) * directions:
+    if unknown or len(names) != len(USUAL[kind]) * directions:
         op.fail(f"activations {', '.join(names)}")
     alphas, betas = (list(op.attr(f"activation_{n}", ())) for n in ("alpha", "beta"))
     chosen: list[functions.Chosen] = []

@@ -29,7 +29,8 @@ def reshape(op: Op) -> Arg:
     """0 copies the size of the input unless allowzero; -1 is what remains."""
     shape, allow = op.ints(1), bool(op.attr("allowzero", 0))
     x = op.tensor(0)
-    if isinstance(shape, tuple) and (allow or 0 not in shape):
+    plain = isinstance(shape, tuple) and all(isinstance(n, int) and n for n in shape)
+    if plain or (allow and isinstance(shape, tuple)):
         return op.call(torch.reshape, x, shape)
     return op.call(functions.reshape, x, shape, allow)
 

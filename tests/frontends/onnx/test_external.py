@@ -11,7 +11,7 @@ import bnpass
 from bnpass import external
 from bnpass.errors import VerificationError
 from bnpass.frontends.onnx.fold_file import fold_file
-from bnpass.frontends.onnx.transform import FoldOptions
+from bnpass.frontends.onnx.folding import FoldOptions
 
 CHANNELS = 24
 

@@ -9,8 +9,8 @@ from typing import Any
 import onnx
 
 from bnpass.files import load_model
+from bnpass.frontends.onnx.folding import Folded, FoldOptions, fold_model
 from bnpass.frontends.onnx.narrow import Narrowed, narrow_model, narrow_type
-from bnpass.frontends.onnx.transform import Folded, FoldOptions, fold_model
 
 FoldCheck = Callable[[Any, Any, frozenset[str]], object]
 """(original, folded, values that changed) -> None, or raises."""
@@ -25,6 +25,7 @@ def fold_narrow(
     to: str,
     *,
     io: bool = False,
+    fold: Callable[[onnx.ModelProto, FoldOptions], Folded] = fold_model,
     check: FoldCheck | None = None,
     check_narrow: NarrowCheck | None = None,
 ) -> tuple[Folded, Narrowed]:
@@ -38,6 +39,7 @@ def fold_narrow(
         options: of the fold.
         to: see :func:`bnpass.frontends.onnx.narrow.narrow_model`.
         io: also the graph's inputs and outputs.
+        fold: folds a ModelProto.
         check: called with the folded model.
         check_narrow: called with the narrowed one.
 
@@ -49,7 +51,7 @@ def fold_narrow(
         path = model
         done = fold_model(load_model(path), options, fresh=lambda: load_model(path))
     else:
-        done = fold_model(model, options)
+        done = fold(model, options)
     if check is not None and done.plan.entries:
         check(model, done.model, done.changed)
     narrowed = narrow_model(done.model, to, io=io)

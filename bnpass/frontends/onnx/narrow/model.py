@@ -24,7 +24,7 @@ import onnx
 
 from bnpass.errors import UnsupportedError, UsageError, close_matches
 from bnpass.frontends.onnx import shapes
-from bnpass.frontends.onnx.editor import overwrite
+from bnpass.frontends.onnx.messages import overwrite
 from bnpass.frontends.onnx.narrow.values import (
     FLOAT,
     KINDS,

@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from bnpass.errors import RefusedError
 from bnpass.frontends.onnx import shapes
-from bnpass.frontends.onnx.editor import overwrite
+from bnpass.frontends.onnx.messages import overwrite
 
 FLOAT = int(TensorProto.FLOAT)
 KINDS = {"float16": int(TensorProto.FLOAT16), "bfloat16": int(TensorProto.BFLOAT16)}

@@ -1,6 +1,6 @@
 """Population statistics: pooled, the paper's formula and moving averages against exact ones.
 
-``python benchmarks/statistics.py [--data DIR] [-o out/statistics]``. For nets with sigmoids, tanh
+``python benchmarks/population.py [--data DIR] [-o out/population]``. For nets with sigmoids, tanh
 and ReLU that were trained for a while, the statistics of every BN by each method at batch sizes 2
 to 1000 are compared with exact ones: layer by layer in float64, each BN over all samples, with the
 BNs in front of it in inference mode on exact statistics already. The table shows how far off the
@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-if __name__ == "__main__":
-    sys.path[0] = str(ROOT)  # not this file's folder: it would hide Python's own statistics
+sys.path.insert(0, str(ROOT))
 
 import onnx  # noqa: E402 - the package is imported from the source tree
 import torch  # noqa: E402
@@ -222,7 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT / "models" / "data",
                         help="IDX files of MNIST; the default is the committed sample")
-    parser.add_argument("-o", "--out", type=Path, default=Path("out/statistics"))
+    parser.add_argument("-o", "--out", type=Path, default=Path("out/population"))
     parser.add_argument("--samples", type=int, default=3000)
     parser.add_argument("--steps", type=int, default=300)
     args = parser.parse_args(arguments)
@@ -231,9 +230,9 @@ def main(arguments: list[str] | None = None) -> int:
     data = data.subset(list(range(min(args.samples, len(data)))))
     report = measure(data, test, steps=args.steps)
     args.out.mkdir(parents=True, exist_ok=True)
-    atomic_write(args.out / "statistics.csv", to_csv(report))
-    atomic_write(args.out / "statistics.md", markdown(report))
-    draw(report, args.out / "statistics.png")
+    atomic_write(args.out / "population.csv", to_csv(report))
+    atomic_write(args.out / "population.md", markdown(report))
+    draw(report, args.out / "population.png")
     print(markdown(report))
     return 0
 

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from benchmarks.statistics import (  # noqa: E402
+from benchmarks.population import (  # noqa: E402
     ROOT,
     compare,
     exact,
@@ -55,8 +55,8 @@ def test_ratios():
 
 def test_small_batches_show_what_design_says(monkeypatch):
     """Behind another BN the paper's factor over-corrects; pooling over large batches is right."""
-    monkeypatch.setattr("benchmarks.statistics.NETS", {"sigmoid": "Sigmoid"})
-    monkeypatch.setattr("benchmarks.statistics.STEPS", (20,))
+    monkeypatch.setattr("benchmarks.population.NETS", {"sigmoid": "Sigmoid"})
+    monkeypatch.setattr("benchmarks.population.STEPS", (20,))
     report = measure(digits(1000), digits(200), steps=30, sizes=(4, 500))
     behind = {(r.method, r.batch): r.mean for r in report.ratios if r.place == "behind"}
     assert behind["paper", 4] > 1.1

@@ -1,39 +1,35 @@
-"""Whole passes on a ModelProto: read, plan, apply. The model given is never changed."""
+"""A fold of a whole ModelProto: read, plan, apply. The model given is never changed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from bnpass import external
 from bnpass.collector import collector_paused
-from bnpass.edits import FoldEdits
-from bnpass.errors import InputError, RefusedError
-from bnpass.frontends.onnx import recurrent
-from bnpass.frontends.onnx.apply import apply_fold, apply_insert
+from bnpass.errors import RefusedError
+from bnpass.frontends.onnx.apply import apply_fold
 from bnpass.frontends.onnx.editor import OverflowedError
 from bnpass.frontends.onnx.functions import inline_norms
-from bnpass.frontends.onnx.read import Reading, Scope, bodies, has_bodies, opset_of, read
+from bnpass.frontends.onnx.read import (
+    Reading,
+    Scope,
+    bodies,
+    copied,
+    has_bodies,
+    opset_of,
+    read,
+)
+from bnpass.graph import RECURRENT
 from bnpass.passes.fold import FoldEntry, FoldPlan, plan_fold
-from bnpass.passes.initial import new_norms
-from bnpass.passes.insert import plan_insert
-from bnpass.passes.nonlinear import RECURRENT, find_nonlinearities
-from bnpass.passes.sites import InsertPlan, Policy, Site, Skip, wanted
-from bnpass.passes.strip import StripPlan, plan_strip
 from bnpass.patching import Discarded, PatchedData, Store
 
 _SMALL = 1 << 20  # bytes by which any model may grow
 
 _AGAIN = 3  # further folds of what a fold has written; one was enough for all graphs seen
-_QUANTIZED = frozenset(
-    {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
-     "MatMulInteger", "DynamicQuantizeLinear"}
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,16 +65,10 @@ class Folded:
     avoid: frozenset[str] = frozenset()
 
 
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
-
 def _prepared(model: onnx.ModelProto, options: FoldOptions, own: bool) -> onnx.ModelProto:
     opset_of(model)
     copy = inline_norms(model)
-    copy = _copy(model) if copy is model and not own else copy
+    copy = copied(model) if copy is model and not own else copy
     if options.training_mode == "inference":
         _stop_training(copy)
     return copy
@@ -193,7 +183,7 @@ def _fold_model(
         _check_growth(copy, grown, options.max_growth)
         if plan_only:
             return Folded(model, whole, avoid=avoid)
-        joined = _join_recurrent(copy, folder, store, whole)
+        joined = _join_recurrent(reading, whole)
         unsettled = joined or any(_writes_operators(plan) for plan in plans)
         return Folded(copy, whole, plans[0].edits.changed, grown, unsettled)
 
@@ -208,16 +198,16 @@ def _writes_operators(plan: FoldPlan) -> bool:
     return bool(plan.edits.leftovers) or any(e.how == "merged" for e in plan.entries) or any(shifts)
 
 
-def _join_recurrent(
-    model: onnx.ModelProto, folder: Path | None, store: Store | None, plan: FoldPlan
-) -> bool:
+def _join_recurrent(reading: Reading, plan: FoldPlan) -> bool:
     """The inverse of the insertion's split; the plan gets an entry for each layer."""
-    if not any(node.op_type in RECURRENT for node in model.graph.node):
+    if not any(op.kind in RECURRENT for op in reading.main.graph.ops.values()):
         return False
-    reading = read(model, folder=folder, store=store)
-    names = recurrent.join(reading)
+    from bnpass.frontends.onnx import recurrent
+
+    folded = read(reading.model, folder=reading.folder, store=reading.store)
+    names = recurrent.join(folded)
     for name in names:
-        kind = reading.main.graph.ops[name].kind
+        kind = folded.main.graph.ops[name].kind
         plan.entries.append(FoldEntry(name, kind, (name,), "forward", (name,)))
     return bool(names)
 
@@ -238,108 +228,10 @@ def _joined(plans: Sequence[FoldPlan], reading: Reading) -> FoldPlan:
     entries: list[FoldEntry] = []
     for plan, scope in zip(plans, reading.scopes, strict=True):
         entries += [_inside(entry, scope) for entry in plan.entries]
-    return FoldPlan(entries, plans[0].edits if plans else FoldEdits())
+    if not plans:
+        return FoldPlan(entries)
+    return FoldPlan(entries, plans[0].edits, plans[0].arithmetic)
 
 
 def _inside(entry: FoldEntry, scope: Scope) -> FoldEntry:
     return replace(entry, node=scope.path + entry.node) if scope.path else entry
-
-
-# --- insert
-
-
-Measure = Callable[[onnx.ModelProto, Sequence[Site]], dict[str, tuple[np.ndarray, np.ndarray]]]
-"""(model, sites) -> mean and biased variance, (C,) each, of the sites' values by name."""
-
-
-@dataclass(frozen=True)
-class InsertOptions:
-    """What an insertion is asked for; the names are those of :func:`bnpass.insert`."""
-
-    policy: Policy = field(default_factory=Policy)
-    init: str = "fresh"
-    epsilon: float = 1e-5
-    momentum: float = 0.1
-
-
-@dataclass
-class Inserted:
-    """A model with BatchNorms and what was done."""
-
-    model: onnx.ModelProto
-    plan: InsertPlan
-
-
-def insert_model(
-    model: onnx.ModelProto,
-    options: InsertOptions = InsertOptions(),
-    *,
-    folder: Path | None = None,
-    moments: Measure | None = None,
-    plan_only: bool = False,
-) -> Inserted:
-    """Insert a BatchNorm in front of every nonlinearity of the main graph.
-
-    Raises:
-        InputError: the model is quantised, or older than opset 7.
-    """
-    _refuse_quantized(model)
-    copy = _copy(model)
-    notes = recurrent.split(copy, lambda op: wanted(op, options.policy))
-    reading = read(copy, folder=folder)
-    plan = plan_insert(reading.main.graph, options.policy)
-    plan.notes.extend(notes)
-    plan.skipped.extend(_inside_bodies(reading))
-    if plan_only or not plan.sites:
-        return Inserted(copy, plan)
-    norms = new_norms(
-        plan,
-        options.init,
-        epsilon=options.epsilon,
-        momentum=options.momentum,
-        moments=None if moments is None else partial(moments, copy),
-    )
-    apply_insert(reading, reading.main, norms)
-    return Inserted(copy, plan)
-
-
-@dataclass
-class Stripped:
-    """A model without the operators that were asked for, and what was done."""
-
-    model: onnx.ModelProto
-    plan: StripPlan
-
-
-def strip_model(
-    model: onnx.ModelProto,
-    what: Sequence[str] = ("lrn", "dropout"),
-    *,
-    dropout: float | None = None,
-    only: Sequence[str] = (),
-    skip: Sequence[str] = (),
-    folder: Path | None = None,
-) -> Stripped:
-    """Take LRN and Dropout out of the main graph; see :func:`bnpass.passes.strip.plan_strip`."""
-    copy = _copy(model)
-    reading = read(copy, folder=folder)
-    plan = plan_strip(reading.main.graph, what, dropout=dropout, only=only, skip=skip)
-    apply_fold(reading, reading.main, plan.edits)
-    return Stripped(copy, plan)
-
-
-def _inside_bodies(reading: Reading) -> list[Skip]:
-    return [
-        Skip(scope.path + n.op.name, n.op.kind, "inside control flow")
-        for scope in reading.scopes[1:]
-        for n in find_nonlinearities(scope.graph)
-    ]
-
-
-def _refuse_quantized(model: onnx.ModelProto) -> None:
-    for node in model.graph.node:
-        if node.op_type in _QUANTIZED:
-            raise InputError(
-                f"the model is quantised: {node.op_type} {node.name or node.output[0]!r}",
-                "insert BatchNorms into the floating-point model and quantise the folded one",
-            )

@@ -1,0 +1,80 @@
+"""Small edits of single protobuf messages: order, names, attributes, numbers."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import onnx
+
+from bnpass import external
+from bnpass.frontends.onnx.read import bodies, has_bodies
+
+
+def reorder(messages: Any, order: list[int]) -> None:
+    """Put the messages of a repeated field in an order, given by their places; others go.
+
+    Nothing is copied: sorting moves pointers, where ``extend`` would copy every message.
+    """
+    keys = [len(messages)] * len(messages)
+    for place, old in enumerate(order):
+        keys[old] = place
+    messages.sort(key=partial(next, iter(keys)))  # next(keys, message): the message is not needed
+    del messages[len(order) :]
+
+
+def rename_reads(node: onnx.NodeProto, final: dict[str, str]) -> None:
+    """Let a node, and the bodies inside it, read values by the names that they have now."""
+    for index, name in enumerate(node.input[:]):
+        if name in final:
+            node.input[index] = final[name]
+    if not has_bodies(node):
+        return
+    for body in bodies(node):
+        for inner in body.node:
+            rename_reads(inner, final)
+        for output in body.output:
+            if output.name in final and not any(output.name in n.output for n in body.node):
+                identity = body.node.add(op_type="Identity", output=[output.name])
+                identity.input.append(final[output.name])
+
+
+# Inputs that were attributes in older opsets.
+_ATTRIBUTES = {("Pad", 2): "value", ("Dropout", 1): "ratio"}
+
+
+def set_attribute(node: onnx.NodeProto, index: int, value: float) -> None:
+    """An input that the node's opset holds as an attribute."""
+    name = _ATTRIBUTES[node.op_type, index]
+    kept = [a for a in node.attribute if a.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+
+
+@lru_cache(maxsize=64)
+def elem_type(dtype: np.dtype) -> int:
+    """ONNX's number of an element type."""
+    return int(onnx.helper.np_dtype_to_tensor_dtype(dtype))
+
+
+@lru_cache(maxsize=64)
+def np_dtype(name: str) -> np.dtype:
+    """numpy's type of that name, bfloat16 among them."""
+    if name == "bfloat16":
+        return onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
+    return np.dtype(name)
+
+
+def overwrite(tensor: onnx.TensorProto, array: np.ndarray) -> None:
+    """Put an array into a tensor; its name and doc string stay."""
+    if not tensor.raw_data:
+        for data in ("float_data", "int32_data", "double_data"):
+            tensor.ClearField(data)
+        if external.is_external(tensor):
+            del tensor.external_data[:]
+            tensor.ClearField("data_location")
+    if tuple(tensor.dims[:]) != array.shape:
+        tensor.dims[:] = array.shape
+    tensor.data_type = elem_type(array.dtype)
+    tensor.raw_data = array.tobytes()

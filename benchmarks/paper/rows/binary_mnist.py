@@ -76,10 +76,10 @@ def long_run(ctx: Context, start: Start, name: str, row: str) -> list[Outcome]:
     """``"plain"`` with all its seeds, or ``"BN"`` once."""
     if name == "plain":
         return train_seeds(ctx, _arm(start, name), data(ctx), row, steps=ctx.steps(STEPS),
-                           seeds=start.seeds, validations=100)
+                           seeds=start.seeds, validations=50)
     steps = ctx.steps(STEPS)
     return [train(ctx, _arm(start, name), data(ctx), row, steps=max(20, steps // start.part),
-                  grid_steps=max(20, steps // 10), validations=100)]
+                  grid_steps=max(20, steps // 10), validations=50)]
 
 
 def data(ctx: Context) -> Split:

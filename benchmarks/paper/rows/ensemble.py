@@ -11,7 +11,7 @@ from benchmarks.paper.rows.inception import GRID, HE, RECIPE
 from bnpass.pipeline.measure import deployed_outputs
 
 NAME = "ensemble"
-MINUTES = 5
+MINUTES = 4
 STEPS = 240
 MEMBERS = 6
 

@@ -18,7 +18,7 @@ from bnpass.training import TrainConfig, paper_recipe
 
 NAME = "inception"
 MODEL = MODELS / "inception.onnx"
-MINUTES = 14
+MINUTES = 12
 STEPS = 1_200
 GRID = (0.01, 0.03, 0.1, 0.3)
 HE = {"scheme": "glorot", "gain": 2**0.5}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -169,6 +170,20 @@ def inside(location: str, folder: Path, name: str) -> Path:
 def places(model: onnx.ModelProto, folder: Path) -> list[Place]:
     """Where every external tensor of a model lies, each checked (see :func:`place`)."""
     return [place(tensor, folder) for tensor in externals(model)]
+
+
+def overlapping(found: Iterable[Place]) -> set[tuple[Path, int]]:
+    """(file, offset) of the places that have bytes in common: no one may write there alone."""
+    ranges = sorted({(p.path, p.offset, p.offset + p.length) for p in found})
+    twice = Counter((p.path, p.offset) for p in found)
+    shared = {place for place, count in twice.items() if count > 1}
+    end, last = 0, None
+    for path, start, stop in ranges:
+        if last is not None and last[0] == path and start < end:
+            shared |= {last, (path, start)}
+        if last is None or last[0] != path or stop > end:
+            end, last = stop, (path, start)
+    return shared
 
 
 def embed(model: onnx.ModelProto, folder: Path) -> None:

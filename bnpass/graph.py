@@ -12,7 +12,7 @@ what networkx is good at: topological order, reachability, dominators and drawin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -110,6 +110,12 @@ class Constant:
     def float64(self) -> np.ndarray:
         """The data in float64: a copy in C order, which may be changed."""
         return np.asarray(self.load()).astype(np.float64, order="C")
+
+    def pieces(self, count: int) -> Iterator[np.ndarray]:
+        """The data flat, ``count`` entries at a time; a piece lives until the next one."""
+        flat = np.ascontiguousarray(self.load()).reshape(-1)
+        for start in range(0, flat.size, count):
+            yield flat[start : start + count]
 
     @property
     def raw(self) -> bytes | None:

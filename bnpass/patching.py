@@ -1,16 +1,18 @@
-"""Data files of external tensors, copied by the kernel with some ranges patched.
+"""New data files of external tensors: what stays is copied by the kernel, the rest is written.
 
 Folding keeps the shape of every weight, so the new data file is the old one with other bytes in
-some places: memory stays near the largest tensor that changes, whatever the model's size.
+some places: memory stays near the largest tensor that changes, whatever the model's size, and no
+byte is written twice.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -24,26 +26,24 @@ APPEND_FROM = 1 << 16
 """New tensors of at least so many bytes go into the data file, smaller ones into the model."""
 
 
-def copy_file(source: Path, target: Path) -> None:
-    """Copy a file inside the kernel; file systems that can share the blocks do."""
-    with source.open("rb") as reader, target.open("xb") as writer:
-        left = os.fstat(reader.fileno()).st_size
-        while left > 0:
-            done = _copy_range(reader.fileno(), writer.fileno(), min(left, _CHUNK))
-            if done == 0:
-                raise OSError(f"{source} became shorter while it was copied")
-            left -= done
+def copy_range(source: BinaryIO, target: BinaryIO, start: int, end: int) -> None:
+    """Copy bytes to the same place of another file, inside the kernel where that is possible."""
+    while start < end:
+        done = _copied(source.fileno(), target.fileno(), start, min(end - start, _CHUNK))
+        if done == 0:
+            raise OSError(f"{source.name} became shorter while it was copied")
+        start += done
 
 
-def _copy_range(source: int, target: int, count: int) -> int:
+def _copied(source: int, target: int, start: int, count: int) -> int:
     if hasattr(os, "copy_file_range"):
         try:
-            return os.copy_file_range(source, target, count)
+            return os.copy_file_range(source, target, count, start, start)
         except OSError:  # another file system, an old kernel
             pass
-    if hasattr(os, "sendfile"):
-        return os.sendfile(target, source, None, count)
-    return os.write(target, os.read(source, 1 << 24))
+    os.lseek(source, start, os.SEEK_SET)
+    os.lseek(target, start, os.SEEK_SET)
+    return os.write(target, os.read(source, min(count, 1 << 24)))
 
 
 class Discarded:
@@ -60,8 +60,10 @@ class Discarded:
         """Where an external tensor's numbers lie."""
         return (self._store or external).place(tensor, folder)
 
-    def patch(self, tensor: onnx.TensorProto, array: np.ndarray) -> None:
-        """Do nothing."""
+    def patch(self, _: onnx.TensorProto, pieces: Iterable[np.ndarray]) -> None:
+        """Work the numbers out, and forget them."""
+        for _piece in pieces:
+            pass
 
     def append(self, tensor: onnx.TensorProto, array: np.ndarray) -> None:
         """Note the type and shape."""
@@ -73,23 +75,26 @@ class Discarded:
 
 
 class PatchedData:
-    """Copies of a model's data files under fresh names, to be patched and extended.
+    """New data files under fresh names, made of the old ones and what changes.
 
-    Used as a context manager: the copies go again unless :meth:`keep` was called.
+    Used as a context manager: the files go again unless :meth:`keep` was called. They are whole
+    after :meth:`complete`.
 
     Args:
         model: its external tensors tell which files there are; it is not changed yet.
         folder: where they lie.
-        output: the model file to be written; copies are named after it, beside it.
+        output: the model file to be written; the new files are named after it, beside it.
     """
 
     def __init__(self, model: onnx.ModelProto, folder: Path, output: Path) -> None:
         self._folder, self._output = folder, output
         places = external.places(model, folder)
+        self._shared = external.overlapping(places)
         self.files: dict[Path, Path] = {}
         for source in dict.fromkeys(place.path for place in places):
             token = os.urandom(8).hex()
             self.files[source] = output.with_name(f"{output.name}.{token}.data")
+        self._written: dict[Path, dict[int, int]] = {}  # by old file: offset -> length
         self._kept = False
 
     def __enter__(self) -> PatchedData:
@@ -97,10 +102,12 @@ class PatchedData:
         return self
 
     def restart(self) -> None:
-        """Copy the files, afresh if they were copied before: nothing is patched any more."""
+        """Begin with empty files of the old ones' sizes: nothing is patched any more."""
         for source, target in self.files.items():
             target.unlink(missing_ok=True)
-            copy_file(source, target)
+            with target.open("xb") as file:
+                file.truncate(source.stat().st_size)
+            self._written[source] = {}
 
     def __exit__(
         self,
@@ -113,40 +120,59 @@ class PatchedData:
                 target.unlink(missing_ok=True)
 
     def keep(self) -> None:
-        """Let the copies stay."""
+        """Let the new files stay."""
         self._kept = True
 
     def place(self, tensor: onnx.TensorProto, folder: Path) -> external.Place:
-        """Where an external tensor's numbers lie now: in the copy, changed or appended."""
+        """Where an external tensor's numbers lie now: in the new file if they were written."""
         fields = {entry.key: entry.value for entry in tensor.external_data}
-        source = folder / fields["location"]
+        source, offset = _file(tensor, folder), int(fields.get("offset") or 0)
         length = int(fields.get("length") or external.nbytes(tensor) or 0)
-        return external.Place(
-            tensor.name, self.files[source], int(fields.get("offset") or 0), length
-        )
+        path = self.files[source] if offset in self._written[source] else source
+        return external.Place(tensor.name, path, offset, length)
 
-    def patch(self, tensor: onnx.TensorProto, array: np.ndarray) -> None:
-        """Write other numbers over those of an external tensor, same type and shape."""
-        place = self.place(tensor, self._folder)
-        if array.nbytes != place.length:
-            raise ValueError(f"{tensor.name!r} has {place.length} bytes, not {array.nbytes}")
-        with place.path.open("r+b") as file:
-            file.seek(place.offset)
-            file.write(np.ascontiguousarray(array).data.cast("B") if array.nbytes else b"")
+    def patch(self, tensor: onnx.TensorProto, pieces: Iterable[np.ndarray]) -> None:
+        """Write other numbers in place of an external tensor's, same type and shape.
+
+        One whose bytes other tensors hold too gets a place of its own.
+        """
+        old = self.place(tensor, self._folder)
+        source = _file(tensor, self._folder)
+        if (source, old.offset) in self._shared:
+            self._append(tensor, pieces)
+            return
+        with self.files[source].open("r+b", buffering=0) as file:
+            file.seek(old.offset)
+            length = _write(file, pieces)
+            _send_to_disk(file, old.offset, length)
+        if length != old.length:
+            raise ValueError(f"{tensor.name!r} has {old.length} bytes, not {length}")
+        self._written[source][old.offset] = length
 
     def append(self, tensor: onnx.TensorProto, array: np.ndarray) -> None:
         """Put a new tensor's numbers behind the others and let the tensor point there."""
-        source, target = next(iter(self.files.items()))
-        with target.open("ab") as file:
-            start = -(-file.tell() // external.ALIGN) * external.ALIGN
-            file.write(bytes(start - file.tell()))
-            file.write(np.ascontiguousarray(array).tobytes())
         tensor.dims[:] = array.shape
         tensor.data_type = _elem_type(array)
-        external.point(tensor, source.relative_to(self._folder).as_posix(), start, array.nbytes)
+        self._append(tensor, [array])
+
+    def _append(self, tensor: onnx.TensorProto, pieces: Iterable[np.ndarray]) -> None:
+        source, target = next(iter(self.files.items()))
+        with target.open("r+b", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            start = file.seek(-(-end // external.ALIGN) * external.ALIGN)
+            length = _write(file, pieces)
+        self._written[source][start] = length
+        external.point(tensor, source.relative_to(self._folder).as_posix(), start, length)
+
+    def complete(self) -> None:
+        """Copy what was not written: all that stays as it is."""
+        for source, target in self.files.items():
+            with source.open("rb") as old, target.open("r+b") as new:
+                for start, end in _gaps(self._written[source], source.stat().st_size):
+                    copy_range(old, new, start, end)
 
     def flush(self) -> None:
-        """Write the copies to the disk."""
+        """Write the new files to the disk."""
         for target in self.files.values():
             descriptor = os.open(target, os.O_RDONLY)
             try:
@@ -161,7 +187,42 @@ class PatchedData:
             if external.is_external(tensor):
                 for entry in tensor.external_data:
                     if entry.key == "location":
-                        entry.value = names[(self._folder / entry.value).resolve()]
+                        entry.value = names[_file(tensor, self._folder).resolve()]
+
+
+def _file(tensor: onnx.TensorProto, folder: Path) -> Path:
+    """The data file that an external tensor names, as :func:`external.place` gives it."""
+    location: str = next(e.value for e in tensor.external_data if e.key == "location")
+    return folder / location.replace("\\", "/")
+
+
+def _write(file: FileIO, pieces: Iterable[np.ndarray]) -> int:
+    """Write arrays one behind another; returns the bytes."""
+    total = 0
+    for piece in pieces:
+        data = np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
+        done = 0
+        while done < len(data):  # the system may take less at a time
+            done += file.write(data[done:]) or 0
+        total += done
+    return total
+
+
+def _send_to_disk(file: FileIO, start: int, length: int) -> None:
+    """Let the kernel begin to write while the next weights are worked out: fsync waits less."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_DONTNEED)
+
+
+def _gaps(written: dict[int, int], size: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of what lies below ``size`` and was not written."""
+    end = 0
+    for start, length in sorted(written.items()):
+        if end < min(start, size):
+            yield end, min(start, size)
+        end = max(end, start + length)
+    if end < size:
+        yield end, size
 
 
 Store = PatchedData | Discarded

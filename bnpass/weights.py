@@ -6,6 +6,7 @@ results once, to the type of each weight.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
@@ -13,9 +14,10 @@ import numpy as np
 
 from bnpass.affine import Map
 from bnpass.edits import Rewrite
-from bnpass.graph import Op, stacked
+from bnpass.graph import Constant, Op, stacked
 from bnpass.rules.base import View
 from bnpass.rules.contraction import aligned, contraction
+from bnpass.scaled import LARGE, Scaled
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 
@@ -26,13 +28,21 @@ class NewWeights:
 
     Attributes:
         constants: new float64 arrays by input index; an index beyond the inputs is a new input.
+        scaled: large weights by input index, not multiplied out yet.
         attrs: attributes that change.
         add: what an Add behind the operator has to add, for MatMul and Einsum; None: nothing.
     """
 
     constants: dict[int, np.ndarray] = field(default_factory=dict)
+    scaled: dict[int, Scaled] = field(default_factory=dict)
     attrs: dict[str, float] = field(default_factory=dict)
     add: np.ndarray | None = None
+
+
+def multiplied_out(new: NewWeights) -> NewWeights:
+    """The same with every weight as a float64 array."""
+    whole = {i: scaled.rounded(np.dtype(np.float64)) for i, scaled in new.scaled.items()}
+    return NewWeights({**whole, **new.constants}, {}, new.attrs, new.add)
 
 
 def new_weights(rewrite: Rewrite, view: View) -> NewWeights:
@@ -41,7 +51,7 @@ def new_weights(rewrite: Rewrite, view: View) -> NewWeights:
     new = NewWeights() if rewriter is None else rewriter(rewrite, view)
     for index, m in rewrite.constants.items():
         left_out = not rewrite.op.input(index)
-        if index not in new.constants and (m.has_shift or not left_out):
+        if index not in (*new.constants, *new.scaled) and (m.has_shift or not left_out):
             new.constants[index] = _mapped(rewrite.op, index, m, view)
     return new
 
@@ -87,10 +97,11 @@ def _vector(m: Map | None, axis: int, n: int) -> tuple[np.ndarray, np.ndarray]:
 def _conv(rewrite: Rewrite, view: View) -> NewWeights:
     if rewrite.before is None and rewrite.after is None:
         return NewWeights()
-    new = {index: arrays[0] for index, arrays in new_kernels([rewrite], view).items()}
-    if not rewrite.op.input(2) and not np.any(new[2]):
-        del new[2]
-    return NewWeights(constants=new)
+    new = new_kernels([rewrite], view)
+    new.constants = {index: arrays[0] for index, arrays in new.constants.items()}
+    if not rewrite.op.input(2) and not np.any(new.constants[2]):
+        del new.constants[2]
+    return new
 
 
 def kernel_form(rewrite: Rewrite, view: View) -> Hashable | None:
@@ -105,39 +116,56 @@ def kernel_form(rewrite: Rewrite, view: View) -> Hashable | None:
     return (op.kind, op.attrs.get("group", 1), *arrays, after.has_scale, after.shape)
 
 
-def new_kernels(rewrites: Sequence[Rewrite], view: View) -> dict[int, np.ndarray]:
-    """New constants, (n, *shape) by input index, of n convolutions of one form.
+def new_kernels(rewrites: Sequence[Rewrite], view: View) -> NewWeights:
+    """New constants (n, *shape) of n convolutions of one form.
 
     W (out, in/group, ...), transposed (in, out/group, ...); one group behind another.
     """
-    op = rewrites[0].op
+    op, n = rewrites[0].op, len(rewrites)
     befores, afters = [r.before for r in rewrites], [r.after for r in rewrites]
-    weight, group = _stack(rewrites, 1, view), int(op.attrs.get("group", 1))
-    n, rows, columns = weight.shape[:3]
-    kernel = weight.reshape(n, group, rows // group, columns, -1)
+    weights = [_constant(r.op, 1, view) for r in rewrites]
+    group, (rows, columns, *window) = int(op.attrs.get("group", 1)), weights[0].shape
+    shape = (n, group, rows // group, columns, math.prod(window))
     outer, inner = (3, 2) if op.kind == "ConvTranspose" else (2, 3)
-    shift: np.ndarray | float = 0.0
+    factors, shift = [], np.zeros((n, 1))
     if befores[0] is not None:
-        size = group * kernel.shape[inner]
-        scale, t = (a.reshape(_spread(kernel.shape, inner)) for a in _vectors(befores, size))
+        scale, t = _vectors(befores, group * shape[inner])
+        factors.append(scale.reshape(_spread(shape, inner)))
         if any(m is not None and m.has_shift for m in befores):
-            shift = (kernel * t).sum((inner, 4)).reshape(n, -1)
-        kernel *= scale
-    bias = shift + _stack(rewrites, 2, view) if op.input(2) else shift
+            kernel = stacked(weights).reshape(shape)
+            shift = (kernel * t.reshape(_spread(shape, inner))).sum((inner, 4)).reshape(n, -1)
+    bias = shift + stacked([_constant(r.op, 2, view) for r in rewrites]) if op.input(2) else shift
     if afters[0] is not None:
-        s_out, t_out = _vectors(afters, group * kernel.shape[outer])
-        kernel *= s_out.reshape(_spread(kernel.shape, outer))
+        s_out, t_out = _vectors(afters, group * shape[outer])
+        factors.append(s_out.reshape(_spread(shape, outer)))
         bias = s_out * bias + t_out
-    new = {1: weight, 2: np.broadcast_to(bias, (n, group * kernel.shape[outer]))}
+    new = NewWeights({2: np.broadcast_to(bias, (n, group * shape[outer]))})
     if not _scales(befores[0]) and not _scales(afters[0]):
-        del new[1]
+        return new
+    if n == 1 and math.prod(shape) >= LARGE:
+        new.scaled[1] = _scaled_kernel(weights[0], shape[1:], [f[0] for f in factors])
+    else:
+        new.constants[1] = stacked(weights)
+        kernel = new.constants[1].reshape(shape)
+        for factor in factors:
+            kernel *= factor
     return new
 
 
-def _stack(rewrites: Sequence[Rewrite], index: int, view: View) -> np.ndarray:
-    """A constant of every operator, (n, *shape): a copy, it may be changed."""
-    found = [view.constant(r.op.input(index)) for r in rewrites]
-    return stacked([constant for constant in found if constant is not None])
+def _scaled_kernel(
+    weight: Constant, shape: tuple[int, ...], factors: Sequence[np.ndarray]
+) -> Scaled:
+    """A kernel of ``shape`` (group, rows, columns, window) times factors of its rank."""
+    group, rows, columns, window = shape
+    full = [np.broadcast_to(f, (group, rows, *f.shape[2:])) for f in factors]
+    flat = [f.reshape(group * rows, *f.shape[2:]) for f in full]
+    return Scaled(weight, (group * rows, columns, window), tuple(flat))
+
+
+def _constant(op: Op, index: int, view: View) -> Constant:
+    constant = view.constant(op.input(index))
+    assert constant is not None
+    return constant
 
 
 def _vectors(maps: Sequence[Map | None], size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -163,21 +191,25 @@ def _contraction(rewrite: Rewrite, view: View) -> NewWeights:
     if rewrite.before is None and rewrite.after is None:
         return NewWeights()
     c = contraction(op, view)
-    weight = _must(op, c.index, view)
     rank = len(c.output)
-    shift = np.zeros((1,) * rank)
+    factors, shift = [], np.zeros((1,) * rank)
     if rewrite.before is not None:
-        t = aligned(rewrite.before.shift, c.dynamic, c.constant)
-        gone = tuple(i for i, letter in enumerate(c.constant) if letter not in c.output)
-        kept = "".join(letter for letter in c.constant if letter in c.output)
+        factors.append(aligned(rewrite.before.scale, c.dynamic, c.constant))
         if rewrite.before.has_shift:
-            shift = aligned((weight * t).sum(gone), kept, c.output)
-        weight *= aligned(rewrite.before.scale, c.dynamic, c.constant)
+            t = aligned(rewrite.before.shift, c.dynamic, c.constant)
+            gone = tuple(i for i, letter in enumerate(c.constant) if letter not in c.output)
+            kept = "".join(letter for letter in c.constant if letter in c.output)
+            shift = aligned((_must(op, c.index, view) * t).sum(gone), kept, c.output)
     after = rewrite.after or Map.identity(rank)
     new = NewWeights()
-    if rewrite.before is not None or after.has_scale:
-        weight *= aligned(after.scale, c.output, c.constant)
-        new.constants[c.index] = weight
+    if after.has_scale:
+        factors.append(aligned(after.scale, c.output, c.constant))
+    if factors:
+        constant = _constant(op, c.index, view)
+        if math.prod(constant.shape) >= LARGE and len(constant.shape) > 1:
+            new.scaled[c.index] = Scaled(constant, constant.shape, tuple(factors))
+        else:
+            new.constants[c.index] = math.prod(factors, start=constant.float64())
     if op.kind == "Gemm":
         _gemm_bias(op, shift, after, new, view)
     else:

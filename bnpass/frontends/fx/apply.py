@@ -19,7 +19,7 @@ from bnpass.frontends.fx.slots import argument, data_argument, set_argument
 from bnpass.graph import Op
 from bnpass.importer.modules import BatchNorm
 from bnpass.passes.planner import Planner
-from bnpass.weights import NewWeights, new_weights
+from bnpass.weights import NewWeights, multiplied_out, new_weights
 
 MOVES = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 """What a fold only removes in pairs that undo each other, one behind the other in its plan."""
@@ -37,7 +37,7 @@ def apply_fold(reading: Reading, edits: FoldEdits) -> int:
     """
     editor = Editor(reading)
     view = Planner(reading.graph)
-    planned = [(r.op, new_weights(r, view)) for r in edits.rewrites]
+    planned = [(r.op, multiplied_out(new_weights(r, view))) for r in edits.rewrites]
     _set_modules(editor, planned)
     for op, new in planned:
         _set_function(editor, op, new)

@@ -32,12 +32,17 @@ def apply_fold(reading: Reading, scope: Scope, edits: FoldEdits) -> int:
     alike, others = _by_form(edits.rewrites, view)
     for group in alike:
         ops = [rewrite.op for rewrite in group]
-        for index, arrays in new_kernels(group, view).items():
+        new = new_kernels(group, view)
+        for index, arrays in new.constants.items():
             editor.set_constants(ops, index, arrays)
+        for index, scaled in new.scaled.items():
+            editor.set_scaled(ops[0], index, scaled)
     for rewrite in others:
         new = new_weights(rewrite, view)
         for index, array in sorted(new.constants.items()):
             editor.set_constant(rewrite.op, index, array)
+        for index, scaled in new.scaled.items():
+            editor.set_scaled(rewrite.op, index, scaled)
         node = scope.nodes[rewrite.op.name]
         for name, value in new.attrs.items():
             _set_float(node, name, value)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,17 @@ def load_tensor(tensor: onnx.TensorProto, source: Source) -> np.ndarray:
     return data.view(dtype).reshape(list(tensor.dims))
 
 
+def _read_into(file: RawIOBase, buffer: np.ndarray) -> np.ndarray:
+    """Fill all of a buffer: the system may hand out less at a time than was asked for."""
+    view, end = buffer.data, 0
+    while end < len(view):
+        got = file.readinto(view[end:])
+        if not got:
+            raise OSError(f"{file.name} ends too early")  # type: ignore[attr-defined]
+        end += got
+    return buffer
+
+
 class TensorConstant(Constant):
     """The constant that a TensorProto holds; nothing is read before it is asked for."""
 
@@ -99,6 +111,22 @@ class TensorConstant(Constant):
         if plain is not None:
             return np.frombuffer(raw, plain).reshape(self.shape)
         return load_tensor(self._tensor, self._source)
+
+    def pieces(self, count: int) -> Iterator[np.ndarray]:
+        """The data flat, ``count`` entries at a time; a piece lives until the next one."""
+        if not external.is_external(self._tensor):
+            yield from super().pieces(count)
+            return
+        where = self._source.place(self._tensor)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(self._tensor.data_type)
+        buffer = np.empty(min(count * dtype.itemsize, where.length), np.uint8)
+        with where.path.open("rb", buffering=0) as file:
+            file.seek(where.offset)
+            left = where.length
+            while left > 0:
+                got = _read_into(file, buffer[: min(left, buffer.size)])
+                yield got.view(dtype)
+                left -= got.size
 
     @property
     def raw(self) -> bytes | None:

@@ -19,6 +19,7 @@ from bnpass.frontends.onnx.messages import (
 from bnpass.frontends.onnx.read import Reading, Scope
 from bnpass.graph import Op
 from bnpass.patching import APPEND_FROM
+from bnpass.scaled import Scaled
 
 
 class OverflowedError(Exception):
@@ -83,10 +84,25 @@ class Editor:
         for op, array in zip(ops, rounded, strict=True):
             self._store(op, index, array)
 
+    def set_scaled(self, op: Op, index: int, scaled: Scaled) -> None:
+        """:meth:`set_constant` of a large weight that is there, times factors."""
+        name, dtype = op.input(index), np_dtype(scaled.constant.dtype)
+        tensor, store = self._own(name), self.reading.store
+        try:
+            if tensor is not None and store is not None and external.is_external(tensor):
+                store.patch(tensor, scaled.pieces(dtype))
+            else:
+                self._store(op, index, scaled.rounded(dtype))
+        except OverflowError:
+            raise OverflowedError(op.name) from None
+
+    def _own(self, name: str) -> onnx.TensorProto | None:
+        """The tensor of that name if a single input reads it, so that it may be overwritten."""
+        return self._initializers.get(name) if self.reading.readers[name] == 1 else None
+
     def _store(self, op: Op, index: int, array: np.ndarray) -> None:
         name = op.input(index)
-        readers = self.reading.readers.get(name, 0)
-        tensor = self._initializers.get(name) if readers == 1 else None
+        tensor = self._own(name)
         if tensor is not None:
             self._overwrite(tensor, array)
             return
@@ -95,7 +111,7 @@ class Editor:
             set_attribute(node, index, float(array.reshape(-1)[0]))
             return
         suffix = ("weight", "weight", "bias")[min(index, 2)]
-        if readers > 1:  # others keep the old one
+        if self.reading.readers[name] > 1:  # others keep the old one
             self.grown += array.nbytes
         base = f"{name}_folded" if name else f"{op.name}.{suffix}"
         self.set_input(node, index, self.add_initializer(base, array))
@@ -104,7 +120,7 @@ class Editor:
         if tuple(tensor.dims[:]) != array.shape:
             self._retype(tensor.name, array)
         elif self.reading.store is not None and external.is_external(tensor):
-            self.reading.store.patch(tensor, array)
+            self.reading.store.patch(tensor, [array])
             return
         overwrite(tensor, array)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from bnpass import external
+from bnpass.errors import OutputError
 from bnpass.files import (
     check_output,
     data_files,
@@ -35,8 +37,8 @@ def fold_file(
 ) -> Folded:
     """Fold ``path`` into ``output``.
 
-    A model with external data is never read whole: its data file is copied by the kernel and the
-    weights that change are patched, one at a time.
+    A model with external data is never read whole: the kernel copies what stays of its data file,
+    and the weights that change are written in between, piece by piece.
 
     Args:
         path: the model file.
@@ -51,12 +53,24 @@ def fold_file(
     check_output(output, force=force, source=path)
     model, places = open_model(path)
     if places:
-        return _fold_external(path, model, output, options, check)
+        with _writable(output):
+            return _fold_external(path, model, output, options, check)
     done = fold_model(model, options, fresh=lambda: load_model(path))
     if check is not None and done.plan.entries:
         check(path, done.model, done.changed)
     save_model(done.model, output, force=force, source=path)
     return done
+
+
+@contextmanager
+def _writable(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {output} ({error.strerror or error})",
+            "free some space or choose another folder; nothing was changed",
+        ) from error
 
 
 def _fold_external(
@@ -74,6 +88,7 @@ def _fold_external(
             store=store,
             fresh=lambda: load_model(path, data=False),
         )
+        store.complete()
         store.redirect(external.tensors(done.model))
         stale = _own_data(output) if output.exists() else []
         with replacing(output) as temporary:

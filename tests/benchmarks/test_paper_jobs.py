@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,8 +26,20 @@ ROWS = '''
 import os, time
 import torch
 from benchmarks.paper.results import Line
+from bnpass.errors import InputError
 
-def run(ctx):
+def part(ctx, name):
+    if name == "bad":
+        raise ValueError("no luck with a part")
+    if name == "without data":
+        raise InputError("no data", "get some")
+    started = time.time()
+    time.sleep(0.5)
+    return [started, time.time()]
+
+def run(ctx, found=None):
+    if found is not None:
+        return [Line(ctx.row, "", "", "", numbers={"found": found, "from": time.time()})]
     if ctx.row == "raises":
         raise ValueError("no luck")
     if ctx.row == "killed":
@@ -76,19 +89,45 @@ def test_a_row_that_fails_or_dies_leaves_the_others_alone(tmp_path, rows):
     assert found["good"].lines[0].experiment == "good"
 
 
+def test_a_row_is_given_what_its_parts_found(tmp_path, rows):
+    (row,) = run(tmp_path, [Job("whole", rows, parts=("one", "two"))], 2)
+    numbers = row.lines[0].numbers
+    assert sorted(numbers["found"]) == ["one", "two"]
+    assert numbers["from"] >= max(ended for _, ended in numbers["found"].values())
+    assert row.seconds >= 0.5 and row.cpu > 0
+
+
+def test_a_part_that_fails_or_has_no_data_ends_its_row_once(tmp_path, rows):
+    jobs = [Job("fails", rows, 3.0, parts=("one", "bad", "bad")), Job("good", rows, 1.0),
+            Job("absent", rows, 2.0, parts=("without data", "without data"))]
+    found = run(tmp_path, jobs, 2)
+    assert sorted(r.name for r in found) == ["absent", "fails", "good"]
+    notes = {r.name: (r.note, r.failed, len(r.lines)) for r in found}
+    assert notes["fails"] == ("failed: ValueError: no luck with a part", True, 0)
+    assert notes["absent"] == ("left out: no data (get some)", False, 0)
+    assert notes["good"] == ("", False, 1)
+
+
+def untimed(value: Any) -> Any:
+    """A JSON document without its seconds."""
+    if isinstance(value, dict):
+        return {k: untimed(v) for k, v in value.items() if k != "seconds"}
+    return [untimed(v) for v in value] if isinstance(value, list) else value
+
+
 def test_results_do_not_depend_on_the_number_of_processes(tmp_path):
     numbers = []
     for jobs in ("1", "2"):
         out = tmp_path / jobs
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.paper", "--only", "robustness", "--only", "figure1",
-             "--scale", "0.004", "--seeds", "1", "--jobs", jobs, "-o", str(out)],
+            [sys.executable, "-m", "benchmarks.paper", "--only", "binary-mnist-best", "--only", "figure1",
+             "--scale", "0.002", "--seeds", "1", "--jobs", jobs, "-o", str(out)],
             cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "] figure1: BN, " in done.stderr
         document = json.loads((out / "table.json").read_text())
-        assert [r["name"] for r in document["rows"]] == ["robustness", "figure1"]
-        numbers.append([[line["numbers"] for line in r["lines"]] for r in document["rows"]])
+        assert [r["name"] for r in document["rows"]] == ["binary-mnist-best", "figure1"]
+        numbers.append(untimed([r["lines"] for r in document["rows"]]))
     assert numbers[0] == numbers[1]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,23 +26,23 @@ APPEND_FROM = 1 << 16
 """New tensors of at least so many bytes go into the data file, smaller ones into the model."""
 
 
-def copy_range(source: BinaryIO, target: BinaryIO, start: int, end: int) -> None:
-    """Copy bytes to the same place of another file, inside the kernel where that is possible."""
-    while start < end:
-        done = _copied(source.fileno(), target.fileno(), start, min(end - start, _CHUNK))
+def copy_range(source: FileIO, target: FileIO, start: int, count: int, to: int) -> None:
+    """Copy ``count`` bytes from ``start`` to ``to``, inside the kernel where that is possible."""
+    while count > 0:
+        done = _copied(source.fileno(), target.fileno(), start, min(count, _CHUNK), to)
         if done == 0:
-            raise OSError(f"{source.name} became shorter while it was copied")
-        start += done
+            raise OSError(f"{source.name!r} became shorter while it was copied")
+        start, count, to = start + done, count - done, to + done
 
 
-def _copied(source: int, target: int, start: int, count: int) -> int:
+def _copied(source: int, target: int, start: int, count: int, to: int) -> int:
     if hasattr(os, "copy_file_range"):
         try:
-            return os.copy_file_range(source, target, count, start, start)
+            return os.copy_file_range(source, target, count, start, to)
         except OSError:  # another file system, an old kernel
             pass
     os.lseek(source, start, os.SEEK_SET)
-    os.lseek(target, start, os.SEEK_SET)
+    os.lseek(target, to, os.SEEK_SET)
     return os.write(target, os.read(source, min(count, 1 << 24)))
 
 
@@ -84,10 +84,13 @@ class PatchedData:
         model: its external tensors tell which files there are; it is not changed yet.
         folder: where they lie.
         output: the model file to be written; the new files are named after it, beside it.
+        lasting: False: they only serve to make another file, and need not reach the disk.
     """
 
-    def __init__(self, model: onnx.ModelProto, folder: Path, output: Path) -> None:
-        self._folder, self._output = folder, output
+    def __init__(
+        self, model: onnx.ModelProto, folder: Path, output: Path, *, lasting: bool = True
+    ) -> None:
+        self._folder, self._lasting = folder, lasting
         places = external.places(model, folder)
         self._shared = external.overlapping(places)
         self.files: dict[Path, Path] = {}
@@ -144,7 +147,8 @@ class PatchedData:
         with self.files[source].open("r+b", buffering=0) as file:
             file.seek(old.offset)
             length = _write(file, pieces)
-            _send_to_disk(file, old.offset, length)
+            if self._lasting:
+                send_to_disk(file, old.offset, length)
         if length != old.length:
             raise ValueError(f"{tensor.name!r} has {old.length} bytes, not {length}")
         self._written[source][old.offset] = length
@@ -167,9 +171,10 @@ class PatchedData:
     def complete(self) -> None:
         """Copy what was not written: all that stays as it is."""
         for source, target in self.files.items():
-            with source.open("rb") as old, target.open("r+b") as new:
-                for start, end in _gaps(self._written[source], source.stat().st_size):
-                    copy_range(old, new, start, end)
+            gaps = _gaps(self._written[source], source.stat().st_size)
+            with source.open("rb", buffering=0) as old, target.open("r+b", buffering=0) as new:
+                for start, end in gaps:
+                    copy_range(old, new, start, end - start, start)
 
     def flush(self) -> None:
         """Write the new files to the disk."""
@@ -200,15 +205,19 @@ def _write(file: FileIO, pieces: Iterable[np.ndarray]) -> int:
     """Write arrays one behind another; returns the bytes."""
     total = 0
     for piece in pieces:
-        data = np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
-        done = 0
-        while done < len(data):  # the system may take less at a time
-            done += file.write(data[done:]) or 0
-        total += done
+        total += write_all(file, np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
     return total
 
 
-def _send_to_disk(file: FileIO, start: int, length: int) -> None:
+def write_all(file: FileIO, data: bytes | memoryview) -> int:
+    """Write all of it, where the system takes less at a time; returns the bytes."""
+    view, done = memoryview(data), 0
+    while done < len(view):
+        done += file.write(view[done:]) or 0
+    return done
+
+
+def send_to_disk(file: FileIO, start: int, length: int) -> None:
     """Let the kernel begin to write while the next weights are worked out: fsync waits less."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_DONTNEED)

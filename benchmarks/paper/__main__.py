@@ -8,6 +8,8 @@ a few images: it shows that everything runs, and its numbers mean little.
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import sys
 import time
 from pathlib import Path
@@ -27,6 +29,7 @@ def rows() -> dict[str, ModuleType]:
     """The experiments by name, in the order of the table."""
     from benchmarks.paper.rows import (
         binary_mnist,
+        binary_mnist_best,
         cost,
         deep_sigmoid,
         ensemble,
@@ -36,8 +39,8 @@ def rows() -> dict[str, ModuleType]:
         sigmoid_inception,
     )
 
-    modules = (binary_mnist, deep_sigmoid, sigmoid_inception, inception, robustness, figure1,
-               ensemble, cost)
+    modules = (binary_mnist, binary_mnist_best, deep_sigmoid, sigmoid_inception, inception,
+               robustness, figure1, ensemble, cost)
     return {module.NAME: module for module in modules}
 
 
@@ -80,7 +83,8 @@ def _run(args: argparse.Namespace) -> int:
     few = {"images": 6000, "rates": 2} if args.quick else {}
     ctx = Context(args.out, args.data, scale, args.seeds or (1 if args.quick else 3), **few)
     args.out.mkdir(parents=True, exist_ok=True)
-    head = heading(ctx)
+    most = args.jobs or cores()
+    head = heading(ctx, most)
     ctx.log(head)
     names = [name for name in known if name in args.only or not args.only]
     results: list[Result] = []
@@ -90,10 +94,10 @@ def _run(args: argparse.Namespace) -> int:
         results.sort(key=lambda r: names.index(r.name))
         write_all(results, args.out, head)
 
-    jobs = [Job(n, known[n].__name__, known[n].MINUTES, getattr(known[n], "ALONE", False))
-            for n in names]
+    jobs = [Job(n, known[n].__name__, known[n].MINUTES, getattr(known[n], "ALONE", False),
+                getattr(known[n], "PARTS", ())) for n in names]
     try:
-        run_jobs(ctx, jobs, args.jobs or cores(), report)
+        run_jobs(ctx, jobs, most, report)
     except KeyboardInterrupt:
         ctx.log(f"interrupted; what {len(results)} rows found is in {args.out}")
         return 130
@@ -103,15 +107,26 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if any(result.failed for result in results) else 0
 
 
-def heading(ctx: Context) -> str:
-    """What was run, said above the table: data, steps, seeds."""
+def heading(ctx: Context, jobs: int) -> str:
+    """What was run on what, said above the table: data, steps, seeds, machine."""
+    from importlib.metadata import version
+
     data = "MNIST and Fashion-MNIST" if ctx.data else "a sample of MNIST (10,000 training images)"
     text = f"Data: {data}. At most {ctx.seeds} seeds."
     if ctx.scale != 1.0:
         images = f" on {ctx.images} training images" if ctx.images else ""
         text += (f" Trained {ctx.scale:g} of the steps{images}: a smoke test of the benchmark, "
                  "not a reproduction.")
-    return text
+    return (f"{text} {processor()}, {os.cpu_count()} cores; torch {version('torch')}, "
+            f"{jobs} rows at a time, one thread each; seconds of the single rows overlap.")
+
+
+def processor() -> str:
+    """What the machine calls its processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

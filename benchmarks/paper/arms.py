@@ -98,7 +98,8 @@ def _loaded(model: Any) -> Any:
 
 def train(
     ctx: Context, arm: Arm, split: Split, row: str, *, steps: int, seed: int = 0,
-    lr: float | None = None, grid: Sequence[float] = GRID, validations: int = 20,
+    lr: float | None = None, grid: Sequence[float] = GRID, grid_steps: int = 0,
+    validations: int = 20,
 ) -> Outcome:
     """Train an arm from its start to its folded, verified and measured file.
 
@@ -112,6 +113,7 @@ def train(
         lr: the rate; without it the best of ``grid`` on the validation part, each tried in a
             complete schedule over a tenth of the steps.
         grid: the rates to try.
+        grid_steps: of each try, where it is not a tenth of ``steps``.
         validations: points of the curve.
     """
     start = time.perf_counter()
@@ -123,7 +125,7 @@ def train(
                      eval_every=max(1, steps // ctx.points(validations)),
                      log_every=max(1, steps // 100))
     rates = () if lr is not None else ctx.grid(grid)
-    run = RunConfig(config, lr_grid=rates, grid_steps=max(20, steps // 10))
+    run = RunConfig(config, lr_grid=rates, grid_steps=grid_steps or max(20, steps // 10))
     try:
         history = train_arm(trained, split.train, split.validation, run, ctx.ui)
     except RefusedError:

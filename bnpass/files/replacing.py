@@ -7,7 +7,6 @@ happens in between (full disk, kill), the input and an earlier output are whole.
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -73,11 +72,13 @@ def _check_source(path: Path, source: PathLike | Iterable[PathLike] | None) -> N
 
 def _names_data(model: PathLike) -> bool:
     """Whether a model file may have external data; found without parsing it."""
-    if Path(model).stat().st_size == 0:
-        return False
-    with Path(model).open("rb") as file, \
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(b"location") >= 0
+    wanted, end = b"location", b""
+    with Path(model).open("rb") as file:
+        while piece := file.read(1 << 22):
+            if wanted in end + piece:
+                return True
+            end = piece[-len(wanted) :]
+    return False
 
 
 def _data_files_if_readable(path: PathLike) -> list[Path]:

@@ -62,6 +62,8 @@ def gate_orders(
     found: dict[str, Order] = {}
     for part in graphs(graph):
         for node in part.node:
+            if node.op_type == "Identity" and not node.domain:
+                continue  # of a weight it is another weight
             ours = fits_kernel(node) and kernel(node)
             for index, name in enumerate(node.input):
                 gated = ours and index in (*WEIGHTS, BIAS)

@@ -6,6 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bnpass.importer.functions import batch_statistics
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
 
 class BatchNorm(_BatchNorm):
     """Batch normalisation over axis 1 of an input of any rank >= 2 (ONNX BatchNormalization).
@@ -21,6 +25,27 @@ class BatchNorm(_BatchNorm):
         layer.affine = layer.track_running_stats = True
         layer.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
         return layer
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch calls it so
+        """What torch's own layer computes, in fewer steps where it is called in training."""
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if not self.training or traced:
+            return super().forward(input)
+        weight, bias = self._parameters["weight"], self._parameters["bias"]
+        mean, var, count = map(self._buffers.get, _STATISTICS)
+        if weight is None or bias is None or mean is None or var is None or count is None:
+            return super().forward(input)
+        if self.momentum is None:
+            return super().forward(input)
+        self._check_input_dim(input)
+        count.add_(1)
+        if batch_statistics.pays(input, weight):
+            return batch_statistics.batch_norm(
+                input, weight, bias, mean, var, self.momentum, self.eps
+            )
+        return torch.batch_norm(
+            input, weight, bias, mean, var, True, self.momentum, self.eps, True
+        )
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch calls it so
         if input.dim() < 2:

@@ -25,6 +25,15 @@ def test_deep_graphs_of_structure_fold_exactly():
         check_fold(seed, steps=40, maps=0.2, nonlinear=0.02)
 
 
+def test_weights_worked_out_piece_by_piece_fold_as_exactly(monkeypatch):
+    monkeypatch.setattr("bnpass.weights.LARGE", 1)
+    monkeypatch.setattr("bnpass.scaled._PIECE", 5)
+    for seed in range(9000, 9040):
+        check_fold(seed)
+    for seed in range(7000, 7010):
+        check_type(seed, np.float16, 2.0**-11)
+
+
 def test_float16_is_rounded_once():
     for seed in range(7000, 7060):
         check_type(seed, np.float16, 2.0**-11)

@@ -7,12 +7,12 @@ import numpy as np
 from benchmarks.paper.arms import Arm, train
 from benchmarks.paper.context import MODELS, Context
 from benchmarks.paper.results import Line, percent
-from benchmarks.paper.rows.inception import HE, RECIPE
+from benchmarks.paper.rows.inception import GRID, HE, RECIPE
 from bnpass.pipeline.measure import deployed_outputs
 
 NAME = "ensemble"
-MINUTES = 9
-STEPS = 600
+MINUTES = 4
+STEPS = 240
 MEMBERS = 6
 
 
@@ -26,7 +26,7 @@ def run(ctx: Context) -> list[Line]:
     for seed in range(MEMBERS):
         lr = members[0].lr if members else None
         members.append(train(ctx, arm, split, NAME, steps=steps, seed=seed, lr=lr,
-                             grid=(0.01, 0.03, 0.1, 0.3), validations=4))
+                             grid=GRID, validations=1))
     kept = [m for m in members if m.deploy is not None]
     votes = sum(probabilities(deployed_outputs(m.deploy, split.test)) for m in kept)
     labels = split.test.labels

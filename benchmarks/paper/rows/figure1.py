@@ -19,7 +19,7 @@ from bnpass.files import atomic_write
 from bnpass.training import TrainConfig
 
 NAME = "figure1"
-MINUTES = 3
+MINUTES = 2
 STEPS = 10_000
 UNITS = tuple(range(10))
 VALUE = "before:node_sigmoid_2"

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from bnpass import external
-from bnpass.errors import OutputError
+from bnpass.errors import InputError
 from bnpass.files import (
+    check_input,
     check_output,
     data_files,
     load_model,
     open_model,
     replacing,
     save_model,
+    writing,
 )
+from bnpass.files.detached import attach, detach
 from bnpass.frontends.onnx.folding import Folded, FoldOptions, fold_model
 from bnpass.patching import PatchedData
 
@@ -51,9 +53,13 @@ def fold_file(
         OutputError, InputError, RefusedError, and what ``check`` raises.
     """
     check_output(output, force=force, source=path)
+    with writing(output):
+        large = _fold_detached(path, output, options, check)
+    if large is not None:
+        return large
     model, places = open_model(path)
     if places:
-        with _writable(output):
+        with writing(output):
             return _fold_external(path, model, output, options, check)
     done = fold_model(model, options, fresh=lambda: load_model(path))
     if check is not None and done.plan.entries:
@@ -62,15 +68,42 @@ def fold_file(
     return done
 
 
-@contextmanager
-def _writable(output: Path) -> Iterator[None]:
+def _fold_detached(
+    path: Path, output: Path, options: FoldOptions, check: Check | None
+) -> Folded | None:
+    """A large file whose weights are in it: they are read and written as if they were not.
+
+    None where the file cannot be read so, or what comes out is too large for one file.
+    """
+    path = check_input(path).resolve()
+    model = detach(path)
+    if model is None or not _all_inside(model, path):
+        return None
+    with PatchedData(model, path.parent, output, lasting=False) as store:
+        done = fold_model(
+            model,
+            options,
+            folder=path.parent,
+            store=store,
+            fresh=lambda: detach(path) or load_model(path),
+        )
+        try:
+            with replacing(output) as temporary:
+                attach(done.model, temporary, lambda tensor: store.place(tensor, path.parent))
+                if check is not None and done.plan.entries:
+                    check(path, temporary, done.changed)
+        except OverflowError:
+            return None
+    return done
+
+
+def _all_inside(model: onnx.ModelProto, path: Path) -> bool:
+    """Whether there is external data, and all of it in the model's own file."""
     try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written: {output} ({error.strerror or error})",
-            "free some space or choose another folder; nothing was changed",
-        ) from error
+        places = external.places(model, path.parent)
+    except InputError:
+        return False  # reading the file in the ordinary way will say what is wrong
+    return bool(places) and all(place.path == path for place in places)
 
 
 def _fold_external(

@@ -148,7 +148,8 @@ def by_kernel(
     else:
         y, h = _SIMPLE[kind, activation](x, start[0], *common)
         c = h
-    y = y.unflatten(2, (len(w), -1)).transpose(1, 2)
+    size = (*y.shape[:2], len(w), y.shape[2] // len(w))
+    y = y.unsqueeze(1) if len(w) == 1 else y.reshape(size).transpose(1, 2)
     return _laid_out((y.flip(0) if direction == "reverse" else y, h, c), layout)
 
 

@@ -20,7 +20,7 @@ def identity(op: Op) -> Arg:
     """
     value = op.inputs[0]
     if isinstance(value, Const) and value.name and value.dtype.is_floating_point:
-        return Const(op.node.output[0], tensor=value.tensor.clone())
+        return Const(op.node.output[0], tensor=value.copy())
     return value
 
 

@@ -81,6 +81,51 @@ def test_weights_change_in_a_new_data_file_and_nothing_else_does(saved, tmp_path
     assert bnpass.verify(path, output).passed
 
 
+def test_pieces_give_the_same_bytes_as_the_whole(saved, tmp_path, monkeypatch):
+    path, whole, pieces = saved(), tmp_path / "whole.onnx", tmp_path / "pieces.onnx"
+    bnpass.fold(path, output=whole)
+    monkeypatch.setattr("bnpass.weights.LARGE", 1)
+    monkeypatch.setattr("bnpass.scaled._PIECE", 300)
+    bnpass.fold(path, output=pieces)
+    one, other = onnx.load(whole), onnx.load(pieces)
+    assert [t.raw_data for t in one.graph.initializer] == [
+        t.raw_data for t in other.graph.initializer
+    ]
+
+
+@pytest.mark.parametrize("large", [1, 1 << 30])
+@pytest.mark.parametrize("overlap", ["whole", "part"])
+def test_bytes_that_two_tensors_share_stay_for_the_other(tmp_path, monkeypatch, overlap, large):
+    monkeypatch.setattr("bnpass.weights.LARGE", large)
+    path, output = tmp_path / "model.onnx", tmp_path / "folded.onnx"
+    onnx.save_model(
+        shared_conv_model(False), path, save_as_external_data=True, location="model.data",
+        size_threshold=0,
+    )  # fmt: skip
+    model = onnx.load(path, load_external_data=False)
+    fields = {
+        t.name: {e.key: e for e in t.external_data}
+        for t in model.graph.initializer
+        if t.name in ("w0", "w1")
+    }
+    step = 0 if overlap == "whole" else 4 * CHANNELS
+    first = int(fields["w0"]["offset"].value)
+    fields["w1"]["offset"].value = str(first + step)
+    path.write_bytes(model.SerializeToString())
+    bnpass.fold(path, output=output)
+    assert [n.op_type for n in onnx.load(output).graph.node] == ["Conv", "Relu"] * 2
+    assert bnpass.verify(path, output).passed
+
+
+def test_what_no_tensor_of_the_model_holds_is_copied_too(saved, tmp_path):
+    path, output = saved(), tmp_path / "folded.onnx"
+    data = tmp_path / "weights" / "model.data"
+    data.write_bytes(data.read_bytes() + b"notes of somebody" * 1000)
+    bnpass.fold(path, output=output)
+    (copy,) = data_of(output)
+    assert (tmp_path / copy).read_bytes().endswith(b"notes of somebody" * 1000)
+
+
 def test_an_older_result_goes_with_its_data_when_it_is_replaced(saved, tmp_path):
     path, output = saved(), tmp_path / "folded.onnx"
     bnpass.fold(path, output=output)

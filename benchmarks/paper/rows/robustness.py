@@ -41,7 +41,7 @@ def part(ctx: Context, name: str) -> list[Cell]:
     for label, init in STARTS.items():
         for lr in RATES:
             arm = Arm(f"{name} {label} lr {lr:g}", model, name == "BN", CONFIG, init)
-            for steps in (STEPS // 4, STEPS):  # the second goes on where the first one was
+            for steps in (STEPS // 4, STEPS):  # the same run, longer if need be
                 done = train(ctx, arm, split, NAME, steps=ctx.steps(steps), lr=lr, validations=2)
                 if done.validation >= ENOUGH:
                     break

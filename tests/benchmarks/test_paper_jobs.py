@@ -120,8 +120,9 @@ def test_results_do_not_depend_on_the_number_of_processes(tmp_path):
     for jobs in ("1", "2"):
         out = tmp_path / jobs
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.paper", "--only", "binary-mnist-best", "--only", "figure1",
-             "--scale", "0.002", "--seeds", "1", "--jobs", jobs, "-o", str(out)],
+            [sys.executable, "-m", "benchmarks.paper", "--only", "binary-mnist-best",
+             "--only", "figure1", "--scale", "0.002", "--seeds", "1", "--jobs", jobs,
+             "-o", str(out)],
             cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "] figure1: BN, " in done.stderr

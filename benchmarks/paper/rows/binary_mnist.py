@@ -52,7 +52,7 @@ class Start:
 
 
 STARTS = (
-    Start("N(0, 0.01) in both arms", SMALL, SMALL, ">= 14x", 14.0),
+    Start("N(0, 0.01) in both arms", SMALL, SMALL, ">= 14x", 14.0, part=10),
     Start("N(0, 0.01) plain, Glorot under BN", SMALL, GLOROT, "shown", part=10),
 )
 

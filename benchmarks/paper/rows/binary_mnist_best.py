@@ -15,7 +15,7 @@ NAME = "binary-mnist-best"
 MINUTES = 6
 LARGE = {"scheme": "glorot", "gain": 4.0}
 START = Start("4 x Glorot in both arms", LARGE, LARGE, "shown always",
-              ratios=(5.0, 3.0, 2.0), seeds=1)
+              ratios=(3.0, 2.0), seeds=1)
 
 
 PARTS = ("plain", "BN")

@@ -21,7 +21,7 @@ SGD = TrainConfig(momentum=0.0, schedule="cosine", batch_size=60)
 ADAM = TrainConfig(optimizer="adamw", schedule="cosine", batch_size=60)
 RATES = (0.03, 0.1, 0.3, 1.0, 3.0)
 CASES: tuple[tuple[str, TrainConfig, dict[str, Any], tuple[float, ...], int, float | None], ...] = (
-    ("SGD, Glorot", SGD, {"scheme": "glorot"}, RATES, 3, 0.96),
+    ("SGD, Glorot", SGD, {"scheme": "glorot"}, RATES, 2, 0.96),
     ("Adam, Glorot", ADAM, {"scheme": "glorot"}, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), 1, None),
     ("SGD, 4 x Glorot", SGD, {"scheme": "glorot", "gain": 4.0}, RATES, 1, None),
 )

@@ -12,7 +12,7 @@ from bnpass.pipeline.measure import deployed_outputs
 
 NAME = "ensemble"
 MINUTES = 4
-STEPS = 240
+STEPS = 200
 MEMBERS = 6
 
 

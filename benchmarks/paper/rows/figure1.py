@@ -20,7 +20,7 @@ from bnpass.training import TrainConfig
 
 NAME = "figure1"
 MINUTES = 2
-STEPS = 10_000
+STEPS = 6_000
 UNITS = tuple(range(10))
 VALUE = "before:node_sigmoid_2"
 

@@ -1,6 +1,7 @@
 """How much the learning rate and the start matter: the share of runs that learn at all.
 
-All runs are the same but for the rate and the start: SGD with momentum 0.5 at a constant rate.
+All runs are the same but for the rate and the start: SGD with momentum 0.5 at a constant rate. A
+run that has the accuracy on held-out images after a quarter of the steps ends there.
 (From 0.8 on, networks with BN that start from N(0, 0.01) do not learn at a rate of 10.)
 """
 
@@ -40,7 +41,10 @@ def part(ctx: Context, name: str) -> list[Cell]:
     for label, init in STARTS.items():
         for lr in RATES:
             arm = Arm(f"{name} {label} lr {lr:g}", model, name == "BN", CONFIG, init)
-            done = train(ctx, arm, split, NAME, steps=ctx.steps(STEPS), lr=lr, validations=2)
+            for steps in (STEPS // 4, STEPS):  # the same run, longer if need be
+                done = train(ctx, arm, split, NAME, steps=ctx.steps(steps), lr=lr, validations=2)
+                if done.validation >= ENOUGH:
+                    break
             cells.append((name, label, lr, done.test))
     return cells
 
@@ -54,7 +58,7 @@ def run(ctx: Context, found: dict[str, list[Cell]] | None = None) -> list[Line]:
     plain, bn = ([r[3] >= ENOUGH for r in rows if r[0] == arm] for arm in ("plain", "BN"))
     worst = min(r[3] for r in rows if r[0] == "BN")
     return [Line(
-        f"MNIST MLP, rates 0.03 to 10 x 3 starts, {ctx.steps(STEPS)} steps: at least 92.5 %",
+        f"MNIST MLP, rates 0.03 to 10 x 3 starts, {ctx.steps(STEPS)} steps: 92.5 % reached",
         f"{sum(plain)}/{len(plain)}", f"{sum(bn)}/{len(bn)}",
         f"worst with BN {100 * worst:.2f} %", "all with BN", all(bn), {"grid": rows},
     )]

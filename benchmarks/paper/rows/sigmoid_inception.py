@@ -12,7 +12,7 @@ from bnpass.training import TrainConfig
 NAME = "sigmoid-inception"
 MINUTES = 6
 STEPS = 1_200
-GRID = (0.01, 0.03, 0.1, 0.3, 1.0)
+GRID = (0.03, 0.1, 0.3, 1.0)
 CONFIG = TrainConfig(momentum=0.9, schedule="cosine", batch_size=60, channels_last=True)
 PARTS = ("plain", "BN")
 

@@ -61,7 +61,7 @@ def test_a_state_that_is_loaded_is_gone_on_from() -> None:
     walk(whole, params, range(3))
     state, values = copy.deepcopy(whole.state_dict()), [p.detach().clone() for p in params]
     walk(whole, params, range(3, 6))
-    again = [torch.nn.Parameter(v) for v in values]
+    again = [torch.nn.Parameter(v.clone()) for v in values]
     other = SGD(groups(again), lr=0.1, fused=True, momentum=0.9)
     other.load_state_dict(copy.deepcopy(state))
     walk(other, again, range(3, 6))

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnpass.importer.functions import batch_statistics
-
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -28,8 +26,7 @@ class BatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch calls it so
         """What torch's own layer computes, in fewer steps where it is called in training."""
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if not self.training or traced:
+        if not self.training or torch.compiler.is_compiling():
             return super().forward(input)
         weight, bias = self._parameters["weight"], self._parameters["bias"]
         mean, var, count = map(self._buffers.get, _STATISTICS)
@@ -39,10 +36,6 @@ class BatchNorm(_BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)
         count.add_(1)
-        if batch_statistics.pays(input, weight):
-            return batch_statistics.batch_norm(
-                input, weight, bias, mean, var, self.momentum, self.eps
-            )
         return torch.batch_norm(
             input, weight, bias, mean, var, True, self.momentum, self.eps, True
         )

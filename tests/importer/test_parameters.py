@@ -254,3 +254,27 @@ def test_the_wrong_model_is_refused() -> None:
         write_back(gm, model(text, {"W": normal(4, 5)}))
     with pytest.raises(InputError, match="no tensor 'W'"):
         write_back(gm, model(text.replace("W", "V"), {"V": normal(4, 4)}))
+
+
+@pytest.mark.parametrize("momentum", [0.9, 1.0])
+def test_batch_norm_is_torchs_to_the_last_bit(momentum: float) -> None:
+    proto = model(
+        f"""(float[N, 4, H, H] x) => (float[N, 4, H, H] y)
+        {{ y = BatchNormalization <momentum = {momentum}> (x, g, b, m, v) }}""",
+        norm(4),
+    )
+    ours = next(m for m in to_torch(proto).modules() if isinstance(m, BatchNorm))
+    theirs = torch.nn.BatchNorm2d(4, ours.eps, ours.momentum)
+    theirs.load_state_dict(ours.state_dict())
+    for training in (True, True, False):
+        x = torch.randn(6, 4, 5, 5)
+        inputs = [x.clone().requires_grad_() for _ in range(2)]
+        made = [m.train(training)(i) for m, i in zip((ours, theirs), inputs, strict=True)]
+        for y in made:
+            y.square().sum().backward()
+        assert torch.equal(*made)
+        assert torch.equal(*(i.grad for i in inputs))
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value), name
+    with pytest.raises(ValueError, match="rank 2"):
+        ours.train()(torch.randn(4))

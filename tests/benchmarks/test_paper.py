@@ -133,12 +133,14 @@ def test_figure_1_from_the_command(tmp_path, capsys):
     assert main(["--only", "figure1", "--scale", "0.004", "--seeds", "1", "-o", str(out)]) == 0
     assert "Trained 0.004 of the steps: a smoke test" in capsys.readouterr().out
     document = json.loads((out / "table.json").read_text())
-    (line,) = document["rows"][0]["lines"]
-    assert line["numbers"]["plain"][0] >= 0 and line["ok"] is None
-    header, *lines = (out / "figure1" / "percentiles-bn.csv").read_text().splitlines()
+    lines = document["rows"][0]["lines"]
+    assert len(lines) == len(figure1.STARTS)
+    assert all(line["numbers"]["plain"][0] >= 0 and line["ok"] is None for line in lines)
+    header, *lines = (out / "figure1" / "percentiles-bn-n-0-0-01.csv").read_text().splitlines()
     assert header == "step,value,p15,p50,p85"
     assert {row.split(",")[1] for row in lines} == {f"{figure1.VALUE}[{u}]" for u in range(10)}
-    assert (out / "figure1" / "figure1bc.png").stat().st_size > 10_000
+    for name in ("figure1bc-n-0-0-01.png", "figure1bc-4-x-glorot.png"):
+        assert (out / "figure1" / name).stat().st_size > 10_000
 
 
 def test_rows_without_their_data_are_named_and_left_out(tmp_path, capsys):
@@ -212,7 +214,7 @@ def test_inception_compares_the_recipe_with_every_other_arm(ctx, monkeypatch):
     # 0.88 - 40 / steps reaches 0.70 at 300 steps, 0.78 at 400, and 0.85 not below 1,200.
     assert [line.numbers["ratio"] for line in lines] == [4.0, 3.0, 1.0]
     assert [line.ok for line in lines] == [True, True, None]
-    assert lengths == [200, 300, 400, 600, 800]
+    assert lengths == [200, 300, 400, 600]
     assert (ctx.out / "inception" / "curves.png").exists()
 
 

@@ -66,6 +66,10 @@ def _print(found: dict[str, dict[int, Cost]], sizes: tuple[int, ...]) -> None:
     print("\nCPU time over that of load+save\n")
     table(columns, [[tool, *(_ratio(row.get(n), base.get(n)) for n in sizes)]
                     for tool, row in found.items()])
+    print("\nCPU time over that of bnpass --no-verify\n")
+    ours = found["bnpass --no-verify"]
+    table(columns, [[tool, *(_ratio(row.get(n), ours.get(n)) for n in sizes)]
+                    for tool, row in found.items()])
     print("\nCPU microseconds a block beyond those at the smallest size (level: linear)\n")
     table(["tool", *(f"N={n}" for n in sizes[1:])],
           [[tool, *(_slope(row.get(n), row.get(sizes[0]), n - sizes[0]) for n in sizes[1:])]

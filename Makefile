@@ -60,8 +60,9 @@ demo: $(STAMP)
 	$(PY) cli.py run models/deep_sigmoid_conv.onnx --data models/data -o $(OUT) --force \
 	  --compare-plain --steps 1000 --lr-grid 0.03,0.1,0.3,1 --grid-steps 200
 
+# A process a core, each with one thread: whole files are dealt out, for their tests share folders.
 test: $(STAMP)
-	$(PY) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

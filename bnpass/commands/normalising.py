@@ -15,7 +15,7 @@ from bnpass.report.ui import Ui
 if TYPE_CHECKING:
     from bnpass.data.normalisation import Normalisation
     from bnpass.frontends.onnx.folding import Folded, FoldOptions
-    from bnpass.frontends.onnx.normalisation import InFront
+    from bnpass.frontends.onnx.preprocessing import InFront
     from bnpass.runtime.inputs import Feeds
 
 
@@ -48,7 +48,7 @@ class Normalised:
 
     def fold(self, _: Any, wanted: FoldOptions) -> Folded:
         """Fold; the recorded conversion of the data is brought up to date."""
-        from bnpass.frontends.onnx.normalisation import fold_in_front
+        from bnpass.frontends.onnx.preprocessing import fold_in_front
         from bnpass.pipeline.datasets import record_recipe, recorded_recipe
 
         done = fold_in_front(self.front, wanted)

@@ -20,7 +20,7 @@ from bnpass.errors import UsageError
 if TYPE_CHECKING:
     import onnx
 
-    from bnpass.frontends.onnx.normalisation import InFront
+    from bnpass.frontends.onnx.preprocessing import InFront
 
 Numbers = npt.NDArray[np.float64]
 
@@ -113,7 +113,7 @@ class Normalisation:
         Raises:
             InputError: the input is no float tensor of known rank, or has no such channels.
         """
-        from bnpass.frontends.onnx.normalisation import put_in_front
+        from bnpass.frontends.onnx.preprocessing import put_in_front
 
         return put_in_front(model, self.offset, self.divisor, self.axis)
 
@@ -135,7 +135,7 @@ def fold_normalisation(
 
     No node is added where every layer that reads the input takes in scale and shift (no padding),
     one Sub where they take in the scale alone, Sub and Div where they take in nothing; see
-    :func:`bnpass.frontends.onnx.normalisation.fold_in_front`.
+    :func:`bnpass.frontends.onnx.preprocessing.fold_in_front`.
 
     Args:
         model: a path or a ModelProto, which is left as it is.
@@ -182,7 +182,7 @@ def as_stored(data: Data) -> Data:
 
 
 def _folded(model: onnx.ModelProto, wanted: Normalisation, verify: bool) -> onnx.ModelProto:
-    from bnpass.frontends.onnx.normalisation import fold_in_front
+    from bnpass.frontends.onnx.preprocessing import fold_in_front
 
     front = wanted.in_front_of(model)
     done = fold_in_front(front)

@@ -253,7 +253,7 @@ def _fold_normalised(job: Job) -> onnx.ModelProto:
     """Fold the data's normalisation, too; returns the trained model behind it, spelt out."""
     from bnpass.data.normalisation import Normalisation
     from bnpass.frontends.onnx.folding import FoldOptions
-    from bnpass.frontends.onnx.normalisation import fold_in_front
+    from bnpass.frontends.onnx.preprocessing import fold_in_front
 
     assert job.trained is not None
     front = Normalisation.of(job.train.converter).in_front_of(job.trained)

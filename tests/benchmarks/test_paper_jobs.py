@@ -120,14 +120,14 @@ def test_results_do_not_depend_on_the_number_of_processes(tmp_path):
     for jobs in ("1", "2"):
         out = tmp_path / jobs
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.paper", "--only", "binary-mnist-best",
-             "--only", "figure1", "--scale", "0.002", "--seeds", "1", "--jobs", jobs,
+            [sys.executable, "-m", "benchmarks.paper", "--only", "deep-sigmoid",
+             "--only", "figure1", "--quick", "--scale", "0.001", "--jobs", jobs,
              "-o", str(out)],
             cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "] figure1: BN, " in done.stderr
         document = json.loads((out / "table.json").read_text())
-        assert [r["name"] for r in document["rows"]] == ["binary-mnist-best", "figure1"]
+        assert [r["name"] for r in document["rows"]] == ["deep-sigmoid", "figure1"]
         numbers.append(untimed([r["lines"] for r in document["rows"]]))
     assert numbers[0] == numbers[1]
 

@@ -13,7 +13,8 @@ class SGD(torch.optim.SGD):
 
     What torch gathers anew in every step (parameters, momentum, checks) takes longer than the
     kernel itself where a network is small. Here it is gathered once; a step that needs more (the
-    first one, one of fp16 training, one in which a parameter has no gradient) is torch's.
+    first one, one of fp16 training, one in which a parameter has no gradient, parameters of
+    several types or devices in one group) is torch's.
     """
 
     def __init__(self, params: Any, **options: Any) -> None:
@@ -72,12 +73,12 @@ class SGD(torch.optim.SGD):
         return found
 
     def _momentum(self, index: int, group: dict[str, Any]) -> list[torch.Tensor] | None:
-        if not group["momentum"]:
-            return []
         buffers = self._buffers.get(index)
         if buffers is None:
-            held = [self.state[p].get("momentum_buffer") for p in group["params"]]
-            if any(b is None for b in held):
+            params = group["params"]
+            held = [self.state[p].get("momentum_buffer") for p in params if group["momentum"]]
+            kinds = {(p.device, p.dtype) for p in params}  # torch's kernel takes one at a time
+            if len(kinds) != 1 or any(b is None for b in held):
                 return None
             buffers = self._buffers[index] = held
         return buffers

@@ -32,7 +32,7 @@ def walk(optimizer: Any, params: list[Any], steps: range, skipped: int = -1) -> 
         for index, p in enumerate(params):
             if step != skipped or index != 1:
                 seeded = torch.Generator().manual_seed(step * 9 + index)
-                p.grad = torch.randn(p.shape, generator=seeded)
+                p.grad = torch.randn(p.shape, generator=seeded).to(p.dtype)
         for group in optimizer.param_groups:
             group["lr"] = 0.1 / (1 + step)
         optimizer.step()
@@ -53,6 +53,17 @@ def test_steps_are_those_of_torch(kind: str, skipped: int) -> None:
     for index, state in wanted["state"].items():
         for name, value in state.items():
             assert torch.equal(held["state"][index][name], value)
+
+
+def test_parameters_of_two_types_in_one_group() -> None:
+    types = (torch.float32, torch.float64, torch.float32)
+    ours, theirs = (
+        [torch.nn.Parameter(p.detach().to(t)) for p, t in zip(parameters(), types, strict=True)]
+        for _ in range(2)
+    )
+    walk(SGD(ours, lr=0.1, fused=True, momentum=0.9), ours, range(4))
+    walk(torch.optim.SGD(theirs, lr=0.1, fused=True, momentum=0.9), theirs, range(4))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_a_state_that_is_loaded_is_gone_on_from() -> None:

@@ -28,6 +28,7 @@ class Pattern:
         stay: affine operators that are there even after the best fold.
         must_stay: the maps may not go (or need the user's word): leaving them is the right answer.
         tolerance: relative error up to which a result counts as right.
+        section: where in the table of results it is counted.
     """
 
     name: str
@@ -35,9 +36,16 @@ class Pattern:
     stay: int = 0
     must_stay: bool = False
     tolerance: float = 1e-4
+    section: str = ""
 
 
 PATTERNS: list[Pattern] = []
+_SECTION = [""]
+
+
+def section(title: str) -> None:
+    """What the patterns that follow have in common."""
+    _SECTION[0] = title
 
 
 def pattern(name: str, stay: int = 0, must_stay: bool = False, tolerance: float = 1e-4
@@ -45,7 +53,7 @@ def pattern(name: str, stay: int = 0, must_stay: bool = False, tolerance: float 
     """Enter a model into the list."""
 
     def enter(make: Callable[[], onnx.ModelProto]) -> Callable[[], onnx.ModelProto]:
-        PATTERNS.append(Pattern(name, make, stay, must_stay, tolerance))
+        PATTERNS.append(Pattern(name, make, stay, must_stay, tolerance, _SECTION[0]))
         return make
 
     return enter
@@ -58,7 +66,7 @@ def _behind(make: Callable[[Net], str], c: int = 6, shape: tuple[int, ...] = IMA
     return n.model(n.op("Relu", n.bn(make(n), c)))
 
 
-# --- layers in front of the BatchNorm
+section("behind a layer")
 
 for _name, _options in {
     "Conv2d + BN": {}, "Conv2d without bias + BN": {"bias": False},
@@ -146,7 +154,7 @@ def _() -> onnx.ModelProto:
     return n.model(n.op("Relu", n.op("Add", y, n.const(n.channels(6)))))
 
 
-# --- structure between the layer and the BatchNorm
+section("with structure between")
 
 
 @pattern("Gemm -> Reshape (N,C,H,W) -> BN (GAN)")
@@ -267,7 +275,7 @@ for _kind in ("Identity", "Dropout"):
     pattern(f"Conv -> {_kind} -> BN")(_make_pass)
 
 
-# --- forward: the BatchNorm stands in front of the layer
+section("in front of a layer")
 
 
 def _in_front(make: Callable[[Net, str], str], shape: tuple[int, ...] = IMAGE,
@@ -338,15 +346,12 @@ def _() -> onnx.ModelProto:
     return n.model(n.nodes[-1].output[0])
 
 
-@pattern("Conv -> BN -> Relu -> Conv padded, skip reads Conv")
+@pattern("Conv -> BN -> Relu -> Conv padded, skip reads Conv", must_stay=True)
 def _() -> onnx.ModelProto:
     n = Net(IMAGE)
     y = n.conv("x", 4, 4)
     z = n.conv(n.op("Relu", n.bn(y, 4)), 4, 4)
     return n.model(n.op("Add", y, z))
-
-
-PATTERNS[-1] = Pattern(PATTERNS[-1].name, PATTERNS[-1].make, 0, True)
 
 
 @pattern("Conv -> BN -> Relu -> Conv, gamma > 0, shift back")
@@ -362,7 +367,7 @@ def _() -> onnx.ModelProto:
     return n.model(n.conv(n.bn(n.op("Relu", n.conv("x", 4, 4)), 4), 4, 6, pads=[0] * 4))
 
 
-# --- other spellings
+section("in another spelling")
 
 
 @pattern("BN -> BN behind Conv")
@@ -447,7 +452,7 @@ def _() -> onnx.ModelProto:
                    shape=(3, 5))
 
 
-# --- sharing
+section("with shared weights and names")
 
 
 @pattern("two Convs share W, one BN")
@@ -458,14 +463,11 @@ def _() -> onnx.ModelProto:
     return n.model(n.op("Relu", n.bn(a, 6)), n.op("Relu", b))
 
 
-@pattern("a Conv's bias is read elsewhere too")
+@pattern("a Conv's bias is read elsewhere too", stay=1)
 def _() -> onnx.ModelProto:
     n = Net((2, 4, 8, 6))
     y = n.conv("x", 4, 6)
     return n.model(n.op("Relu", n.bn(y, 6)), n.op("Mul", "x", n.nodes[0].input[2]))
-
-
-PATTERNS[-1] = Pattern(PATTERNS[-1].name, PATTERNS[-1].make, 1)
 
 
 @pattern("two BNs share their parameters")
@@ -484,7 +486,7 @@ def _() -> onnx.ModelProto:
     return n.model(n.op("Relu", n.bn(y, 6)), n.op("Pow", n.op("Sigmoid", "x"), other))
 
 
-# --- types
+section("in float16")
 
 
 @pattern("fp16 Conv + BN", tolerance=2e-2)
@@ -508,7 +510,7 @@ def _() -> onnx.ModelProto:
     return n.model(n.op("Relu", n.bn(n.conv("x", 4, 6), 6, params=params, epsilon=1e-7)))
 
 
-# --- nested graphs
+section("inside If and functions")
 
 
 def _branch(n: Net) -> onnx.GraphProto:
@@ -540,15 +542,12 @@ def _() -> onnx.ModelProto:
     return n.model(n.op("Relu", n.op("ConvBN", *names, domain="local")))
 
 
-# --- where nothing may fold
+section("what must stay")
 
 
-@pattern("trap: MatMul 3-D + BN on its rows, not its columns", stay=1)
+@pattern("trap: MatMul 3-D + BN on its rows, not its columns", must_stay=True)
 def _() -> onnx.ModelProto:
     return _behind(lambda n: n.matmul("x", 5, 6), 6, (2, 6, 5))
-
-
-PATTERNS[-1] = Pattern(PATTERNS[-1].name, PATTERNS[-1].make, 0, True)
 
 
 @pattern("trap: MatMul -> Reshape -> BN on other channels", must_stay=True)

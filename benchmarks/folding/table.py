@@ -36,6 +36,8 @@ def run(quick: bool) -> dict[str, Any]:
            for i, p in enumerate(patterns)])
     print()
     table(["total", *names], _totals(names, columns, patterns))
+    print()
+    table(["folded, exact", "of", *names], _by_section(names, columns, patterns))
     if tools.missing():
         print(f"\nnot installed here, so not measured: {', '.join(tools.missing())}")
     return {
@@ -97,4 +99,16 @@ def _totals(names: list[str], columns: dict[str, list[tuple[str, float]]],
     can = [i for i, p in enumerate(patterns) if not p.must_stay]
     rows.append([f"F of the {len(can)} that can fold",
                  *(sum(columns[n][i][0] == "F" for i in can) for n in names)])
+    return rows
+
+
+def _by_section(names: list[str], columns: dict[str, list[tuple[str, float]]],
+                patterns: list[Pattern]) -> list[list[Any]]:
+    """How many of a section's patterns that can fold each tool folds exactly."""
+    rows: list[list[Any]] = []
+    for title in dict.fromkeys(p.section for p in patterns):
+        can = [i for i, p in enumerate(patterns) if p.section == title and not p.must_stay]
+        if can:
+            rows.append([title, len(can),
+                         *(sum(columns[n][i][0] == "F" for i in can) for n in names)])
     return rows

@@ -14,8 +14,11 @@ _RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _UNDONE = _RESHAPES | {"Transpose"}
 
 
-def keep_adds(edits: FoldEdits, graph: Graph) -> FoldEdits:
-    """A shift behind a MatMul enters the Add that stood there, instead of a new one."""
+def keep_adds(edits: FoldEdits, graph: Graph, avoid: frozenset[str] = frozenset()) -> FoldEdits:
+    """A shift behind a MatMul enters the Add that stood there, instead of a new one.
+
+    Not one of ``avoid``, whose constant would overflow.
+    """
     removed = {op.name: data for op, data in edits.removed}
     rewrites = {r.op.name: r for r in edits.rewrites}
     changed = set(edits.changed)
@@ -25,7 +28,7 @@ def keep_adds(edits: FoldEdits, graph: Graph) -> FoldEdits:
         if rewrite.after is None or not rewrite.after.has_shift or rewrite.before is not None:
             continue
         add = _removed_add(rewrite.op, removed, graph)
-        if add is not None:
+        if add is not None and add.name not in avoid:
             slot = 1 - removed.pop(add.name)
             changed.add(add.outputs[0])
             rewrites[rewrite.op.name] = Rewrite(

@@ -129,7 +129,7 @@ def plan_fold(
         if (not chains and whole) or len(chains) == len(found.chains):
             break
     entries += [FoldEntry(op.name, op.kind, (op.name,), "", (), r) for op, r in refused]
-    leftovers = [_leave(c, reasons[c.head.name], planner, leftover) for c in chains]
+    leftovers = [_leave(c, reasons[c.head.name], planner, leftover, avoid) for c in chains]
     entries += [entry for entry, _ in leftovers if entry is not None]
     arithmetic = [
         FoldEntry(c.head.name, c.head.kind, c.names, "", (), reasons[c.head.name])
@@ -144,7 +144,7 @@ def plan_fold(
         leftovers=tuple(left for _, left in leftovers if left is not None),
         changed=frozenset(planner.changed),
     )
-    return FoldPlan(entries, drop_inverse_pairs(keep_adds(edits, graph), graph), arithmetic)
+    return FoldPlan(entries, drop_inverse_pairs(keep_adds(edits, graph, avoid), graph), arithmetic)
 
 
 # --- one chain
@@ -329,19 +329,20 @@ _WAYS: tuple[tuple[str, Callable[[Chain, Planner], list[Trial]]], ...] = (
 
 
 def _leave(
-    chain: Chain, reason: str, planner: Planner, style: str
+    chain: Chain, reason: str, planner: Planner, style: str, avoid: frozenset[str]
 ) -> tuple[FoldEntry | None, Leftover | None]:
-    """A chain that stays becomes one operator where that is shorter."""
+    """A chain that stays becomes one operator where that is shorter, and its numbers are finite."""
     head, names = chain.head, chain.names
-    if chain.norms and style == "bn":
+    overflows = not avoid.isdisjoint(names)
+    if chain.norms and (style == "bn" or overflows):
         along_others = any(axis != 1 for link in chain.links for axis in link.map.axes)
-        if len(chain.links) == 1 or along_others:
+        if len(chain.links) == 1 or along_others or overflows:
             return FoldEntry(head.name, head.kind, names, "", (), reason), None
         _merge_into_norm(chain, planner)
         return FoldEntry(head.name, head.kind, names, "merged", (head.name,), reason), None
     m = chain.map
     written = chain.norms or (len(names) >= _SPELT_OUT and m.axes == (1,))
-    if not written:
+    if not written or overflows:
         return None, None
     _remove(chain, planner)
     planner.changed.update(link.op.outputs[0] for link in chain.links[:-1])

@@ -146,6 +146,14 @@ class Editor:
             if info.name == name:
                 info.CopyFrom(onnx.helper.make_tensor_value_info(name, elem, array.shape))
 
+    def add_rounded(self, op: Op, base: str, array: np.ndarray, dtype: str) -> str:
+        """:meth:`add_initializer` on behalf of an operator, rounded once to a type.
+
+        Raises:
+            OverflowedError: the rounded values are not finite.
+        """
+        return self.add_initializer(base, self._rounded([op], array[np.newaxis], dtype)[0])
+
     def add_initializer(self, base: str, array: np.ndarray) -> str:
         """Store a new constant; returns its name."""
         name = self.unique(base)

@@ -174,16 +174,18 @@ def _fold_model(
                 apply_fold(reading, scope, plan.edits)
                 for scope, plan in reversed(list(zip(reading.scopes, plans, strict=True)))
             )
+            _check_growth(copy, grown, options.max_growth)
+            joined = not plan_only and _join_recurrent(reading, whole, avoid)
         except OverflowedError as error:
+            if error.op in avoid:
+                raise  # a plan that does not avoid it: there would be no end
             avoid |= {error.op}
             model = model if fresh is None else fresh()
             if store is not None:
                 store.restart()
             continue
-        _check_growth(copy, grown, options.max_growth)
         if plan_only:
             return Folded(model, whole, avoid=avoid)
-        joined = _join_recurrent(reading, whole)
         unsettled = joined or any(_writes_operators(plan) for plan in plans)
         return Folded(copy, whole, plans[0].edits.changed, grown, unsettled)
 
@@ -198,14 +200,19 @@ def _writes_operators(plan: FoldPlan) -> bool:
     return bool(plan.edits.leftovers) or any(e.how == "merged" for e in plan.entries) or any(shifts)
 
 
-def _join_recurrent(reading: Reading, plan: FoldPlan) -> bool:
-    """The inverse of the insertion's split; the plan gets an entry for each layer."""
+def _join_recurrent(reading: Reading, plan: FoldPlan, avoid: frozenset[str]) -> bool:
+    """The inverse of the insertion's split; the plan gets an entry for each layer.
+
+    Only where a BatchNorm has left between the layer and what makes its input: a MatMul that the
+    model has in front of a layer for itself is none of the fold's business.
+    """
     if not any(op.kind in RECURRENT for op in reading.main.graph.ops.values()):
         return False
     from bnpass.frontends.onnx import recurrent
 
+    there = recurrent.joinable(reading.main.graph)
     folded = read(reading.model, folder=reading.folder, store=reading.store)
-    names = recurrent.join(folded)
+    names = recurrent.join(folded, there.keys() | avoid)
     for name in names:
         kind = folded.main.graph.ops[name].kind
         plan.entries.append(FoldEntry(name, kind, (name,), "forward", (name,)))

@@ -75,17 +75,22 @@ def _prepared(model: onnx.ModelProto, options: FoldOptions, own: bool) -> onnx.M
 
 
 def _stop_training(model: onnx.ModelProto) -> None:
-    """Let every BatchNormalization use its running statistics."""
-    stack = [model.graph]
-    while stack:
-        graph = stack.pop()
+    """Let BatchNormalizations use their running statistics, but those whose new ones are read."""
+    graphs = [model.graph]
+    for graph in graphs:  # grows on the way
         for node in graph.node:
-            stack += bodies(node) if has_bodies(node) else ()
-            if node.op_type == "BatchNormalization":
-                kept = [a for a in node.attribute if a.name != "training_mode"]
-                del node.attribute[:]
-                node.attribute.extend(kept)
-                del node.output[1:]
+            graphs += bodies(node) if has_bodies(node) else ()
+    norms = [n for g in graphs for n in g.node if n.op_type == "BatchNormalization"]
+    read: set[str] = set()
+    if any(len(norm.output) > 1 for norm in norms):
+        read = {name for g in graphs for n in g.node for name in n.input}
+        read.update(o.name for g in graphs for o in g.output)
+    for norm in norms:
+        if read.isdisjoint(filter(None, norm.output[1:])):
+            kept = [a for a in norm.attribute if a.name != "training_mode"]
+            del norm.attribute[:]
+            norm.attribute.extend(kept)
+            del norm.output[1:]
 
 
 def plan_folds(reading: Reading, options: FoldOptions, avoid: frozenset[str]) -> list[FoldPlan]:

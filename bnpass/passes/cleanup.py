@@ -54,11 +54,15 @@ def _removed_add(op: Op, removed: dict[str, int], graph: Graph) -> Op | None:
 
 
 def drop_inverse_pairs(edits: FoldEdits, graph: Graph) -> FoldEdits:
-    """Two Transposes, or two reshapings, that undo each other once what stood between is gone."""
+    """Two Transposes, or two reshapings, that undo each other once what stood between is gone.
+
+    Then those around them, and so on.
+    """
     removed = {op.name: data for op, data in edits.removed}
     kept = {left.ops[-1].name for left in edits.leftovers}
     pairs: list[tuple[Op, int]] = []
-    for op, data in edits.removed:
+    gone = list(edits.removed)
+    for op, data in gone:  # grows on the way
         first = graph.producer(op.inputs[data])
         if first is None or first.kind not in _UNDONE or first.name in removed or op.name in kept:
             continue
@@ -66,6 +70,7 @@ def drop_inverse_pairs(edits: FoldEdits, graph: Graph) -> FoldEdits:
         if second is not None and second.name not in removed and _inverse(first, second, graph):
             removed[first.name] = removed[second.name] = 0
             pairs += [(first, 0), (second, 0)]
+            gone.append((first, 0))
     if not pairs:
         return edits
     return replace(edits, removed=(*edits.removed, *pairs))

@@ -275,7 +275,7 @@ def _check_worth(
         gone.update(*(planner.joinable[value][0] for value in trial.joined))
     if not all(gone.isdisjoint(trial.crossed) for trial in trials):
         raise MapRefusedError("a map that comes along would go into one that leaves")
-    adds = sum(not _adds_already(name, planner) for name in _shifted(trials))
+    adds = sum(not planner.shifted(op) for op in _shifted(trials))
     if not chain.norms and adds >= len(chain.links):
         raise MapRefusedError("it would only move")
     stopped = avoid.intersection(into)
@@ -284,16 +284,10 @@ def _check_worth(
     return adds
 
 
-def _shifted(trials: list[Trial]) -> set[str]:
+def _shifted(trials: list[Trial]) -> set[Op]:
     """Operators without a bias of their own that get a shift."""
     taken = [pair for t in trials for pair in (*t.before, *t.after)]
-    return {op.name for op, m in taken if op.kind in ("MatMul", "Einsum") and m.has_shift}
-
-
-def _adds_already(name: str, planner: Planner) -> bool:
-    rewrite = planner.rewrites.get(name)
-    parts = (rewrite.before, rewrite.after) if rewrite is not None else ()
-    return any(m is not None and m.has_shift for m in parts)
+    return {op for op, m in taken if op.kind in ("MatMul", "Einsum") and m.has_shift}
 
 
 def _commit(chain: Chain, trials: list[Trial], planner: Planner) -> None:

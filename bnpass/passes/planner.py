@@ -71,6 +71,12 @@ class Planner:
         """Whether nothing reads a value."""
         return not self.graph.uses(value) and not self.graph.is_output(value)
 
+    def shifted(self, op: Op) -> bool:
+        """Whether an operator's own weights have taken a shift in: it adds something by then."""
+        rewrite = self.rewrites.get(op.name)
+        parts = (rewrite.before, rewrite.after) if rewrite is not None else ()
+        return any(m is not None and m.has_shift for m in parts)
+
     def current(self, op: Op, index: int) -> np.ndarray:
         """A constant input in float64, the maps that it has already taken in applied.
 

@@ -126,7 +126,7 @@ def _steps_by_one(op: Op, axis: int, rank: int, view: View) -> bool:
     if name and scales is None:
         return False
     if scales is None or 0 in scales.shape:  # sizes: a ratio each, unless one is kept for all
-        return op.attrs.get("keep_aspect_ratio_policy", "stretch") == "stretch"
+        return bool(op.attrs.get("keep_aspect_ratio_policy", "stretch") == "stretch")
     return bool(scales.small.reshape(-1)[axes.index(axis)] == 1)
 
 

@@ -49,6 +49,7 @@ class Editor:
         self._gone: set[int] = set()
         self._alias: dict[str, str] = {}
         self._rename: dict[str, str] = {}
+        self._overwritten: set[str] = set()
 
     # --- names
 
@@ -97,7 +98,10 @@ class Editor:
 
     def _own(self, name: str) -> onnx.TensorProto | None:
         """The tensor of that name if a single input reads it, so that it may be overwritten."""
-        return self._initializers.get(name) if self.scope.readers[name] == 1 else None
+        if self.scope.readers[name] != 1:
+            return None
+        self._overwritten.add(name)
+        return self._initializers.get(name)
 
     def _store(self, op: Op, index: int, array: np.ndarray) -> None:
         name = op.input(index)
@@ -257,6 +261,14 @@ class Editor:
             self._arrange(gone)
         if self._alias or self._rename:
             self._forget_infos()
+        if self.reading.model.ir_version >= 4:
+            self._freeze_inputs()
+
+    def _freeze_inputs(self) -> None:
+        """Defaults that a fold has used are constants: what callers gave would miss the fold."""
+        used = (self._overwritten | self.scope.released) & self._initializers.keys()
+        for place in reversed([i for i, v in enumerate(self.graph.input) if v.name in used]):
+            del self.graph.input[place]
 
     def _arrange(self, gone: set[int]) -> None:
         """Keep the nodes that stay, new ones in their places, and let all read what is there."""

@@ -13,7 +13,8 @@ from bnpass.collector import collector_paused
 from bnpass.errors import RefusedError
 from bnpass.frontends.onnx.apply import apply_fold
 from bnpass.frontends.onnx.editor import OverflowedError
-from bnpass.frontends.onnx.functions import inline_norms
+from bnpass.frontends.onnx.faults import blaming_the_model
+from bnpass.frontends.onnx.functions import in_the_way, inline, inline_norms
 from bnpass.frontends.onnx.read import (
     Reading,
     Scope,
@@ -23,7 +24,7 @@ from bnpass.frontends.onnx.read import (
     opset_of,
     read,
 )
-from bnpass.graph import RECURRENT
+from bnpass.graph import RECURRENT, Graph
 from bnpass.passes.fold import FoldEntry, FoldPlan, plan_fold
 from bnpass.patching import Discarded, PatchedData, Store
 
@@ -128,8 +129,9 @@ def fold_model(
 
     Raises:
         RefusedError: cloned weights would make the model larger than ``max_growth`` times.
+        InputError: the model is not valid ONNX, in a way that matters here.
     """
-    with collector_paused():
+    with collector_paused(), blaming_the_model(lambda: fresh() if fresh else model):
         done = _fold_model(model, options, folder, plan_only, store, fresh)
         return done if plan_only else _settled(done, options, folder, store)
 
@@ -171,15 +173,14 @@ def _fold_model(
         fresh = None
     while True:
         copy = _prepared(model, options, own=fresh is not None)
-        reading = read(copy, folder=folder, freeze_inputs=options.freeze_inputs, store=store)
-        plans = plan_folds(reading, options, avoid)
+        reading, plans = _planned(copy, options, folder, store, avoid)
         whole = _joined(plans, reading)
         try:
             grown = sum(
                 apply_fold(reading, scope, plan.edits)
                 for scope, plan in reversed(list(zip(reading.scopes, plans, strict=True)))
             )
-            _check_growth(copy, grown, options.max_growth)
+            _check_growth(reading.model, grown, options.max_growth)
             joined = not plan_only and _join_recurrent(reading, whole, avoid)
         except OverflowedError as error:
             if error.op in avoid:
@@ -192,7 +193,35 @@ def _fold_model(
         if plan_only:
             return Folded(model, whole, avoid=avoid)
         unsettled = joined or any(_writes_operators(plan) for plan in plans)
-        return Folded(copy, whole, plans[0].edits.changed, grown, unsettled)
+        return Folded(reading.model, whole, plans[0].edits.changed, grown, unsettled)
+
+
+def _planned(
+    model: onnx.ModelProto,
+    options: FoldOptions,
+    folder: Path | None,
+    store: Store | None,
+    avoid: frozenset[str],
+) -> tuple[Reading, list[FoldPlan]]:
+    """A model's views and plans, local functions inlined where more BatchNorms fold then."""
+    reading = read(model, folder=folder, freeze_inputs=options.freeze_inputs, store=store)
+    plans = plan_folds(reading, options, avoid)
+    while model.functions and (stays := _stays(reading, plans)):
+        inlined = inline(model, in_the_way(reading, stays))
+        if inlined is model:
+            break
+        deeper = read(inlined, folder=folder, freeze_inputs=options.freeze_inputs, store=store)
+        better = plan_folds(deeper, options, avoid)
+        if len(_stays(deeper, better)) >= len(stays):
+            break
+        model, reading, plans = inlined, deeper, better
+    return reading, plans
+
+
+def _stays(reading: Reading, plans: Sequence[FoldPlan]) -> list[tuple[Graph, str]]:
+    """(graph, operator) of everything that a plan leaves."""
+    pairs = zip(reading.scopes, plans, strict=True)
+    return [(scope.graph, entry.node) for scope, plan in pairs for entry in plan.refused]
 
 
 def _writes_operators(plan: FoldPlan) -> bool:

@@ -13,6 +13,7 @@ from tests.helpers import (
     assert_folds,
     assert_stays,
     build,
+    fold,
     half,
     run_reference,
 )
@@ -342,6 +343,37 @@ def test_a_scale_alone_passes_along_the_rows():
     model = build(text, {"k": (4, 3, 1), "w": (7, 4), "n": Norm(4, shift=False)})
     assert_folds(model)
 
+
+def test_a_scale_along_the_rows_of_a_product_that_has_taken_a_shift_in():
+    """Only BN's own axis is the product's; what BN adds must be multiplied as well."""
+    text = """(float[2,5,3] x) => (float[] y) {
+      t = Tanh(x)
+      m = Mul(t, k)
+      h = MatMul(w, m)
+      z = BN(h, n)
+      s = Mul(z, j)
+      y = Tanh(s)
+    }"""
+    weights = {"w": (4, 5), "k": (3,), "j": (3,), "n": Norm(4)}
+    assert fold(build(text, weights)).count("BatchNormalization") == 0
+    text = """(float[2,1,3] x) => (float[] y) {
+      t = Tanh(x)
+      m = Mul(t, k)
+      z = BN(m, n)
+      h = MatMul(w, z)
+      y = MatMul(h, v)
+    }"""
+    weights = {"w": (4, 1), "k": (3,), "v": (3, 2), "n": Norm(1)}
+    assert fold(build(text, weights)).count("BatchNormalization") == 0
+    text = """(float[3,1] x) => (float[] y) {
+      t = Tanh(x)
+      m = Mul(t, k)
+      z = BN(m, n)
+      h = Gemm(z, w)
+      y = Gemm <transA = 1> (h, v)
+    }"""
+    weights = {"w": (1, 4), "k": (3, 1), "v": (3, 2), "n": Norm(1)}
+    assert fold(build(text, weights)).count("BatchNormalization") == 0
 
 def test_matmul_takes_the_batch_norm_in_front_in():
     text = """(float[N,7] x) => (float[] y) {

@@ -273,6 +273,42 @@ def test_a_frozen_default_that_a_fold_has_used_is_no_input_any_more():
 # --- constants in other places
 
 
+@pytest.mark.parametrize("opset", [13, 21])
+def test_parameters_in_every_form_of_a_constant_node(opset):
+    text = """(float[N,3,8,8] x) => (float[] y) {
+      u = Constant <value_floats = [1.0, -2.0, 0.5]> ()
+      w = Reshape(u, form)
+      b = Constant <value = float[1] {1.5}> ()
+      m = Constant <value_floats = [-0.25]> ()
+      one = Constant <value_float = 1.25> ()
+      axes = Constant <value_ints = [0]> ()
+      g = Unsqueeze(one, axes)
+      c = Conv(x, w, b)
+      y = BatchNormalization(c, g, b, m, b)
+    }"""
+    result = assert_folds(build(text, {"form": [1, 3, 1, 1]}, opset=opset, ir=7))
+    assert [n.op_type for n in result.after.graph.node] == ["Conv"]
+    assert len(result.weights()) == 2
+
+
+def test_weights_as_lists_of_floats_and_as_bytes():
+    """Of one form otherwise, so that they are read and rewritten together."""
+    text = """(float[N,3,8,8] x) => (float[] y) {
+      c = Conv(x, w, b)
+      r = BN(c, n)
+      t = Tanh(r)
+      d = Conv(t, u, e)
+      y = BN(d, m)
+    }"""
+    weights = {"w": (3, 3, 1, 1), "b": (3,), "u": (3, 3, 1, 1), "e": (3,)}
+    model = build(text, {**weights, "n": Norm(3), "m": Norm(3)})
+    for tensor in model.graph.initializer:
+        if tensor.name in ("u", "b", "m_v", "n_g"):
+            numbers = numpy_helper.to_array(tensor).ravel().tolist()
+            tensor.CopyFrom(helper.make_tensor(tensor.name, 1, tensor.dims, numbers))
+    assert_folds(model)
+
+
 def test_weights_in_constant_nodes():
     text = """(float[N,3,8,8] x) => (float[] y) {
       w = ConstantOfShape <value = float[1] {0.5}> (shape)
@@ -377,6 +413,21 @@ def test_inside_a_loop():
       >
     }"""
     assert_folds(build(text, {"w": (4, 4, 3, 3), "b": (4,), "n": Norm(4)}))
+
+
+def test_inside_a_scan():
+    text = """(float[N,3] s, float[T,N,5] x) => (float[N,3] y, float[T,N,3] z) {
+      y, z = Scan <num_scan_inputs = 1, body = step (float[N,3] a, float[N,5] v)
+                   => (float[N,3] b, float[N,3] u) {
+        h = MatMul(v, w)
+        q = BN(h, n)
+        b = Add(q, a)
+        u = Tanh(b)
+      }> (s, x)
+    }"""
+    result = assert_folds(build(text, {"w": (5, 3), "n": Norm(3)}))
+    assert result.count("MatMul", "Add") == 3
+    assert result.count("Scan") == 1
 
 
 def test_a_local_function_is_inlined_where_it_holds_a_batch_norm():

@@ -630,6 +630,27 @@ def test_bfloat16():
     assert_folds(build(text, {**weights, "n": norm}), 0.1, engine=run_reference)
 
 
+def bfloat16_pair(group):
+    """Two convolutions of one form, which are rewritten together."""
+    import ml_dtypes
+
+    text = f"""(bfloat16[N,4,3,3] x) => (bfloat16[] y) {{
+      c = Conv <group = {group}> (x, w, b)
+      z = BN(c, n)
+      d = Conv <group = {group}> (z, u, e)
+      y = BN(d, m)
+    }}"""
+    norms = {name: Norm(4, dtype=ml_dtypes.bfloat16) for name in "nm"}
+    kernels = {name: half(4, 4 // group, 1, 1, dtype=ml_dtypes.bfloat16) for name in "wu"}
+    biases = {name: half(4, dtype=ml_dtypes.bfloat16) for name in "be"}
+    return build(text, {**kernels, **biases, **norms}, opset=22)
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_convolutions_in_bfloat16(group):
+    assert_folds(bfloat16_pair(group), 0.1, engine=run_reference)
+
+
 def test_double_precision():
     text = """(double[N,7] x) => (double[] y) {
       h = Gemm(x, w, c)

@@ -56,6 +56,7 @@ def test_a_scale_beyond_the_type():
 def test_a_norm_in_training_mode():
     training = "BatchNormalization <training_mode = 1> (t, n_g, n_b, n_m, n_v)"
     text = TEXT.replace("BN(t, n)", training).replace("[] y", "[N,4,3,3] y")
+    text = text.replace("] y = ", "] y, mean, var = ")
     (found,) = findings(text=text)
     assert found[1] == "warning"
     assert "training_mode" in found[2]

@@ -461,6 +461,21 @@ def test_einsum_that_sums_an_axis_the_constant_lacks():
     assert_stays(build(text, {"w": (3, 4), "n": Norm(3)}), "'y'")
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (1, 3)])
+def test_einsum_that_stretches_a_summed_axis_of_its_constant(shape):
+    text = """(float[2,3] x) => (float[] y) {
+      t = Tanh(x)
+      a = BN(t, n)
+      y = Einsum <equation = "ab,ab->b"> (a, w)
+    }"""
+    model = build(text, {"w": shape, "n": Norm(3)})
+    if shape[0] == 2:
+        assert_folds(model)
+    else:
+        assert_stays(model, "sums an axis")
+    assert fold(build(text, {"w": shape, "n": Norm(3, shift=False)})).count("Einsum") == 1
+
+
 def test_einsum_with_a_diagonal_stays():
     text = """(float[4,4] x) => (float[] y) {
       h = Einsum <equation = "kk,kc->kc"> (x, w)

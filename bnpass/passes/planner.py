@@ -163,7 +163,9 @@ class Planner:
 
     def _take_back(self, op: Op, step: Step, pending: Pending, trial: Trial) -> None:
         trial.take(op, step)
-        trial.changed.update(o for o in op.outputs if o in pending.asks)
+        for value in op.outputs:  # whoever reads them has asked by now
+            if pending.asks.pop(value, None) is not None:
+                trial.changed.add(value)
         if len(op.outputs) > 1:  # parts of a Split that nobody reads change as well
             trial.changed.update(o for o in op.outputs if self.unread(o))
         for index, m in step.asks.items():

@@ -194,10 +194,15 @@ def in_a_circle(model: onnx.ModelProto) -> None:
     model.graph.node[0].input[0] = model.graph.output[0].name
 
 
+def named_twice(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(model.graph.initializer[0])
+
+
 @pytest.mark.parametrize(
     ("damage", "named"),
-    [(cut_off, "w0"), (of_another_size, "Dimension mismatch"), (in_a_circle, "topologically")],
-)
+    [(named_twice, "two initializers are named"), (cut_off, "w0"),
+     (of_another_size, "Dimension mismatch"), (in_a_circle, "topologically")],
+)  # fmt: skip
 @pytest.mark.parametrize("more", [(), ("--no-verify",), ("--dry-run",)])
 def test_a_damaged_model_is_blamed_not_the_program(
     bnpass: Run, normed: Path, tmp_path: Path, damage: Callable[[onnx.ModelProto], None],

@@ -353,10 +353,9 @@ def _drop_initializers(scope: Scope, dead: set[str]) -> None:
     gone = dead.intersection(scope.initializers)
     if not gone:
         return
-    graph, names = scope.proto, list(scope.initializers)
-    if len(names) != len(graph.initializer):  # a file may hold one name twice
-        names = [t.name for t in graph.initializer]
-    reorder(graph.initializer, [i for i, name in enumerate(names) if name not in gone])
+    graph = scope.proto
+    kept = [i for i, name in enumerate(scope.initializers) if name not in gone]
+    reorder(graph.initializer, kept)
     for name in gone:
         del scope.initializers[name]
     for place in reversed([i for i, v in enumerate(graph.input) if v.name in gone]):

@@ -187,6 +187,15 @@ def captured(graph: onnx.GraphProto) -> set[str]:
     return read - own
 
 
+def _named_twice(proto: onnx.GraphProto) -> InputError:
+    """Runtimes do not agree on which of the two they take."""
+    name, _ = Counter(t.name for t in proto.initializer).most_common(1)[0]
+    return InputError(
+        f"not a valid ONNX model: two initializers are named {name!r}",
+        "onnx.checker.check_model(model) says more; export it again",
+    )
+
+
 class _Builder:
     """Collects what a Graph needs while it walks the nodes of one GraphProto."""
 
@@ -204,6 +213,8 @@ class _Builder:
         self.reads: list[str] = []
         fixed = freeze_inputs or reading.model.ir_version < 4 or outer is not None
         self.initializers = {t.name: t for t in proto.initializer}
+        if len(self.initializers) < len(proto.initializer):
+            raise _named_twice(proto)
         self.overridable = {
             i.name for i in (() if fixed else proto.input) if i.name in self.initializers
         }

@@ -184,7 +184,13 @@ def _vector(a: np.ndarray, size: int) -> np.ndarray:
 
 
 def _broadcast_equal(a: np.ndarray, b: np.ndarray) -> bool:
-    return a is b or bool((a == b).all())
+    if a is b:
+        return True
+    if a.shape != b.shape and any(
+        m != n and 1 not in (m, n) for m, n in zip(a.shape, b.shape, strict=True)
+    ):
+        return False
+    return bool((a == b).all())
 
 
 def _compact(a: np.ndarray) -> np.ndarray:

@@ -185,7 +185,8 @@ def fold(
         leftover: what a chain becomes that cannot fold: ``bn``, or ``affine`` (Mul and Add).
         training_mode: ``inference``: a BatchNorm in training mode means its running statistics;
             ``refuse``: it stays.
-        freeze_inputs: take initializers that callers may override for constants.
+        freeze_inputs: take initializers that callers may override for constants; those that a
+            fold has used are inputs no longer.
         max_growth: how many times the model may grow where shared weights have to be cloned.
         to: ONNX only: also convert the folded model to ``"float16"`` or ``"bfloat16"``; see
             :mod:`bnpass.frontends.onnx.narrow`.

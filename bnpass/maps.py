@@ -36,7 +36,9 @@ def map_of(op: Op, view: View) -> tuple[int, Map] | None:
 
 def _batch_norm(op: Op, view: View) -> Map:
     if op.attrs.get("training"):
-        raise MapRefusedError("it normalises with batch statistics (training_mode=1)", op)
+        read = not all(view.unread(name) for name in op.outputs[1:] if name)
+        why = ", which are read, too" if read else ""
+        raise MapRefusedError(f"it normalises with batch statistics (training_mode=1){why}", op)
     if not op.attrs.get("spatial", 1):
         raise MapRefusedError("it normalises every entry by itself (spatial=0)", op)
     for index in (1, 2, 3, 4):

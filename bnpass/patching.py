@@ -187,12 +187,18 @@ class PatchedData:
 
     def redirect(self, tensors: Iterable[onnx.TensorProto]) -> None:
         """Let external tensors point to the copies."""
-        names = {source.resolve(): target.name for source, target in self.files.items()}
         for tensor in tensors:
             if external.is_external(tensor):
-                for entry in tensor.external_data:
-                    if entry.key == "location":
-                        entry.value = names[_file(tensor, self._folder).resolve()]
+                source = _file(tensor, self._folder)
+                fields = {entry.key: entry for entry in tensor.external_data}
+                if "length" not in fields and self._has_grown(source):
+                    length = external.place(tensor, self._folder).length
+                    tensor.external_data.add(key="length", value=str(length))
+                fields["location"].value = self.files[source].name
+
+    def _has_grown(self, source: Path) -> bool:
+        """Whether something was appended: what goes on to the file's end would be longer."""
+        return self.files[source].stat().st_size > source.stat().st_size
 
 
 def _file(tensor: onnx.TensorProto, folder: Path) -> Path:

@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="a BatchNorm in training mode stays (default), or its running "
                        "statistics are meant")
     group.add_argument("--freeze-inputs", action="store_true",
-                       help="take initializers that callers may override for constants")
+                       help="take initializers that callers may override for constants; those "
+                       "that a fold has used are inputs no longer")
     group.add_argument("--max-growth", type=options.positive, default=4.0, metavar="N",
                        help="times the file may grow where shared weights are cloned (default 4)")
     group.add_argument("--sidecar", metavar="FILE",

@@ -14,8 +14,11 @@ _RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _UNDONE = _RESHAPES | {"Transpose"}
 
 
-def keep_adds(edits: FoldEdits, graph: Graph) -> FoldEdits:
-    """A shift behind a MatMul enters the Add that stood there, instead of a new one."""
+def keep_adds(edits: FoldEdits, graph: Graph, avoid: frozenset[str] = frozenset()) -> FoldEdits:
+    """A shift behind a MatMul enters the Add that stood there, instead of a new one.
+
+    Not one of ``avoid``, whose constant would overflow.
+    """
     removed = {op.name: data for op, data in edits.removed}
     rewrites = {r.op.name: r for r in edits.rewrites}
     changed = set(edits.changed)
@@ -25,7 +28,7 @@ def keep_adds(edits: FoldEdits, graph: Graph) -> FoldEdits:
         if rewrite.after is None or not rewrite.after.has_shift or rewrite.before is not None:
             continue
         add = _removed_add(rewrite.op, removed, graph)
-        if add is not None:
+        if add is not None and add.name not in avoid:
             slot = 1 - removed.pop(add.name)
             changed.add(add.outputs[0])
             rewrites[rewrite.op.name] = Rewrite(
@@ -51,11 +54,15 @@ def _removed_add(op: Op, removed: dict[str, int], graph: Graph) -> Op | None:
 
 
 def drop_inverse_pairs(edits: FoldEdits, graph: Graph) -> FoldEdits:
-    """Two Transposes, or two reshapings, that undo each other once what stood between is gone."""
+    """Two Transposes, or two reshapings, that undo each other once what stood between is gone.
+
+    Then those around them, and so on.
+    """
     removed = {op.name: data for op, data in edits.removed}
     kept = {left.ops[-1].name for left in edits.leftovers}
     pairs: list[tuple[Op, int]] = []
-    for op, data in edits.removed:
+    gone = list(edits.removed)
+    for op, data in gone:  # grows on the way
         first = graph.producer(op.inputs[data])
         if first is None or first.kind not in _UNDONE or first.name in removed or op.name in kept:
             continue
@@ -63,6 +70,7 @@ def drop_inverse_pairs(edits: FoldEdits, graph: Graph) -> FoldEdits:
         if second is not None and second.name not in removed and _inverse(first, second, graph):
             removed[first.name] = removed[second.name] = 0
             pairs += [(first, 0), (second, 0)]
+            gone.append((first, 0))
     if not pairs:
         return edits
     return replace(edits, removed=(*edits.removed, *pairs))

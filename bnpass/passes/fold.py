@@ -129,7 +129,7 @@ def plan_fold(
         if (not chains and whole) or len(chains) == len(found.chains):
             break
     entries += [FoldEntry(op.name, op.kind, (op.name,), "", (), r) for op, r in refused]
-    leftovers = [_leave(c, reasons[c.head.name], planner, leftover) for c in chains]
+    leftovers = [_leave(c, reasons[c.head.name], planner, leftover, avoid) for c in chains]
     entries += [entry for entry, _ in leftovers if entry is not None]
     arithmetic = [
         FoldEntry(c.head.name, c.head.kind, c.names, "", (), reasons[c.head.name])
@@ -144,7 +144,7 @@ def plan_fold(
         leftovers=tuple(left for _, left in leftovers if left is not None),
         changed=frozenset(planner.changed),
     )
-    return FoldPlan(entries, drop_inverse_pairs(keep_adds(edits, graph), graph), arithmetic)
+    return FoldPlan(entries, drop_inverse_pairs(keep_adds(edits, graph, avoid), graph), arithmetic)
 
 
 # --- one chain
@@ -275,7 +275,7 @@ def _check_worth(
         gone.update(*(planner.joinable[value][0] for value in trial.joined))
     if not all(gone.isdisjoint(trial.crossed) for trial in trials):
         raise MapRefusedError("a map that comes along would go into one that leaves")
-    adds = sum(not _adds_already(name, planner) for name in _shifted(trials))
+    adds = sum(not planner.shifted(op) for op in _shifted(trials))
     if not chain.norms and adds >= len(chain.links):
         raise MapRefusedError("it would only move")
     stopped = avoid.intersection(into)
@@ -284,16 +284,10 @@ def _check_worth(
     return adds
 
 
-def _shifted(trials: list[Trial]) -> set[str]:
+def _shifted(trials: list[Trial]) -> set[Op]:
     """Operators without a bias of their own that get a shift."""
     taken = [pair for t in trials for pair in (*t.before, *t.after)]
-    return {op.name for op, m in taken if op.kind in ("MatMul", "Einsum") and m.has_shift}
-
-
-def _adds_already(name: str, planner: Planner) -> bool:
-    rewrite = planner.rewrites.get(name)
-    parts = (rewrite.before, rewrite.after) if rewrite is not None else ()
-    return any(m is not None and m.has_shift for m in parts)
+    return {op for op, m in taken if op.kind in ("MatMul", "Einsum") and m.has_shift}
 
 
 def _commit(chain: Chain, trials: list[Trial], planner: Planner) -> None:
@@ -329,19 +323,20 @@ _WAYS: tuple[tuple[str, Callable[[Chain, Planner], list[Trial]]], ...] = (
 
 
 def _leave(
-    chain: Chain, reason: str, planner: Planner, style: str
+    chain: Chain, reason: str, planner: Planner, style: str, avoid: frozenset[str]
 ) -> tuple[FoldEntry | None, Leftover | None]:
-    """A chain that stays becomes one operator where that is shorter."""
+    """A chain that stays becomes one operator where that is shorter, and its numbers are finite."""
     head, names = chain.head, chain.names
-    if chain.norms and style == "bn":
+    overflows = not avoid.isdisjoint(names)
+    if chain.norms and (style == "bn" or overflows):
         along_others = any(axis != 1 for link in chain.links for axis in link.map.axes)
-        if len(chain.links) == 1 or along_others:
+        if len(chain.links) == 1 or along_others or overflows:
             return FoldEntry(head.name, head.kind, names, "", (), reason), None
         _merge_into_norm(chain, planner)
         return FoldEntry(head.name, head.kind, names, "merged", (head.name,), reason), None
     m = chain.map
     written = chain.norms or (len(names) >= _SPELT_OUT and m.axes == (1,))
-    if not written:
+    if not written or overflows:
         return None, None
     _remove(chain, planner)
     planner.changed.update(link.op.outputs[0] for link in chain.links[:-1])

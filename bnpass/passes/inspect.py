@@ -136,6 +136,6 @@ def lint_numbers(
         )  # fmt: skip
     with np.errstate(all="ignore"):
         scale = np.abs(gamma) / np.sqrt(np.maximum(var + epsilon, 0))
-    over = int((scale > limit).sum())
+    over = int(((scale > limit) & (var + epsilon > 0)).sum())
     found.append(Finding(name, "error", "gamma/sqrt(var+eps) overflows the type", over))
     return [f for f in found if f.channels]

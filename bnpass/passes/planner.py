@@ -16,12 +16,12 @@ from bnpass.edits import Rewrite
 from bnpass.graph import Constant, Dim, Graph, Op, Use
 from bnpass.passes.asks import filled, merged_asks, settle_unread
 from bnpass.passes.trial import Pending, Trial
+from bnpass.passes.walk import walk
 from bnpass.rules import RULES, MapRefusedError, Step
 from bnpass.rules.absorbers import weight
 
 _NEW = Op("a new operator", "BatchNormalization", [], [])
 _MANY = 1 << 20  # paths: more than any real sum has
-_RETRIES = 64  # alternatives tried for one map before it is given up: keeps the work linear
 
 
 class Planner:
@@ -33,7 +33,6 @@ class Planner:
         self.rewrites: dict[str, Rewrite] = {}
         self.removed: dict[str, int] = {}
         self.changed: set[str] = set()
-        self._retries = 0
         self._past_constants = False
         self._paths: dict[str, int] = {}
         # chains that wait, by their result: their operators and their map
@@ -72,6 +71,12 @@ class Planner:
         """Whether nothing reads a value."""
         return not self.graph.uses(value) and not self.graph.is_output(value)
 
+    def shifted(self, op: Op) -> bool:
+        """Whether an operator's own weights have taken a shift in: it adds something by then."""
+        rewrite = self.rewrites.get(op.name)
+        parts = (rewrite.before, rewrite.after) if rewrite is not None else ()
+        return any(m is not None and m.has_shift for m in parts)
+
     def current(self, op: Op, index: int) -> np.ndarray:
         """A constant input in float64, the maps that it has already taken in applied.
 
@@ -100,7 +105,6 @@ class Planner:
         if trial is not None:
             return trial
         pending = Pending()
-        self._retries = 0
         self._ask(value, reader, m, pending)
         return self._walk_back(pending, Trial())
 
@@ -133,7 +137,6 @@ class Planner:
             MapRefusedError: some part of the map finds no absorber.
         """
         pending = Pending(stops=frozenset([value]))
-        self._retries = 0
         self._ask(value, Use(_NEW, 0), m, pending)
         self._past_constants = past_constants
         try:
@@ -142,25 +145,11 @@ class Planner:
             self._past_constants = False
 
     def _walk_back(self, pending: Pending, trial: Trial) -> Trial:
-        while pending.heap:
-            op = self.graph.ops[pending.pop()]
-            steps = self._step_back(op, [self._settled(o, pending) for o in op.outputs])
-            if self._past_constants:
-                steps = steps[::-1]
-            for step in steps[:-1]:
-                try:
-                    branch, tried = pending.copy(), trial.copy()
-                    self._take_back(op, step, branch, tried)
-                    return self._walk_back(branch, tried)
-                except MapRefusedError:
-                    self._retry(op)
-            self._take_back(op, steps[-1], pending, trial)
-        return trial
+        def steps(op: Op, pending: Pending, _: Trial) -> list[Step]:
+            found = self._step_back(op, [self._settled(o, pending) for o in op.outputs])
+            return found[::-1] if self._past_constants else found
 
-    def _retry(self, op: Op) -> None:
-        self._retries += 1
-        if self._retries > _RETRIES:
-            raise MapRefusedError("too many ways to share the map out", op)
+        return walk(self.graph, pending, trial, steps, self._take_back)
 
     def _step_back(self, op: Op, asks: Sequence[Map | None]) -> list[Step]:
         if asks.count(None) == len(asks):
@@ -174,7 +163,9 @@ class Planner:
 
     def _take_back(self, op: Op, step: Step, pending: Pending, trial: Trial) -> None:
         trial.take(op, step)
-        trial.changed.update(o for o in op.outputs if o in pending.asks)
+        for value in op.outputs:  # whoever reads them has asked by now
+            if pending.asks.pop(value, None) is not None:
+                trial.changed.add(value)
         if len(op.outputs) > 1:  # parts of a Split that nobody reads change as well
             trial.changed.update(o for o in op.outputs if self.unread(o))
         for index, m in step.asks.items():
@@ -242,24 +233,16 @@ class Planner:
         if not m.is_finite:
             raise MapRefusedError("the map is not finite")
         pending, trial = Pending(stops=stops), Trial()
-        self._retries = 0
         self._give(value, m, pending, trial)
         return self._walk_on(pending, trial)
 
     def _walk_on(self, pending: Pending, trial: Trial) -> Trial:
-        while pending.heap:
-            op = self.graph.ops[pending.pop()]
-            maps = {i: pending.carried[v] for i, v in enumerate(op.inputs) if v in pending.carried}
-            steps = self._step_on(op, maps, pending, trial)
-            for step in steps[:-1]:
-                try:
-                    branch, tried = pending.copy(), trial.copy()
-                    self._take_on(op, step, branch, tried)
-                    return self._walk_on(branch, tried)
-                except MapRefusedError:
-                    self._retry(op)
-            self._take_on(op, steps[-1], pending, trial)
-        return trial
+        def steps(op: Op, pending: Pending, trial: Trial) -> list[Step]:
+            carried = pending.carried
+            maps = {i: carried[v] for i, v in enumerate(op.inputs) if v in carried}
+            return self._step_on(op, maps, pending, trial)
+
+        return walk(self.graph, pending, trial, steps, self._take_on)
 
     def _step_on(
         self, op: Op, carried: dict[int, Map], pending: Pending, trial: Trial

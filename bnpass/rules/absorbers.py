@@ -100,6 +100,11 @@ def _split_letters(c: Contraction, m: Map, op: Op) -> bool:
     raise MapRefusedError("the map varies along axes of both operands", op)
 
 
+def _adds(op: Op, view: View) -> bool:
+    """Whether the product is not all: a scale along its rows would miss what is added."""
+    return (op.kind == "Gemm" and bool(op.input(2))) or view.shifted(op)
+
+
 def _gemm_bias(op: Op, view: View) -> None:
     if op.kind == "Gemm" and op.input(2):
         weight(op, 2, view)
@@ -113,7 +118,7 @@ def contraction_backward(op: Op, asks: Sequence[Map | None], view: View) -> list
     if _split_letters(c, m, op):
         _gemm_bias(op, view)
         return [Step(after=m, adds=int(m.has_shift and op.kind != "Gemm"))]
-    if m.has_shift or (op.kind == "Gemm" and op.input(2)):
+    if m.has_shift or _adds(op, view):
         raise MapRefusedError("a shift does not pass along the rows of its other operand", op)
     return [Step(asks={1 - c.index: c.to_dynamic(m)})]
 
@@ -130,7 +135,7 @@ def contraction_forward(op: Op, carried: dict[int, Map], view: View) -> list[Ste
         if m.has_shift and missing:
             raise MapRefusedError("it sums an axis that its constant operand does not have", op)
         return [Step(before=m, adds=int(m.has_shift and op.kind != "Gemm"))]
-    if m.has_shift or not varied <= set(c.output) or (op.kind == "Gemm" and op.input(2)):
+    if m.has_shift or not varied <= set(c.output) or _adds(op, view):
         raise MapRefusedError("a shift does not pass along the rows of its other operand", op)
     return [Step(gives={0: c.to_output(m)})]
 

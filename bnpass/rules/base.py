@@ -39,6 +39,9 @@ class View(Protocol):
     def current(self, op: Op, index: int) -> np.ndarray:
         """A constant input in float64 (0 if left out), the maps that it has taken in applied."""
 
+    def shifted(self, op: Op) -> bool:
+        """Whether an operator's own weights have taken a shift in: it adds something by then."""
+
     def paths(self, value: str) -> int:
         """In how many ways sums lead to a value: how often a shared term counts in it."""
 

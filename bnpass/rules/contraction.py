@@ -11,6 +11,7 @@ from bnpass.graph import Op
 from bnpass.rules.base import MapRefusedError, View
 
 _BATCH = "abcdefgh"
+_NO_LETTER = 0x100  # added to a letter: no equation has what comes out
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Contraction:
     Attributes:
         index: which input is the constant (0 or 1).
         constant, dynamic, output: the letters of the axes; where an axis of size 1 is broadcast
-            its letter is upper case, so that it is no axis of the output.
+            its letter is another one, so that it is no axis of the output.
     """
 
     index: int
@@ -53,6 +54,7 @@ def contraction(op: Op, view: View) -> Contraction:
         raise MapRefusedError("it has no constant operand", op)
     if op.kind == "Einsum":
         terms, output = _einsum(op)
+        terms[fixed[0]] = _stretched(op, fixed[0], terms, output, view)
     elif op.kind == "Gemm":
         terms, output = _gemm(op, len(view.shape(op.inputs[0])))
     else:
@@ -60,7 +62,7 @@ def contraction(op: Op, view: View) -> Contraction:
     return Contraction(fixed[0], terms[fixed[0]], terms[1 - fixed[0]], output)
 
 
-def _einsum(op: Op) -> tuple[tuple[str, str], str]:
+def _einsum(op: Op) -> tuple[list[str], str]:
     text = str(op.attrs["equation"]).replace(" ", "")
     if "." in text or "->" not in text:
         raise MapRefusedError("its equation has an ellipsis or no explicit output", op)
@@ -68,20 +70,33 @@ def _einsum(op: Op) -> tuple[tuple[str, str], str]:
     one, other = left.split(",")
     if any(len(set(t)) != len(t) for t in (one, other, output)):
         raise MapRefusedError("its equation takes a diagonal", op)
-    return (one, other), output
+    return [one, other], output
 
 
-def _gemm(op: Op, rank: int) -> tuple[tuple[str, str], str]:
+def _stretched(op: Op, fixed: int, terms: list[str], output: str, view: View) -> str:
+    """The constant's letters; a summed axis of size 1 that the other operand stretches is none."""
+    constant, other = view.constant(op.inputs[fixed]), terms[1 - fixed]
+    assert constant is not None
+    letters = list(terms[fixed])
+    for place, letter in enumerate(letters):
+        if constant.shape[place] == 1 and letter in other and letter not in output:
+            size = view.shape(op.inputs[1 - fixed])[other.index(letter)]
+            if size != 1:
+                letters[place] = chr(_NO_LETTER + ord(letter))
+    return "".join(letters)
+
+
+def _gemm(op: Op, rank: int) -> tuple[list[str], str]:
     """A may have any rank in the neutral view (F.linear): its last axis is contracted."""
     if op.attrs.get("transA"):
         a, rows = "km", "m"
     else:
         rows = _BATCH[: rank - 2] + "m" if rank > 1 else ""
         a = rows + "k"
-    return (a, "nk" if op.attrs.get("transB") else "kn"), rows + "n"
+    return [a, "nk" if op.attrs.get("transB") else "kn"], rows + "n"
 
 
-def _matmul(op: Op, view: View) -> tuple[tuple[str, str], str]:
+def _matmul(op: Op, view: View) -> tuple[list[str], str]:
     """numpy.matmul: leading axes broadcast from the right, rank 1 drops its axis."""
     shapes = [view.shape(op.inputs[0]), view.shape(op.inputs[1])]
     ranks = [len(s) for s in shapes]
@@ -98,4 +113,4 @@ def _matmul(op: Op, view: View) -> tuple[tuple[str, str], str]:
     a = lead[0] + ("mk" if ranks[0] > 1 else "k")
     b = lead[1] + ("kn" if ranks[1] > 1 else "k")
     output = batch + ("m" if ranks[0] > 1 else "") + ("n" if ranks[1] > 1 else "")
-    return (a, b), output
+    return [a, b], output

@@ -110,9 +110,24 @@ def _resized(op: Op, m: Map, view: View) -> Map:
         raise MapRefusedError("tf_crop_and_resize writes a constant of its own", op)
     before, after = view.shape(op.inputs[0]), view.shape(op.outputs[0])
     for axis in m.axes:
-        if before[axis] != after[axis] or not isinstance(before[axis], int):
+        kept = before[axis] == after[axis] and isinstance(before[axis], int)
+        if not kept or not _steps_by_one(op, axis, len(before), view):
             raise MapRefusedError("it resizes the channel axis", op)
     return m
+
+
+def _steps_by_one(op: Op, axis: int, rank: int, view: View) -> bool:
+    """Whether an axis whose size stays is not resampled: 4 entries times 1.2 are 4 others."""
+    axes = [normal_axis(int(a), rank) for a in op.attrs.get("axes") or range(rank)]
+    if axis not in axes:
+        return True
+    name = op.input(2)
+    scales = view.constant(name) if name else None
+    if name and scales is None:
+        return False
+    if scales is None or 0 in scales.shape:  # sizes: a ratio each, unless one is kept for all
+        return bool(op.attrs.get("keep_aspect_ratio_policy", "stretch") == "stretch")
+    return bool(scales.small.reshape(-1)[axes.index(axis)] == 1)
 
 
 def resize_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:

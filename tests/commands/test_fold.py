@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +176,42 @@ def test_without_onnxruntime_the_hint_names_pip_and_no_verify(
     assert "pip install" in result.errors[1]
     assert "--no-verify" in result.errors[1]
     assert bnpass("fold", normed, "-o", tmp_path / "o.onnx", "--no-verify").code == 0
+
+
+def cut_off(model: onnx.ModelProto) -> None:
+    tensor = next(t for t in model.graph.initializer if t.name == "w0")
+    tensor.raw_data = tensor.raw_data[:-3]
+
+
+def of_another_size(model: onnx.ModelProto) -> None:
+    norm = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
+    tensor = next(t for t in model.graph.initializer if t.name == norm.input[4])
+    new = onnx.numpy_helper.from_array(np.ones(tensor.dims[0] + 3, np.float32), tensor.name)
+    tensor.CopyFrom(new)
+
+
+def in_a_circle(model: onnx.ModelProto) -> None:
+    model.graph.node[0].input[0] = model.graph.output[0].name
+
+
+def named_twice(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(model.graph.initializer[0])
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [(named_twice, "two initializers are named"), (cut_off, "w0"),
+     (of_another_size, "Dimension mismatch"), (in_a_circle, "topologically")],
+)  # fmt: skip
+@pytest.mark.parametrize("more", [(), ("--no-verify",), ("--dry-run",)])
+def test_a_damaged_model_is_blamed_not_the_program(
+    bnpass: Run, normed: Path, tmp_path: Path, damage: Callable[[onnx.ModelProto], None],
+    named: str, more: tuple[str, ...],
+) -> None:  # fmt: skip
+    model = onnx.load(normed)
+    damage(model)
+    normed.write_bytes(model.SerializeToString())
+    result = bnpass("fold", normed, "-o", tmp_path / "out.onnx", *more)
+    result.assert_refused(2, "not a valid ONNX model", "check_model")
+    assert named in result.errors[0]
+    assert files(tmp_path) == ["normed.onnx"]

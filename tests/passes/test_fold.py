@@ -123,6 +123,12 @@ def test_a_name_that_is_taken_is_left_alone():
         np.testing.assert_array_equal(result.weights()[name], np.float32([3.0]))
 
 
+def test_a_name_that_only_a_value_info_has_is_not_taken():
+    text = "(float[N,6] x) => (float[] y) {\n h = MatMul(x, w)\n y = BN(h, n)\n}"
+    model = build(text, {"w": (6, 4), "n": Norm(4)})
+    model.graph.value_info.append(helper.make_tensor_value_info("h.bias", 7, [3]))
+    assert_folds(model)
+
 def test_nodes_without_names_and_nodes_with_equal_names():
     text = """(float[N,3,8,8] x) => (float[] y, float[] z) {
       [same] c = Conv(x, w, b)
@@ -192,6 +198,20 @@ def test_more_than_one_output_means_training_before_opset_14():
     assert_equal_bytes(after, model)
 
 
+def test_training_statistics_that_something_reads_keep_their_batch_norm():
+    text = """(float[N,3,8,8] x) => (float[] y, float[] m) {
+      c = Conv(x, w, b)
+      y, m, v = BatchNormalization <training_mode = 1> (c, n_g, n_b, n_m, n_v)
+    }"""
+    model = build(text, {**W, "n": Norm(4)})
+    assert_stays(model, "batch statistics", "which are read", training_mode="inference")
+    unread = build(text.replace(", float[] m)", ")"), {**W, "n": Norm(4)})
+    folded = bnpass.fold(unread, training_mode="inference", verify=False)
+    assert [n.op_type for n in folded.graph.node] == ["Conv"]
+    text = text.replace("m) {", "u) {").replace("    }", "      u = Neg(m)\n    }")
+    inside = build(text, {**W, "n": Norm(4)})
+    assert_stays(inside, "which are read", training_mode="inference")
+
 def test_statistics_that_are_no_numbers_stay():
     arrays = Norm(4).arrays("n", np.random.default_rng(0))
     arrays["n_v"][1] = -1.0
@@ -241,7 +261,52 @@ def test_defaults_that_callers_may_override_stay(name):
     assert frozen.count("Conv") == 1
 
 
+def test_a_frozen_default_that_a_fold_has_used_is_no_input_any_more():
+    two = CONV.replace("y = BN(c, n)", "y = BN(c, n)\n  z = Conv(x, w)")
+    for text in (CONV, two.replace("float[] y", "float[] y, float[] z")):
+        model = build(text, {**W, "n": Norm(4)}, ir=8, opset=15)
+        for name, shape in (("w", [4, 3, 3, 3]), ("n_g", [4])):
+            model.graph.input.append(helper.make_tensor_value_info(name, 1, shape))
+        frozen = assert_folds(model, freeze_inputs=True)
+        assert [i.name for i in frozen.after.graph.input] == ["x"]
+
 # --- constants in other places
+
+
+@pytest.mark.parametrize("opset", [13, 21])
+def test_parameters_in_every_form_of_a_constant_node(opset):
+    text = """(float[N,3,8,8] x) => (float[] y) {
+      u = Constant <value_floats = [1.0, -2.0, 0.5]> ()
+      w = Reshape(u, form)
+      b = Constant <value = float[1] {1.5}> ()
+      m = Constant <value_floats = [-0.25]> ()
+      one = Constant <value_float = 1.25> ()
+      axes = Constant <value_ints = [0]> ()
+      g = Unsqueeze(one, axes)
+      c = Conv(x, w, b)
+      y = BatchNormalization(c, g, b, m, b)
+    }"""
+    result = assert_folds(build(text, {"form": [1, 3, 1, 1]}, opset=opset, ir=7))
+    assert [n.op_type for n in result.after.graph.node] == ["Conv"]
+    assert len(result.weights()) == 2
+
+
+def test_weights_as_lists_of_floats_and_as_bytes():
+    """Of one form otherwise, so that they are read and rewritten together."""
+    text = """(float[N,3,8,8] x) => (float[] y) {
+      c = Conv(x, w, b)
+      r = BN(c, n)
+      t = Tanh(r)
+      d = Conv(t, u, e)
+      y = BN(d, m)
+    }"""
+    weights = {"w": (3, 3, 1, 1), "b": (3,), "u": (3, 3, 1, 1), "e": (3,)}
+    model = build(text, {**weights, "n": Norm(3), "m": Norm(3)})
+    for tensor in model.graph.initializer:
+        if tensor.name in ("u", "b", "m_v", "n_g"):
+            numbers = numpy_helper.to_array(tensor).ravel().tolist()
+            tensor.CopyFrom(helper.make_tensor(tensor.name, 1, tensor.dims, numbers))
+    assert_folds(model)
 
 
 def test_weights_in_constant_nodes():
@@ -348,6 +413,21 @@ def test_inside_a_loop():
       >
     }"""
     assert_folds(build(text, {"w": (4, 4, 3, 3), "b": (4,), "n": Norm(4)}))
+
+
+def test_inside_a_scan():
+    text = """(float[N,3] s, float[T,N,5] x) => (float[N,3] y, float[T,N,3] z) {
+      y, z = Scan <num_scan_inputs = 1, body = step (float[N,3] a, float[N,5] v)
+                   => (float[N,3] b, float[N,3] u) {
+        h = MatMul(v, w)
+        q = BN(h, n)
+        b = Add(q, a)
+        u = Tanh(b)
+      }> (s, x)
+    }"""
+    result = assert_folds(build(text, {"w": (5, 3), "n": Norm(3)}))
+    assert result.count("MatMul", "Add") == 3
+    assert result.count("Scan") == 1
 
 
 def test_a_local_function_is_inlined_where_it_holds_a_batch_norm():
@@ -512,6 +592,34 @@ def test_inverse_reshapings_go_with_their_batch_norm():
     result = assert_folds(build(text, {"w": (7, 4), "b": (4,), "n": Norm(4)}))
     assert [n.op_type for n in result.after.graph.node] == ["MatMul", "Add"]
 
+
+def test_reshapings_around_inverse_ones_go_too():
+    text = """(float[2,7,3,4] x) => (float[] y) {
+      c = Conv(x, w)
+      r = Relu(c)
+      t = Transpose <perm = [0,2,3,1]> (r)
+      f = Reshape(t, flat)
+      z = Add(f, zero)
+      g = Reshape(z, full)
+      s = Transpose <perm = [0,3,1,2]> (g)
+      y = Relu(s)
+    }"""
+    weights = {"w": (4, 7, 1, 1), "flat": [2, 12, 4], "full": [2, 3, 4, 4], "zero": 0.0}
+    result = assert_folds(build(text, weights))
+    assert [n.op_type for n in result.after.graph.node] == ["Conv", "Relu", "Relu"]
+
+
+def test_an_unknown_size_written_as_minus_one():
+    text = """(float[N,6] x) => (float[1,4] y) {
+      h = MatMul(x, w)
+      s = ReduceSum <keepdims = 1> (h, axis)
+      y = BN(s, n)
+    }"""
+    model = build(text, {"w": (6, 4), "axis": [0], "n": Norm(4)})
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    folded = bnpass.fold(model, verify=False)
+    inputs = {"x": np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)}
+    np.testing.assert_allclose(run(folded, inputs)["y"], run(model, inputs)["y"], rtol=1e-4)
 
 # --- the plan
 

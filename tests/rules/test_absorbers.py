@@ -13,6 +13,7 @@ from tests.helpers import (
     assert_folds,
     assert_stays,
     build,
+    fold,
     half,
     run_reference,
 )
@@ -343,6 +344,37 @@ def test_a_scale_alone_passes_along_the_rows():
     assert_folds(model)
 
 
+def test_a_scale_along_the_rows_of_a_product_that_has_taken_a_shift_in():
+    """Only BN's own axis is the product's; what BN adds must be multiplied as well."""
+    text = """(float[2,5,3] x) => (float[] y) {
+      t = Tanh(x)
+      m = Mul(t, k)
+      h = MatMul(w, m)
+      z = BN(h, n)
+      s = Mul(z, j)
+      y = Tanh(s)
+    }"""
+    weights = {"w": (4, 5), "k": (3,), "j": (3,), "n": Norm(4)}
+    assert fold(build(text, weights)).count("BatchNormalization") == 0
+    text = """(float[2,1,3] x) => (float[] y) {
+      t = Tanh(x)
+      m = Mul(t, k)
+      z = BN(m, n)
+      h = MatMul(w, z)
+      y = MatMul(h, v)
+    }"""
+    weights = {"w": (4, 1), "k": (3,), "v": (3, 2), "n": Norm(1)}
+    assert fold(build(text, weights)).count("BatchNormalization") == 0
+    text = """(float[3,1] x) => (float[] y) {
+      t = Tanh(x)
+      m = Mul(t, k)
+      z = BN(m, n)
+      h = Gemm(z, w)
+      y = Gemm <transA = 1> (h, v)
+    }"""
+    weights = {"w": (1, 4), "k": (3, 1), "v": (3, 2), "n": Norm(1)}
+    assert fold(build(text, weights)).count("BatchNormalization") == 0
+
 def test_matmul_takes_the_batch_norm_in_front_in():
     text = """(float[N,7] x) => (float[] y) {
       r = Tanh(x)
@@ -427,6 +459,21 @@ def test_einsum_that_sums_an_axis_the_constant_lacks():
       y = Einsum <equation = "nkt,kc->nc"> (a, w)
     }"""
     assert_stays(build(text, {"w": (3, 4), "n": Norm(3)}), "'y'")
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (1, 3)])
+def test_einsum_that_stretches_a_summed_axis_of_its_constant(shape):
+    text = """(float[2,3] x) => (float[] y) {
+      t = Tanh(x)
+      a = BN(t, n)
+      y = Einsum <equation = "ab,ab->b"> (a, w)
+    }"""
+    model = build(text, {"w": shape, "n": Norm(3)})
+    if shape[0] == 2:
+        assert_folds(model)
+    else:
+        assert_stays(model, "sums an axis")
+    assert fold(build(text, {"w": shape, "n": Norm(3, shift=False)})).count("Einsum") == 1
 
 
 def test_einsum_with_a_diagonal_stays():
@@ -596,6 +643,27 @@ def test_bfloat16():
     weights = {"w": half(7, 4, dtype=ml_dtypes.bfloat16), "c": half(4, dtype=ml_dtypes.bfloat16)}
     norm = Norm(4, dtype=ml_dtypes.bfloat16)
     assert_folds(build(text, {**weights, "n": norm}), 0.1, engine=run_reference)
+
+
+def bfloat16_pair(group):
+    """Two convolutions of one form, which are rewritten together."""
+    import ml_dtypes
+
+    text = f"""(bfloat16[N,4,3,3] x) => (bfloat16[] y) {{
+      c = Conv <group = {group}> (x, w, b)
+      z = BN(c, n)
+      d = Conv <group = {group}> (z, u, e)
+      y = BN(d, m)
+    }}"""
+    norms = {name: Norm(4, dtype=ml_dtypes.bfloat16) for name in "nm"}
+    kernels = {name: half(4, 4 // group, 1, 1, dtype=ml_dtypes.bfloat16) for name in "wu"}
+    biases = {name: half(4, dtype=ml_dtypes.bfloat16) for name in "be"}
+    return build(text, {**kernels, **biases, **norms}, opset=22)
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_convolutions_in_bfloat16(group):
+    assert_folds(bfloat16_pair(group), 0.1, engine=run_reference)
 
 
 def test_double_precision():

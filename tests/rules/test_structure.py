@@ -377,6 +377,45 @@ def test_split_where_every_output_has_a_batch_norm():
     assert_folds(build(text, weights))
 
 
+@pytest.mark.parametrize("sizes", [[2, 3], [3, 2]])
+def test_parts_of_different_sizes_change_places(sizes):
+    text = """(float[N,3,8,8] x) => (float[] y) {
+      c = Conv(x, w)
+      p, q = Split <axis = 1> (c, sizes)
+      s = Concat <axis = 1> (q, p)
+      y = BN(s, n)
+    }"""
+    assert_folds(build(text, {"w": (5, 3, 3, 3), "sizes": sizes, "n": Norm(5)}))
+    text = """(float[N,5,8,8] x) => (float[] y) {
+      t = Tanh(x)
+      z = BN(t, n)
+      p, q = Split <axis = 1> (z, sizes)
+      s = Concat <axis = 1> (q, p)
+      y = Conv(s, w)
+    }"""
+    assert_folds(build(text, {"w": (4, 5, 3, 3), "sizes": sizes, "n": Norm(5)}))
+
+
+@pytest.mark.parametrize("sizes", [[2, 3], [3, 2]])
+def test_parts_of_different_sizes_with_a_batch_norm_each(sizes):
+    text = """(float[N,3,8,8] x) => (float[] y, float[] z) {
+      c = Conv(x, w)
+      p, q = Split <axis = 1> (c, sizes)
+      y = BN(p, n)
+      z = BN(q, m)
+    }"""
+    one, other = sizes
+    assert_folds(build(text, {"w": (5, 3, 3, 3), "sizes": sizes, "n": Norm(one), "m": Norm(other)}))
+    text = """(float[N,5,8,8] x) => (float[] y) {
+      t = Tanh(x)
+      p, q = Split <axis = 1> (t, sizes)
+      a = BN(p, n)
+      e = BN(q, m)
+      s = Concat <axis = 1> (a, e)
+      y = Conv(s, w)
+    }"""
+    assert_folds(build(text, {"w": (4, 5, 3, 3), "sizes": sizes, "n": Norm(one), "m": Norm(other)}))
+
 def test_split_siblings_without_a_map_keep_what_they_have():
     text = """(float[N,3,8,8] x) => (float[] y, float[] z, float[] u) {
       c = Conv(x, w, b)

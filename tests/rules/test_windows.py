@@ -227,6 +227,37 @@ def test_upsample_of_opset_7():
     assert_folds(behind('Upsample <mode = "nearest", scales = [1.0, 1.0, 2.0, 2.0]> (c)', opset=7))
 
 
+def test_channels_that_a_resize_resamples_stop_a_map_though_their_number_stays():
+    scales = np.float32([1, 1.2, 2, 2])  # 4 channels stay 4, one of them is read twice
+    op = 'Resize <mode = "nearest"> (%s, "", scales)'
+    for make, value in ((behind, "c"), (ahead, "a")):
+        model = _without_roi(make, op % value, scales)
+        assert_stays(model, "'s'", "resizes the channel axis")
+    model = behind('Resize <mode = "nearest"> (c, scales)', opset=10, scales=scales)
+    assert_stays(model, "resizes the channel axis")
+    model = behind('Upsample <mode = "nearest"> (c, scales)', opset=9, scales=scales)
+    assert_stays(model, "resizes the channel axis")
+    model = behind('Upsample <mode = "nearest", scales = [1.0, 1.2, 2.0, 2.0]> (c)', opset=7)
+    assert_stays(model, "resizes the channel axis")
+
+
+def test_resize_to_sizes_passes_beside_the_channels():
+    none = np.zeros(0, np.float32)
+    sizes = {"sizes": [2, 4, 9, 11], "none": none}  # old exporters: no scales, as an empty tensor
+    assert_folds(behind('Resize <mode = "linear"> (c, none, none, sizes)', opset=11, **sizes))
+    sizes = {"sizes": [9, 11], "none": none}
+    op = 'Resize <mode = "nearest", axes = [2, 3], keep_aspect_ratio_policy = "{}"> '
+    for policy in ("stretch", "not_larger"):
+        text = op.format(policy) + "(c, none, none, sizes)"
+        assert_folds(behind(text, **sizes))
+
+
+def test_one_ratio_for_all_axes_may_resample_the_channels():
+    op = """Resize <mode = "nearest", axes = [1, 2, 3], keep_aspect_ratio_policy = "not_larger">
+            (c, none, none, sizes)"""
+    model = behind(op, none=np.zeros(0, np.float32), sizes=[4, 9, 11])
+    assert_stays(model, "resizes the channel axis")
+
 # --- Pad
 
 PADS = {"pads": [0, 0, 1, 2, 0, 0, 0, 1]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
 import numpy as np
 import onnx
@@ -99,8 +99,7 @@ def _add_behind(editor: Editor, op: Op, shift: np.ndarray) -> None:
         op.inputs[1]
     )
     assert constant is not None
-    array = shift.reshape(shape).astype(np_dtype(constant.dtype))
-    name = editor.add_initializer(f"{op.name}.bias", array)
+    name = editor.add_rounded(op, f"{op.name}.bias", shift.reshape(shape), constant.dtype)
     result = node.output[0]
     inner = editor.unique(f"{result}_product")
     node.output[0] = inner
@@ -114,19 +113,25 @@ def _write_leftover(editor: Editor, left: Leftover, data: dict[str, int]) -> Non
     last, first = left.ops[-1], left.ops[0]
     node = editor.scope.nodes[last.name]
     source = editor.resolve(first.inputs[data[first.name]])
-    dtype = np_dtype(editor.scope.graph.dtype(last.outputs[0]) or "float32")
+    dtype = editor.scope.graph.dtype(last.outputs[0]) or "float32"
     for name in node.input:
         if name != last.inputs[data[last.name]]:
             editor.release(name)
+
+    def add(name: str, array: np.ndarray) -> str:
+        return editor.add_rounded(last, name, array, dtype)
+
     if left.style == "bn":
-        _as_batch_norm(editor, node, left.map, source, dtype)
+        _as_batch_norm(node, left.map, source, add)
     else:
-        _as_affine(editor, node, left.map, source, dtype)
+        _as_affine(editor, node, left.map, source, add)
 
 
-def _as_batch_norm(
-    editor: Editor, node: onnx.NodeProto, m: Map, source: str, dtype: np.dtype
-) -> None:
+_Add = Callable[[str, np.ndarray], str]
+"""Stores a new constant under a name like the one given; returns its name."""
+
+
+def _as_batch_norm(node: onnx.NodeProto, m: Map, source: str, add: _Add) -> None:
     n = max(m.shape)
     vectors = m.vectors(1, n)
     assert vectors is not None
@@ -137,7 +142,7 @@ def _as_batch_norm(
         "mean": np.zeros(n),
         "var": np.ones(n),
     }
-    names = [editor.add_initializer(f"{base}.{k}", a.astype(dtype)) for k, a in arrays.items()]
+    names = [add(f"{base}.{k}", array) for k, array in arrays.items()]
     result = node.output[0]
     node.op_type, node.domain = "BatchNormalization", ""
     del node.attribute[:]
@@ -148,9 +153,9 @@ def _as_batch_norm(
     node.attribute.append(onnx.helper.make_attribute("epsilon", LEFTOVER_EPSILON))
 
 
-def _as_affine(editor: Editor, node: onnx.NodeProto, m: Map, source: str, dtype: np.dtype) -> None:
+def _as_affine(editor: Editor, node: onnx.NodeProto, m: Map, source: str, add: _Add) -> None:
     base, result = node.name or node.output[0], node.output[0]
-    scale = editor.add_initializer(f"{base}.scale", m.scale.astype(dtype))
+    scale = add(f"{base}.scale", m.scale)
     node.op_type, node.domain = "Mul", ""
     del node.attribute[:]
     del node.input[:]
@@ -159,11 +164,11 @@ def _as_affine(editor: Editor, node: onnx.NodeProto, m: Map, source: str, dtype:
     if not m.has_shift:
         node.output.append(result)
         return
-    shift = editor.add_initializer(f"{base}.shift", m.shift.astype(dtype))
+    shift = add(f"{base}.shift", m.shift)
     inner = editor.unique(f"{result}_scaled")
     node.output.append(inner)
-    add = onnx.helper.make_node("Add", [inner, shift], [result], name=editor.unique(f"{base}.add"))
-    editor.insert_behind(node, add)
+    new = onnx.helper.make_node("Add", [inner, shift], [result], name=editor.unique(f"{base}.add"))
+    editor.insert_behind(node, new)
 
 
 # --- insertion

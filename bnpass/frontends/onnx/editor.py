@@ -49,7 +49,7 @@ class Editor:
         self._gone: set[int] = set()
         self._alias: dict[str, str] = {}
         self._rename: dict[str, str] = {}
-        self._released: list[str] = []
+        self._overwritten: set[str] = set()
 
     # --- names
 
@@ -98,7 +98,10 @@ class Editor:
 
     def _own(self, name: str) -> onnx.TensorProto | None:
         """The tensor of that name if a single input reads it, so that it may be overwritten."""
-        return self._initializers.get(name) if self.reading.readers[name] == 1 else None
+        if self.scope.readers[name] != 1:
+            return None
+        self._overwritten.add(name)
+        return self._initializers.get(name)
 
     def _store(self, op: Op, index: int, array: np.ndarray) -> None:
         name = op.input(index)
@@ -111,7 +114,7 @@ class Editor:
             set_attribute(node, index, float(array.reshape(-1)[0]))
             return
         suffix = ("weight", "weight", "bias")[min(index, 2)]
-        if self.reading.readers[name] > 1:  # others keep the old one
+        if self.scope.owner(name).readers[name] > 1:  # others keep the old one
             self.grown += array.nbytes
         base = f"{name}_folded" if name else f"{op.name}.{suffix}"
         self.set_input(node, index, self.add_initializer(base, array))
@@ -146,6 +149,14 @@ class Editor:
             if info.name == name:
                 info.CopyFrom(onnx.helper.make_tensor_value_info(name, elem, array.shape))
 
+    def add_rounded(self, op: Op, base: str, array: np.ndarray, dtype: str) -> str:
+        """:meth:`add_initializer` on behalf of an operator, rounded once to a type.
+
+        Raises:
+            OverflowedError: the rounded values are not finite.
+        """
+        return self.add_initializer(base, self._rounded([op], array[np.newaxis], dtype)[0])
+
     def add_initializer(self, base: str, array: np.ndarray) -> str:
         """Store a new constant; returns its name."""
         name = self.unique(base)
@@ -167,7 +178,7 @@ class Editor:
             node.input.append("")
         self.release(node.input[index])
         node.input[index] = name
-        self.reading.readers[name] = self.reading.readers.get(name, 0) + 1
+        self.scope.owner(name).readers[name] += 1
 
     def replace_reads(self, node: onnx.NodeProto, old: str, new: str) -> None:
         """Let one node read ``new`` wherever it reads ``old``."""
@@ -184,11 +195,11 @@ class Editor:
 
     def release(self, *names: str) -> None:
         """Note that one input less reads each of the values."""
-        readers = self.reading.readers
         for name in names:
             if name:
-                readers[name] -= 1
-                self._released.append(name)
+                owner = self.scope.owner(name)
+                owner.readers[name] -= 1
+                owner.released.add(name)
 
     # --- nodes
 
@@ -206,7 +217,7 @@ class Editor:
         for one in new:
             for name in one.input:
                 if name:
-                    self.reading.readers[name] = self.reading.readers.get(name, 0) + 1
+                    self.scope.owner(name).readers[name] += 1
 
     def remove(self, op: Op, data: int) -> None:
         """Take an operator out: what read its output reads its data input from now on.
@@ -250,6 +261,14 @@ class Editor:
             self._arrange(gone)
         if self._alias or self._rename:
             self._forget_infos()
+        if self.reading.model.ir_version >= 4:
+            self._freeze_inputs()
+
+    def _freeze_inputs(self) -> None:
+        """Defaults that a fold has used are constants: what callers gave would miss the fold."""
+        used = (self._overwritten | self.scope.released) & self._initializers.keys()
+        for place in reversed([i for i, v in enumerate(self.graph.input) if v.name in used]):
+            del self.graph.input[place]
 
     def _arrange(self, gone: set[int]) -> None:
         """Keep the nodes that stay, new ones in their places, and let all read what is there."""
@@ -299,18 +318,18 @@ class Editor:
             self.graph.value_info.extend(kept)
 
     def _sweep(self) -> set[int]:
-        """Initializers and constant nodes that lost their last reader go; ids of such nodes."""
+        """Initializers and constant nodes that lost their last reader go; ids of such nodes.
+
+        What a body has left of the graphs around it goes when they are finished, after it.
+        """
         dead, nodes = self._unread()
-        scope: Scope | None = self.scope
-        while scope is not None:
-            _drop_initializers(scope, dead)
-            scope = scope.outer
+        _drop_initializers(self.scope, dead)
         return nodes
 
     def _unread(self) -> tuple[set[str], set[int]]:
         """Names that nothing reads any more, and ids of the constant nodes that made them."""
-        readers = self.reading.readers
-        dead = {name for name in self._released if not readers[name]}
+        readers = self.scope.readers
+        dead = {name for name in self.scope.released if not readers[name]}
         stack = [name for name in dead if name not in self._initializers]
         makers = {o: n for n in self._nodes for o in n.output} if stack else {}
         nodes: set[int] = set()
@@ -320,14 +339,13 @@ class Editor:
             constant = self.scope.graph.constant(name) is not None
             if maker is None or not constant or id(maker) in nodes:
                 continue
-            if any(readers.get(output) for output in maker.output):
+            if any(readers[output] for output in maker.output):
                 continue
             nodes.add(id(maker))
-            for read in filter(None, maker.input):
-                readers[read] -= 1
-                if readers[read] == 0:
-                    dead.add(read)
-                    stack.append(read)
+            self.release(*maker.input)
+            unread = [name for name in maker.input if name and not readers[name]]
+            dead.update(unread)
+            stack += unread
         return dead, nodes
 
 
@@ -335,10 +353,9 @@ def _drop_initializers(scope: Scope, dead: set[str]) -> None:
     gone = dead.intersection(scope.initializers)
     if not gone:
         return
-    graph, names = scope.proto, list(scope.initializers)
-    if len(names) != len(graph.initializer):  # a file may hold one name twice
-        names = [t.name for t in graph.initializer]
-    reorder(graph.initializer, [i for i, name in enumerate(names) if name not in gone])
+    graph = scope.proto
+    kept = [i for i, name in enumerate(scope.initializers) if name not in gone]
+    reorder(graph.initializer, kept)
     for name in gone:
         del scope.initializers[name]
     for place in reversed([i for i, v in enumerate(graph.input) if v.name in gone]):
@@ -350,7 +367,8 @@ def _all_names(reading: Reading) -> set[str]:
     for scope in reading.scopes:
         graph = scope.proto
         names.update(t.name for t in graph.initializer)
-        names.update(i.name for i in graph.input)
+        names.update(t.values.name for t in graph.sparse_initializer)
+        names.update(i.name for i in (*graph.input, *graph.output, *graph.value_info))
         for node in graph.node:
             names.update(node.output)
             names.add(node.name)

@@ -13,7 +13,8 @@ from bnpass.collector import collector_paused
 from bnpass.errors import RefusedError
 from bnpass.frontends.onnx.apply import apply_fold
 from bnpass.frontends.onnx.editor import OverflowedError
-from bnpass.frontends.onnx.functions import inline_norms
+from bnpass.frontends.onnx.faults import blaming_the_model
+from bnpass.frontends.onnx.functions import in_the_way, inline, inline_norms
 from bnpass.frontends.onnx.read import (
     Reading,
     Scope,
@@ -23,7 +24,7 @@ from bnpass.frontends.onnx.read import (
     opset_of,
     read,
 )
-from bnpass.graph import RECURRENT
+from bnpass.graph import RECURRENT, Graph
 from bnpass.passes.fold import FoldEntry, FoldPlan, plan_fold
 from bnpass.patching import Discarded, PatchedData, Store
 
@@ -75,17 +76,22 @@ def _prepared(model: onnx.ModelProto, options: FoldOptions, own: bool) -> onnx.M
 
 
 def _stop_training(model: onnx.ModelProto) -> None:
-    """Let every BatchNormalization use its running statistics."""
-    stack = [model.graph]
-    while stack:
-        graph = stack.pop()
+    """Let BatchNormalizations use their running statistics, but those whose new ones are read."""
+    graphs = [model.graph]
+    for graph in graphs:  # grows on the way
         for node in graph.node:
-            stack += bodies(node) if has_bodies(node) else ()
-            if node.op_type == "BatchNormalization":
-                kept = [a for a in node.attribute if a.name != "training_mode"]
-                del node.attribute[:]
-                node.attribute.extend(kept)
-                del node.output[1:]
+            graphs += bodies(node) if has_bodies(node) else ()
+    norms = [n for g in graphs for n in g.node if n.op_type == "BatchNormalization"]
+    read: set[str] = set()
+    if any(len(norm.output) > 1 for norm in norms):
+        read = {name for g in graphs for n in g.node for name in n.input}
+        read.update(o.name for g in graphs for o in g.output)
+    for norm in norms:
+        if read.isdisjoint(filter(None, norm.output[1:])):
+            kept = [a for a in norm.attribute if a.name != "training_mode"]
+            del norm.attribute[:]
+            norm.attribute.extend(kept)
+            del norm.output[1:]
 
 
 def plan_folds(reading: Reading, options: FoldOptions, avoid: frozenset[str]) -> list[FoldPlan]:
@@ -123,8 +129,9 @@ def fold_model(
 
     Raises:
         RefusedError: cloned weights would make the model larger than ``max_growth`` times.
+        InputError: the model is not valid ONNX, in a way that matters here.
     """
-    with collector_paused():
+    with collector_paused(), blaming_the_model(lambda: fresh() if fresh else model):
         done = _fold_model(model, options, folder, plan_only, store, fresh)
         return done if plan_only else _settled(done, options, folder, store)
 
@@ -166,26 +173,55 @@ def _fold_model(
         fresh = None
     while True:
         copy = _prepared(model, options, own=fresh is not None)
-        reading = read(copy, folder=folder, freeze_inputs=options.freeze_inputs, store=store)
-        plans = plan_folds(reading, options, avoid)
+        reading, plans = _planned(copy, options, folder, store, avoid)
         whole = _joined(plans, reading)
         try:
             grown = sum(
                 apply_fold(reading, scope, plan.edits)
                 for scope, plan in reversed(list(zip(reading.scopes, plans, strict=True)))
             )
+            _check_growth(reading.model, grown, options.max_growth)
+            joined = not plan_only and _join_recurrent(reading, whole, avoid)
         except OverflowedError as error:
+            if error.op in avoid:
+                raise  # a plan that does not avoid it: there would be no end
             avoid |= {error.op}
             model = model if fresh is None else fresh()
             if store is not None:
                 store.restart()
             continue
-        _check_growth(copy, grown, options.max_growth)
         if plan_only:
             return Folded(model, whole, avoid=avoid)
-        joined = _join_recurrent(reading, whole)
         unsettled = joined or any(_writes_operators(plan) for plan in plans)
-        return Folded(copy, whole, plans[0].edits.changed, grown, unsettled)
+        return Folded(reading.model, whole, plans[0].edits.changed, grown, unsettled)
+
+
+def _planned(
+    model: onnx.ModelProto,
+    options: FoldOptions,
+    folder: Path | None,
+    store: Store | None,
+    avoid: frozenset[str],
+) -> tuple[Reading, list[FoldPlan]]:
+    """A model's views and plans, local functions inlined where more BatchNorms fold then."""
+    reading = read(model, folder=folder, freeze_inputs=options.freeze_inputs, store=store)
+    plans = plan_folds(reading, options, avoid)
+    while model.functions and (stays := _stays(reading, plans)):
+        inlined = inline(model, in_the_way(reading, stays))
+        if inlined is model:
+            break
+        deeper = read(inlined, folder=folder, freeze_inputs=options.freeze_inputs, store=store)
+        better = plan_folds(deeper, options, avoid)
+        if len(_stays(deeper, better)) >= len(stays):
+            break
+        model, reading, plans = inlined, deeper, better
+    return reading, plans
+
+
+def _stays(reading: Reading, plans: Sequence[FoldPlan]) -> list[tuple[Graph, str]]:
+    """(graph, operator) of everything that a plan leaves."""
+    pairs = zip(reading.scopes, plans, strict=True)
+    return [(scope.graph, entry.node) for scope, plan in pairs for entry in plan.refused]
 
 
 def _writes_operators(plan: FoldPlan) -> bool:
@@ -198,14 +234,19 @@ def _writes_operators(plan: FoldPlan) -> bool:
     return bool(plan.edits.leftovers) or any(e.how == "merged" for e in plan.entries) or any(shifts)
 
 
-def _join_recurrent(reading: Reading, plan: FoldPlan) -> bool:
-    """The inverse of the insertion's split; the plan gets an entry for each layer."""
+def _join_recurrent(reading: Reading, plan: FoldPlan, avoid: frozenset[str]) -> bool:
+    """The inverse of the insertion's split; the plan gets an entry for each layer.
+
+    Only where a BatchNorm has left between the layer and what makes its input: a MatMul that the
+    model has in front of a layer for itself is none of the fold's business.
+    """
     if not any(op.kind in RECURRENT for op in reading.main.graph.ops.values()):
         return False
     from bnpass.frontends.onnx import recurrent
 
+    there = recurrent.joinable(reading.main.graph)
     folded = read(reading.model, folder=reading.folder, store=reading.store)
-    names = recurrent.join(folded)
+    names = recurrent.join(folded, there.keys() | avoid)
     for name in names:
         kind = folded.main.graph.ops[name].kind
         plan.entries.append(FoldEntry(name, kind, (name,), "forward", (name,)))

@@ -132,6 +132,17 @@ def _clip(node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], contex
             _extend(inputs, index, context.made(f"{node.output[0]}#{name}", value))
 
 
+def _resize(
+    node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context
+) -> None:
+    """Scales are input 2, as in Resize since opset 11."""
+    if "scales" in attrs:
+        scales = np.array(attrs.pop("scales"), np.float32)
+        _extend(inputs, 2, context.made(f"{node.output[0]}#scales", scales))
+    elif node.op_type == "Upsample" or context.opset < 11:
+        inputs[1:] = ["", *inputs[1:]]
+
+
 def _dropout(
     node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context
 ) -> None:
@@ -181,6 +192,8 @@ _NORMALIZERS: dict[str, _Normalizer] = {
     "Slice": _slice,
     "Clip": _clip,
     "Dropout": _dropout,
+    "Resize": _resize,
+    "Upsample": _resize,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
     "GroupNormalization": _group_norm,

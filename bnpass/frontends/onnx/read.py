@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from bnpass.caching import cached_property
 from bnpass.errors import InputError
 from bnpass.frontends.onnx import shapes
 from bnpass.frontends.onnx.constants import (
@@ -37,6 +38,8 @@ class Scope:
         initializers: the tensors of the graph's initializers by name, sparse ones not among them.
         outer: the scope around a nested body.
         path: names of the operators whose bodies lead here, for reports.
+        readers: how often each of its names is read, in the bodies inside of it too.
+        released: its names that some reader has left.
     """
 
     proto: onnx.GraphProto
@@ -45,6 +48,23 @@ class Scope:
     initializers: dict[str, onnx.TensorProto]
     outer: Scope | None = None
     path: str = ""
+    readers: Counter[str] = field(default_factory=Counter)
+    released: set[str] = field(default_factory=set)
+
+    @cached_property
+    def _own(self) -> set[str]:
+        """Names that a body defines: another body beside it may use them as well."""
+        made = {name for node in self.proto.node for name in node.output}
+        return made.union(i.name for i in self.proto.input)
+
+    def owner(self, name: str) -> Scope:
+        """The scope that a name read here belongs to."""
+        scope = self
+        while scope.outer is not None:
+            if name in scope._own or name in scope.initializers:
+                break
+            scope = scope.outer
+        return scope
 
 
 @dataclass(eq=False)
@@ -55,7 +75,6 @@ class Reading:
         model: the model; edits are applied to it in place.
         folder: where its external data lies, if it was read from a file.
         scopes: the main graph and every nested body.
-        readers: how often each value name is read, over all scopes.
         store: takes new numbers of external tensors; None: they come into the model.
     """
 
@@ -63,7 +82,6 @@ class Reading:
     folder: Path | None
     opset: int
     scopes: list[Scope] = field(default_factory=list)
-    readers: Counter[str] = field(default_factory=Counter)
     store: Store | None = None
 
     @property
@@ -119,8 +137,6 @@ def read(
     reading = Reading(model, folder, opset_of(model), store=store)
     types = shapes.LazyTypes(model)
     _read_scope(reading, model.graph, types, (), None, "", freeze_inputs)
-    for scope in reading.scopes:
-        reading.readers.update(output.name for output in scope.proto.output)
     return reading
 
 
@@ -171,6 +187,15 @@ def captured(graph: onnx.GraphProto) -> set[str]:
     return read - own
 
 
+def _named_twice(proto: onnx.GraphProto) -> InputError:
+    """Runtimes do not agree on which of the two they take."""
+    name, _ = Counter(t.name for t in proto.initializer).most_common(1)[0]
+    return InputError(
+        f"not a valid ONNX model: two initializers are named {name!r}",
+        "onnx.checker.check_model(model) says more; export it again",
+    )
+
+
 class _Builder:
     """Collects what a Graph needs while it walks the nodes of one GraphProto."""
 
@@ -188,6 +213,8 @@ class _Builder:
         self.reads: list[str] = []
         fixed = freeze_inputs or reading.model.ir_version < 4 or outer is not None
         self.initializers = {t.name: t for t in proto.initializer}
+        if len(self.initializers) < len(proto.initializer):
+            raise _named_twice(proto)
         self.overridable = {
             i.name for i in (() if fixed else proto.input) if i.name in self.initializers
         }
@@ -251,9 +278,15 @@ class _Builder:
         return name
 
     def finish(self, path: str) -> Scope:
-        self.reading.readers.update(self.reads)
         inputs = [i.name for i in self.proto.input if i.name not in self.constants]
         outputs = [o.name for o in self.proto.output]
         pinned = dict.fromkeys(self.overridable, OVERRIDABLE)
         graph = Graph(self.ops, inputs, outputs, self.constants, self.shape, self.dtype, pinned)
-        return Scope(self.proto, graph, self.nodes, self.initializers, self.outer, path)
+        scope = Scope(self.proto, graph, self.nodes, self.initializers, self.outer, path)
+        if self.outer is None:
+            scope.readers.update(self.reads)
+            scope.readers.update(outputs)
+        else:
+            for name in (*self.reads, *outputs):
+                scope.owner(name).readers[name] += 1
+        return scope

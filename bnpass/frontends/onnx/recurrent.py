@@ -12,7 +12,7 @@ B (directions, 2*gates*hidden) = Wb, Rb.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 import numpy as np
 import onnx
@@ -86,21 +86,34 @@ def _split(op: Op, editor: Editor, reading: Reading) -> None:
     editor.insert_before(node, *new)
 
 
-def join(reading: Reading) -> list[str]:
-    """Put split contributions back into their layers, in place; returns the layers' names."""
-    scope = reading.main
-    found = [
-        (op, pair)
-        for op in scope.graph.ops_in_order
-        if op.kind in RECURRENT and (pair := _contribution(op, scope.graph)) is not None
-    ]
+def joinable(graph: Graph) -> dict[str, tuple[Op, Op | None]]:
+    """The MatMul, and the Add behind it, in front of every layer that could take them in."""
+    return {
+        op.name: pair
+        for op in graph.ops_in_order
+        if op.kind in RECURRENT and (pair := _contribution(op, graph)) is not None
+    }
+
+
+def join(reading: Reading, but: Set[str] = frozenset()) -> list[str]:
+    """Put split contributions back into their layers, in place; returns the layers' names.
+
+    Args:
+        reading: the model.
+        but: names of layers that are left alone.
+
+    Raises:
+        OverflowedError: some new weight is not finite; the model is then half edited.
+    """
+    graph = reading.main.graph
+    found = {name: pair for name, pair in joinable(graph).items() if name not in but}
     if not found:
         return []
-    editor = Editor(reading, scope)
-    for op, (product, add) in found:
-        _join(op, product, add, editor)
+    editor = Editor(reading, reading.main)
+    for name, (product, add) in found.items():
+        _join(graph.ops[name], product, add, editor)
     editor.finish()
-    return [op.name for op, _ in found]
+    return list(found)
 
 
 def _contribution(op: Op, graph: Graph) -> tuple[Op, Op | None] | None:

@@ -140,5 +140,9 @@ def dims(tensor: onnx.TypeProto.Tensor | None) -> tuple[Dim, ...] | None:
     if tensor is None or not tensor.HasField("shape"):
         return None
     return tuple(
-        d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim
+        # some exporters write -1 for a size that they do not know
+        (d.dim_value if d.dim_value >= 0 else None)
+        if d.HasField("dim_value")
+        else (d.dim_param or None)
+        for d in tensor.shape.dim
     )

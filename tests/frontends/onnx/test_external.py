@@ -169,3 +169,39 @@ def test_an_overflow_is_undone_in_the_data_file(tmp_path):
     original = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
     assert np.array_equal(kept["w1"], original["w1"])
     assert not np.array_equal(kept["w0"], original["w0"])
+
+
+def test_a_tensor_without_a_length_in_a_data_file_that_grows(saved, tmp_path, monkeypatch):
+    """It goes on to the end of the file, where the clone of a shared weight comes."""
+    monkeypatch.setattr("bnpass.frontends.onnx.editor.APPEND_FROM", 1)
+    path, output = saved(shared=True), tmp_path / "folded.onnx"
+    model = onnx.load(path, load_external_data=False)
+    last = max(model.graph.initializer, key=lambda t: int(t.external_data[1].value))
+    fields = {e.key: e.value for e in last.external_data}
+    del last.external_data[:]
+    for key in ("location", "offset"):
+        last.external_data.add(key=key, value=fields[key])
+    model.graph.output.add().CopyFrom(
+        helper.make_tensor_value_info(last.name, last.data_type, list(last.dims))
+    )
+    path.write_bytes(model.SerializeToString())
+    bnpass.fold(path, output=output)
+    kept = {t.name: numpy_helper.to_array(t) for t in onnx.load(output).graph.initializer}
+    original = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    assert np.array_equal(kept[last.name], original[last.name])
+    assert bnpass.verify(path, output).passed
+
+
+def test_one_data_file_under_two_names(saved, tmp_path):
+    path, output = saved(), tmp_path / "folded.onnx"
+    (tmp_path / "weights" / "link.data").symlink_to("model.data")
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        if tensor.name == "w1":
+            tensor.external_data[0].value = "weights/link.data"
+    path.write_bytes(model.SerializeToString())
+    fold_file(path, output, FoldOptions())
+    folded, whole = onnx.load(output), bnpass.fold(shared_conv_model(False), verify=False)
+    assert folded.graph.node == whole.graph.node
+    for one, other in zip(folded.graph.initializer, whole.graph.initializer, strict=True):
+        assert np.array_equal(numpy_helper.to_array(one), numpy_helper.to_array(other)), one.name

@@ -127,3 +127,44 @@ def test_a_layer_as_wide_as_its_input_is_split_too():
     assert kinds(inserted).count("BatchNormalization") == 1
     assert bnpass.insert(inserted) == inserted
     assert kinds(bnpass.fold(inserted)) == ["RNN", "MatMul"]
+
+
+def test_a_matmul_that_the_model_has_in_front_of_a_layer_stays():
+    """It is as wide as what insertion makes: 4 gates times the hidden size."""
+    rng = np.random.default_rng(0)
+    gates = 4 * HIDDEN
+    shapes = {"P": (WIDTH, gates), "W": (1, gates, gates), "R": (1, gates, HIDDEN)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "P"], ["p"], "projection"),
+        helper.make_node("LSTM", ["p", "W", "R"], ["y"], "layer", hidden_size=HIDDEN),
+    ]
+    tensors = [
+        numpy_helper.from_array(rng.normal(size=s).astype(np.float32), n) for n, s in shapes.items()
+    ]
+    inputs = [helper.make_tensor_value_info("x", 1, ["T", "N", WIDTH])]
+    outputs = [helper.make_tensor_value_info("y", 1, ["T", 1, "N", HIDDEN])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    after = bnpass.fold(model, verify=False)
+    assert after.SerializeToString() == model.SerializeToString()
+
+
+def test_a_contribution_that_overflows_stays_in_front_of_its_layer():
+    model = bnpass.insert(network("LSTM", bias=False))
+    half = onnx.ModelProto()
+    half.CopyFrom(with_random_statistics(model))
+    for tensor in half.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32:
+            if tensor.name in ("layer.input_weight", "layer.identity"):
+                array = np.full_like(array, 3e2)  # a product of 20 * 9e4
+            tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float16), tensor.name))
+    for value in (*half.graph.input, *half.graph.output, *half.graph.value_info):
+        if value.type.tensor_type.elem_type == 1:
+            value.type.tensor_type.elem_type = 10
+    after = bnpass.fold(half, verify=False)
+    kinds = [n.op_type for n in after.graph.node]
+    assert "BatchNormalization" not in kinds
+    assert kinds.count("MatMul") == 2
+    for tensor in after.graph.initializer:
+        assert np.isfinite(numpy_helper.to_array(tensor)).all(), tensor.name

@@ -1,0 +1,43 @@
+"""Models that are not valid ONNX: asked only once something has gone wrong with one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import onnx
+
+from bnpass import external
+from bnpass.errors import BnpassError, InputError
+
+
+@contextlib.contextmanager
+def blaming_the_model(model: Callable[[], onnx.ModelProto]) -> Iterator[None]:
+    """Turn an exception inside into an InputError where onnx finds a fault in the model.
+
+    Checking every model beforehand would take longer than most folds.
+    """
+    try:
+        yield
+    except (BnpassError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        fault = _fault(model())
+        if fault is None:
+            raise
+        raise InputError(
+            f"not a valid ONNX model: {fault}",
+            "onnx.checker.check_model(model, full_check=True) says more; export it again",
+        ) from error
+
+
+def _fault(model: onnx.ModelProto) -> str | None:
+    """One line on what is wrong with a model; None where onnx finds nothing."""
+    try:
+        if external.externals(model):  # the checker would look for the data in this folder
+            onnx.shape_inference.infer_shapes(model, strict_mode=True)
+        else:
+            onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+        return " ".join(str(error).split())[:200]
+    return None

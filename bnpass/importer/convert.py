@@ -162,8 +162,13 @@ class Importer:
         op = self._op(node)
         handler = registry.find(node.domain, node.op_type, op.opset)
         assert handler is not None, "check_ops has seen every node"
-        made = evaluate(op, self._rank) if registry.is_ours(handler) and not op.fold else None
-        self._bind(op, handler(op) if made is None else made)
+        try:
+            made = evaluate(op, self._rank) if registry.is_ours(handler) and not op.fold else None
+            self._bind(op, handler(op) if made is None else made)
+        except (ArithmeticError, IndexError, RuntimeError, ValueError) as error:
+            if not op.fold and not isinstance(error, ZeroDivisionError):
+                raise  # no fault of the model's numbers
+            raise NotExactError(f"it fails on its constants: {error}") from error
 
     def _rank(self, name: str) -> int | None:
         assert self._source is not None

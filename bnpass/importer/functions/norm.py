@@ -30,6 +30,14 @@ def batch_norm_training(
     return y, mean * keep + now_mean * (1 - keep), var * keep + now_var * (1 - keep)
 
 
+def instance_norm(x: Tensor, scale: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """ONNX InstanceNormalization (22), of a single element too, which F.instance_norm refuses."""
+    if x.numel() == 0:
+        return x
+    cudnn = torch.backends.cudnn.enabled
+    return torch.instance_norm(x, scale, bias, None, None, True, 0.0, eps, cudnn)
+
+
 def layer_norm(
     x: Tensor, scale: Tensor, bias: Tensor | None, axis: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:

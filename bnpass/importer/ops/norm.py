@@ -82,8 +82,7 @@ def dropout(op: Op) -> Arg:
 def instance_normalization(op: Op) -> Arg:
     """Over the spatial axes of each sample and channel."""
     x, scale, bias = op.tensor(0), op.weight(1), op.weight(2)
-    eps = op.attr("epsilon", 1e-5)
-    return op.call(nn.functional.instance_norm, x, None, None, scale, bias, True, 0.0, eps)
+    return op.call(functions.instance_norm, x, scale, bias, op.attr("epsilon", 1e-5))
 
 
 @register_op("LayerNormalization")

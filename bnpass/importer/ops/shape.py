@@ -38,8 +38,6 @@ def reshape(op: Op) -> Arg:
 @register_op("Flatten")
 def flatten(op: Op) -> Arg:
     """To rank 2, split in front of ``axis``."""
-    if op.attr("axis", 1) == 1:
-        return op.call(torch.flatten, op.tensor(0), 1)
     return op.call(functions.flatten, op.tensor(0), op.attr("axis", 1))
 
 

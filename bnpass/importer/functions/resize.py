@@ -85,7 +85,7 @@ def _plan(
     length = [x.shape[a] for a in axes]
     if sizes is not None:
         wanted = ints(sizes)
-        factors = [w / n for w, n in zip(wanted, length, strict=True)]
+        factors = [w / n if n else 1.0 for w, n in zip(wanted, length, strict=True)]
         if policy != "stretch":
             factor = min(factors) if policy == "not_larger" else max(factors)
             factors = [factor] * len(axes)

@@ -29,7 +29,7 @@ def flatten(x: Tensor, axis: int) -> Tensor:
 
 def reverse_axes(x: Tensor) -> Tensor:
     """ONNX Transpose without perm."""
-    return x.permute(*reversed(range(x.dim())))
+    return x.permute(tuple(reversed(range(x.dim()))))
 
 
 def squeeze(x: Tensor, axes: Ints) -> Tensor:
@@ -148,10 +148,10 @@ def arange(start: Number, limit: Number, delta: Number, dtype: torch.dtype) -> T
     return (torch.arange(count, device=device) * step + first).to(dtype)
 
 
-def eye_like(x: Tensor, k: int, dtype: torch.dtype) -> Tensor:
-    """ONNX EyeLike (22): ones on the k-th diagonal."""
+def eye_like(x: Tensor, k: int, dtype: torch.dtype | None) -> Tensor:
+    """ONNX EyeLike (22): ones on the k-th diagonal, of the type of ``x`` unless one is given."""
     rows, columns = x.shape
-    ones = torch.ones(rows, columns, dtype=dtype, device=x.device)
+    ones = torch.ones(rows, columns, dtype=dtype or x.dtype, device=x.device)
     return torch.triu(torch.tril(ones, k), k)
 
 

@@ -115,7 +115,7 @@ def group_normalization(op: Op) -> Arg:
     groups, eps = op.attr("num_groups"), op.attr("epsilon", 1e-5)
     if op.opset < 21:
         return op.call(functions.group_norm_per_group, x, groups, scale, bias, eps)
-    return op.call(nn.functional.group_norm, x, groups, scale, bias, eps)
+    return op.call(functions.group_norm, x, groups, scale, bias, eps)
 
 
 @register_op("MeanVarianceNormalization")

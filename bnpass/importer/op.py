@@ -167,7 +167,8 @@ class Op:
         if isinstance(value, Const):
             if self.fold:
                 return self._literal(value)
-            if self.host:
+            weight = trainable and bool(value.name) and value.dtype.is_floating_point
+            if self.host and not weight and value.numel:
                 return self.call(host_tensor, self._literal(value).tolist(), value.dtype)
             return self.store.read(value, self.name, trainable=trainable)
         node = self._tensor_of(value) if isinstance(value, Sizes) else value.node

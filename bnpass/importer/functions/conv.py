@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnpass.errors import InputError
+
 CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONV_TRANSPOSE: dict[int, Any] = {
     1: F.conv_transpose1d,
@@ -49,7 +51,7 @@ def conv_transpose(
     """ONNX ConvTranspose with uneven pads, an output shape, or auto_pad.
 
     As in onnxruntime auto_pad makes nothing larger, and an output shape that the kernel does not
-    reach is filled with the bias at the ends.
+    reach is filled with the bias at the ends (by less than a stride: InputError beyond).
 
     Args:
         x: (N, C, D1, ...).
@@ -73,6 +75,11 @@ def conv_transpose(
     elif same.startswith("SAME"):
         wanted = [n * s for n, s in zip(spatial, strides, strict=True)]
     if wanted is not None:
+        if any(w - f >= s for w, f, s in zip(wanted, full, strides, strict=True)) and output_shape:
+            raise InputError(
+                f"an output_shape of {list(wanted)} lies a stride or more beyond the {full} that "
+                f"the input reaches", "onnxruntime computes no such ConvTranspose correctly"
+            )
         total = [max(0, f - w) for f, w in zip(full, wanted, strict=True)]
         half, rest = [t // 2 for t in total], [t - t // 2 for t in total]
         pads = half + rest if same == "SAME_UPPER" else rest + half

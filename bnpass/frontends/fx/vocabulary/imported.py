@@ -69,8 +69,8 @@ exact(norm.batch_norm)(
 )
 exact(norm.group_norm)(group_norm_row)
 exact(norm.instance_norm)(
-    lambda call, x, scale, bias, eps: instance_norm_row(
-        call, x, weight=scale, bias=bias, eps=eps
+    lambda call, x, weight, bias, eps: instance_norm_row(
+        call, x, weight=weight, bias=bias, eps=eps
     )
 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -186,11 +186,13 @@ def overlapping(found: Iterable[Place]) -> set[tuple[Path, int]]:
     return shared
 
 
-def embed(model: onnx.ModelProto, folder: Path) -> None:
-    """Read all external data into the model, which is changed in place."""
+def embed(model: onnx.ModelProto, folder: Path, kept: Collection[str] = ()) -> None:
+    """Read the external data into the model, changed in place; that of tensors ``kept`` stays."""
     opened: dict[Path, BinaryIO] = {}
     try:
         for tensor in externals(model):
+            if tensor.name in kept:
+                continue
             where = place(tensor, folder)
             if where.path not in opened:
                 opened[where.path] = where.path.open("rb")

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnpass import external
-from bnpass.files.reading import PROTOBUF_LIMIT
+from bnpass.files.reading import (
+    PROTOBUF_LIMIT,
+    PathLike,
+    check_input,
+    parse_model,
+    readable_data,
+)
 from bnpass.files.wire import BYTES, Buffer, FileBytes, fields, head
 from bnpass.patching import copy_range, send_to_disk, write_all
 
@@ -54,6 +60,31 @@ def detach(path: Path) -> onnx.ModelProto | None:
     except (ValueError, DecodeError):
         return None
     return model if model.opset_import and (model.graph.node or model.graph.output) else None
+
+
+def open_light_model(path: PathLike) -> onnx.ModelProto:
+    """Read an ONNX model; its large initializers stay in their files, relative to its folder.
+
+    Everything else, small initializers and the tensors of nodes, is in the model.
+
+    Raises:
+        InputError: as :func:`bnpass.files.load_model`.
+    """
+    model = None if Path(path).is_symlink() else detach(check_input(path))
+    if model is None:
+        model = parse_model(path)
+    folder = Path(path).parent
+    with readable_data():
+        places = external.places(model, folder)
+        if places:
+            large = {
+                tensor.name
+                for tensor in model.graph.initializer
+                if external.is_external(tensor)
+                and external.place(tensor, folder).length >= _DETACHED_FROM
+            }
+            external.embed(model, folder, kept=large)
+    return model
 
 
 def _light_model(content: Buffer, size: int, location: str) -> Iterator[bytes]:

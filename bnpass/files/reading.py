@@ -35,7 +35,7 @@ def load_model(model: PathLike | onnx.ModelProto, *, data: bool = True) -> onnx.
         return model
     proto, found = open_model(model)
     if data and found:
-        with _readable_data():
+        with readable_data():
             ext.embed(proto, Path(model).parent)
     return proto
 
@@ -48,12 +48,13 @@ def open_model(path: PathLike) -> tuple[onnx.ModelProto, list[ext.Place]]:
     """
     path = check_input(path)
     proto = _parse(path)
-    with _readable_data():
+    with readable_data():
         return proto, ext.places(proto, path.parent)
 
 
 @contextlib.contextmanager
-def _readable_data() -> Iterator[None]:
+def readable_data() -> Iterator[None]:
+    """Failures of reading data files as errors of the input."""
     try:
         yield
     except OSError as error:

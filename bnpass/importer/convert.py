@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -36,18 +37,20 @@ class Importer:
     Args:
         opsets: domain -> opset of the model.
         plan: what the freed batch changes.
-        release: the model may lose the bytes of a tensor once it is converted.
+        folder: of a model that to_torch has read itself: it may lose the bytes of a tensor once it
+            is converted, and its initializers may lie in other files.
     """
 
     def __init__(
-        self, opsets: Mapping[str, int], plan: BatchPlan | None = None, release: bool = False
+        self, opsets: Mapping[str, int], plan: BatchPlan | None = None, folder: Path | None = None
     ) -> None:
         self.graph = torch.fx.Graph()
         self.store = Store(self.graph)
         self._opsets = opsets
         self._plan = plan or BatchPlan()
         self._overrides = self._plan.overrides
-        self._release = release
+        self._folder = folder
+        self._release = folder is not None
         self._values: dict[str, Value] = {}
         self._problems: list[str] = []
         self._lost: set[str] = set()
@@ -104,7 +107,8 @@ class Importer:
         for sparse in graph.sparse_initializer:
             self._constant(Const(sparse.values.name, dense(sparse)))
         for proto in graph.initializer:
-            self._constant(Const(proto.name, proto, release=self._release))
+            const = Const(proto.name, proto, release=self._release, folder=self._folder)
+            self._constant(const)
 
     def _constant(self, const: Const) -> None:
         const.numeric = const.name in self._numeric
@@ -162,8 +166,13 @@ class Importer:
         op = self._op(node)
         handler = registry.find(node.domain, node.op_type, op.opset)
         assert handler is not None, "check_ops has seen every node"
-        made = evaluate(op, self._rank) if registry.is_ours(handler) and not op.fold else None
-        self._bind(op, handler(op) if made is None else made)
+        try:
+            made = evaluate(op, self._rank) if registry.is_ours(handler) and not op.fold else None
+            self._bind(op, handler(op) if made is None else made)
+        except (ArithmeticError, IndexError, RuntimeError, ValueError) as error:
+            if not op.fold and not isinstance(error, ZeroDivisionError):
+                raise  # no fault of the model's numbers
+            raise NotExactError(f"it fails on its constants: {error}") from error
 
     def _rank(self, name: str) -> int | None:
         assert self._source is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import onnx
@@ -11,7 +12,7 @@ import torch
 
 from bnpass.collector import collector_paused
 from bnpass.errors import InputError, UnsupportedError, UsageError
-from bnpass.files import load_model
+from bnpass.files.detached import open_light_model
 from bnpass.frontends.onnx.batch import BatchPlan, plan_batch
 from bnpass.importer.convert import Importer
 from bnpass.importer.functions.common import fixed_batch
@@ -54,11 +55,15 @@ def to_torch(
 def _imported(
     model: str | os.PathLike[str] | onnx.ModelProto, batch: Batch
 ) -> torch.fx.GraphModule:
-    owned = not isinstance(model, onnx.ModelProto)
-    proto = inline_functions(load_model(model))
+    folder: Path | None = None
+    if isinstance(model, onnx.ModelProto):
+        proto = inline_functions(model)
+    else:
+        folder = Path(model).parent
+        proto = inline_functions(open_light_model(model))
     opsets = opset_versions(proto)
     plan, refusal = _plan(proto, batch)
-    importer = Importer(opsets, plan, release=owned)
+    importer = Importer(opsets, plan, folder)
     inputs, outputs = importer.run(proto)
     if refusal is not None:
         _guard(importer.graph, proto, refusal)

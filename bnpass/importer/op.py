@@ -93,7 +93,7 @@ class Op:
     def const(self, index: int) -> torch.Tensor | None:
         """The value of an input that is the same in every run, else None."""
         value = self.inputs[index] if index < len(self.inputs) else None
-        return value.tensor if isinstance(value, Const) else None
+        return self._literal(value) if isinstance(value, Const) else None
 
     def shape(self, index: int) -> tuple[int, ...] | None:
         """The shape of a constant input; None for any other."""
@@ -130,7 +130,7 @@ class Op:
         """A tensor, or a Python number for a constant of rank 0."""
         value = self.inputs[index]
         if isinstance(value, Const) and value.shape == () and not self.fold:
-            return value.tensor.item()
+            return self._literal(value).item()
         return self.tensor(index) if trainable else self.buffer(index)
 
     def ints(self, index: int, default: Sequence[int] | None = None) -> Any:
@@ -157,7 +157,7 @@ class Op:
         if isinstance(value, Const):
             if value.numel != 1:
                 self.fail(f"input {index} is no scalar")
-            return value.tensor.reshape(()).item()
+            return self._literal(value).reshape(()).item()
         if isinstance(value, Sizes):
             return value.entries[0]
         assert value is not None
@@ -166,15 +166,22 @@ class Op:
     def _arg(self, value: Value, *, trainable: bool) -> Arg:
         if isinstance(value, Const):
             if self.fold:
-                return value.tensor
-            if self.host:
-                return self.call(host_tensor, value.tensor.tolist(), value.dtype)
+                return self._literal(value)
+            weight = trainable and bool(value.name) and value.dtype.is_floating_point
+            if self.host and not weight and value.numel:
+                return self.call(host_tensor, self._literal(value).tolist(), value.dtype)
             return self.store.read(value, self.name, trainable=trainable)
         node = self._tensor_of(value) if isinstance(value, Sizes) else value.node
         if value.host and not self.host:
             like = self._device_value()
             return node if like is None else self.call(to_device, node, like)
         return node
+
+    def _literal(self, const: Const) -> torch.Tensor:
+        """A constant's value, which from now on must stay what it is."""
+        if const.name and const.dtype.is_floating_point:
+            self.store.literals.add(const.name)
+        return const.tensor
 
     def _tensor_of(self, sizes: Sizes) -> Arg:
         entries = sizes.entries[0] if sizes.scalar else list(sizes.entries)

@@ -75,6 +75,7 @@ def _shape(op: Op, rank: int | None) -> Entries | None:
         return () if value.scalar else (len(value.entries),)
     assert value is not None
     if value.sizes is not None:
+        op.store.idle.append(value.node)
         return value.sizes
     if rank is None:
         return None

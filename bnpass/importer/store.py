@@ -42,6 +42,9 @@ class Slot:
 class Store:
     """Collects tensors by ONNX name while the graph is built; :meth:`install` makes attributes.
 
+    ``literals`` are the names of constants that some reader takes as a plain number: as parameters
+    they are not trained, for that reader would not see it.
+
     ``shared`` is the handlers' own memory of what they have built (layers that are called twice);
     ``idle`` are values that they found another way around: unless others read them, they go.
     """
@@ -54,6 +57,7 @@ class Store:
         self._modules: dict[str, nn.Module] = {}
         self.shared: dict[object, Any] = {}
         self.idle: list[torch.fx.Node] = []
+        self.literals: set[str] = set()
 
     def read(self, const: Const, hint: str, *, trainable: bool) -> torch.fx.Node:
         """A get_attr node for a constant: one tensor and one node an ONNX name."""
@@ -94,7 +98,7 @@ class Store:
             parent.add_module(name, module)
         origins: dict[str, Origin] = {}
         for slot in self._slots.values():
-            value = nn.Parameter(slot.tensor) if slot.trainable else slot.tensor
+            value = self._parameter(slot) if slot.trainable else slot.tensor
             for path in slot.paths:
                 _set(root, path, value)
                 if slot.origin is not None and (slot.trainable or slot.origin.uses):
@@ -102,6 +106,10 @@ class Store:
         for node in self._nodes.values():
             node.meta.pop("constant", None)
         return origins
+
+    def _parameter(self, slot: Slot) -> nn.Parameter:
+        fixed = slot.origin is not None and slot.origin.name in self.literals
+        return nn.Parameter(slot.tensor, requires_grad=not fixed)
 
     def _slot(self, const: Const, trainable: bool) -> Slot:
         key: object = const.name or id(const)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +14,7 @@ import onnx
 import torch
 from onnx import TensorProto, numpy_helper
 
+from bnpass import external
 from bnpass.errors import UnsupportedError
 from bnpass.importer.gates import Order, arranged, fits, inverse
 
@@ -56,15 +59,30 @@ def type_name(elem_type: int) -> str:
     return str(TensorProto.DataType.Name(elem_type)).lower()
 
 
-def to_tensor(proto: TensorProto) -> torch.Tensor:
-    """A writable tensor with the values of ``proto`` (one copy)."""
+def to_tensor(proto: TensorProto, folder: Path | None = None) -> torch.Tensor:
+    """A writable tensor with the values of ``proto`` (one copy).
+
+    Args:
+        proto: the values, or where they lie.
+        folder: of the model, if they may lie in another file.
+    """
     dtype = DTYPES.get(proto.data_type)
     if dtype is None:
         raise UnsupportedError(
             f"constant {proto.name!r} has the type {type_name(proto.data_type)}",
             "bnpass imports float, integer and boolean tensors",
         )
+    if folder is not None and external.is_external(proto):
+        return from_array(_read(proto, folder), dtype)
     return from_array(numpy_helper.to_array(proto), dtype)
+
+
+def _read(proto: TensorProto, folder: Path) -> np.ndarray:
+    place = external.place(proto, folder)
+    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(proto.data_type))
+    content = np.fromfile(place.path, np.uint8, place.length, offset=place.offset)
+    little = content.view(kind)
+    return (little if sys.byteorder == "little" else little.byteswap()).reshape(tuple(proto.dims))
 
 
 def dense(sparse: onnx.SparseTensorProto) -> TensorProto:
@@ -118,11 +136,13 @@ class Const:
         proto: TensorProto | None = None,
         tensor: torch.Tensor | None = None,
         release: bool = False,
+        folder: Path | None = None,
     ) -> None:
         self.name = name
         self._proto = proto
         self._tensor = tensor
         self._release = release
+        self._folder = folder
         self.numeric = False
         self.gates: Order = ()
         if tensor is not None:
@@ -148,7 +168,7 @@ class Const:
         """The values; converted on first use, and then held once."""
         if self._tensor is None:
             assert self._proto is not None
-            self._tensor = to_tensor(self._proto)
+            self._tensor = to_tensor(self._proto, self._folder)
             if self._release:
                 self._proto.ClearField("raw_data")
             self._proto = None

@@ -48,6 +48,7 @@ def write_back(
     writer = _Writer(result)
     writer.write_constants({o: v for o, v in values.items() if not o.uses})
     writer.write_statistics({o: v for o, v in values.items() if o.uses})
+    writer.keep_copies({o.name for o in values if not o.uses})
     writer.drop_replaced()
     return result
 
@@ -139,6 +140,7 @@ class _Writer:
         self._readers: dict[str, int] = {}
         self._names = {i.name for i in model.graph.input}
         self._replaced: set[str] = set()
+        self._before: dict[str, np.ndarray] = {}
         for graph in graphs(model.graph):
             self._index(graph)
 
@@ -173,6 +175,7 @@ class _Writer:
                 continue
             holder = self._checked(origin.name, value)
             if not holder.holds(value):
+                self._before[origin.name] = holder.value
                 holder.fill(value)
         for name, value in copies.items():
             if not self._checked(self._source(name), value).holds(value):
@@ -195,6 +198,23 @@ class _Writer:
             for output, index in origin.uses:
                 self._nodes[output].input[index] = name
             self._readers[source] -= len(origin.uses)
+
+    def keep_copies(self, written: set[str]) -> None:
+        """An Identity of a weight that the module holds as a constant keeps the old value.
+
+        Args:
+            written: the names that have a value of their own in the module.
+        """
+        for name in self._identities:
+            source = self._identities[name].input[0]
+            while source in self._identities:
+                source = self._identities[source].input[0]
+            old = self._before.get(source)
+            if old is None or name in written or not self._readers.get(name):
+                continue
+            if not self._holders[self._source(name)].holds(old):
+                self._replaced.add(name)
+                self._add(old, name)
 
     def _checked(self, name: str, value: np.ndarray) -> _Holder:
         holder = self._holders.get(name)

@@ -278,3 +278,40 @@ def test_batch_norm_is_torchs_to_the_last_bit(momentum: float) -> None:
         assert torch.equal(ours.state_dict()[name], value), name
     with pytest.raises(ValueError, match="rank 2"):
         ours.train()(torch.randn(4))
+
+
+def test_a_number_that_steers_an_operator_is_not_trained_elsewhere() -> None:
+    """The exponent of Pow is a bias of Gemm, too: the file holds it once."""
+    proto = model(
+        """(float[N, 4] x) => (float[N, 3] y)
+        { p = Pow(x, k)  g = Gemm(p, W, k)  y = Clip(g, , k) }""",
+        {"W": normal(4, 3), "k": np.float32(2.0)},
+    )
+    gm = to_torch(proto)
+    assert {n for n, p in gm.named_parameters() if p.requires_grad} == {"W"}
+    x = normal(5, 4)
+    gm(torch.from_numpy(x)).sum().backward()
+    torch.optim.SGD(gm.parameters(), lr=0.1).step()
+    trained = write_back(gm, proto)
+    assert initializers(trained)["k"] == 2.0
+    assert relative(gm(torch.from_numpy(x)), ort_run(trained, x)[0]) < 1e-6
+
+
+def test_a_copy_of_a_weight_that_is_no_weight_keeps_its_value() -> None:
+    """An Identity of a trained weight as a divisor, which is not trained."""
+    proto = model(
+        """(float[N, 4] x) => (float[N, 4] y, float[N, 4] z)
+        { c = Identity(w)  d = Identity(c)  a = Mul(x, w)  y = Div(a, d)  z = Add(y, c) }""",
+        {"w": RNG.uniform(1, 2, 4).astype(np.float32)},
+    )
+    gm = to_torch(proto)
+    x = normal(5, 4)
+    with torch.no_grad():
+        gm.w.mul_(3.0)
+    trained = write_back(gm, proto)
+    onnx.checker.check_model(trained)
+    for ours, theirs in zip(gm(torch.from_numpy(x)), ort_run(trained, x), strict=True):
+        assert relative(ours, theirs) < 1e-6
+    assert write_back(to_torch(trained), trained).SerializeToString() == (
+        trained.SerializeToString()
+    )

@@ -52,6 +52,8 @@ def clip(x: Tensor, low: Bound, high: Bound) -> Tensor:
 
 def hardmax(x: Tensor, axis: int) -> Tensor:
     """ONNX Hardmax (13): 1 at the first maximum along ``axis``."""
+    if x.numel() == 0:
+        return x
     index = x.argmax(dim=axis, keepdim=True)
     return torch.zeros_like(x).scatter(axis, index, 1.0)
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnpass.errors import InputError
+
 CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONV_TRANSPOSE: dict[int, Any] = {
     1: F.conv_transpose1d,
@@ -48,6 +50,9 @@ def conv_transpose(
 ) -> Tensor:
     """ONNX ConvTranspose with uneven pads, an output shape, or auto_pad.
 
+    As in onnxruntime auto_pad makes nothing larger, and an output shape that the kernel does not
+    reach is filled with the bias at the ends (by less than a stride: InputError beyond).
+
     Args:
         x: (N, C, D1, ...).
         weight: (C, M/groups, k1, ...).
@@ -60,22 +65,31 @@ def conv_transpose(
     strides, dilations = strides or (1,) * rank, dilations or (1,) * rank
     pads, output_padding = pads or (0,) * 2 * rank, output_padding or (0,) * rank
     reach = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilations, strict=True)]
-    if same.startswith("SAME") and output_shape is None:
-        output_shape = [n * s for n, s in zip(spatial, strides, strict=True)]
+    full = [
+        s * (n - 1) + o + r
+        for s, n, o, r in zip(strides, spatial, output_padding, reach, strict=True)
+    ]
+    wanted: Sequence[int] | None = None
     if output_shape is not None:
-        full = [
-            s * (n - 1) + o + r
-            for s, n, o, r in zip(strides, spatial, output_padding, reach, strict=True)
-        ]
-        total = [f - o for f, o in zip(full, output_shape[-rank:], strict=True)]
+        wanted = output_shape[-rank:]
+    elif same.startswith("SAME"):
+        wanted = [n * s for n, s in zip(spatial, strides, strict=True)]
+    if wanted is not None:
+        if any(w - f >= s for w, f, s in zip(wanted, full, strides, strict=True)) and output_shape:
+            raise InputError(
+                f"an output_shape of {list(wanted)} lies a stride or more beyond the {full} that "
+                f"the input reaches", "onnxruntime computes no such ConvTranspose correctly"
+            )
+        total = [max(0, f - w) for f, w in zip(full, wanted, strict=True)]
         half, rest = [t // 2 for t in total], [t - t // 2 for t in total]
         pads = half + rest if same == "SAME_UPPER" else rest + half
     y: Tensor = CONV_TRANSPOSE[rank](
         x, weight, None, tuple(strides), 0, 0, groups, tuple(dilations)
     )
+    sizes = output_shape or [f - pads[a] - pads[a + rank] for a, f in enumerate(full)]
     crop: list[int] = []
     for axis in reversed(range(rank)):
-        crop += [-pads[axis], output_padding[axis] - pads[axis + rank]]
+        crop += [-pads[axis], sizes[axis - rank] - (y.shape[axis + 2] - pads[axis])]
     y = F.pad(y, crop) if any(crop) else y
     return y if bias is None else y + bias.reshape(-1, *[1] * rank)
 

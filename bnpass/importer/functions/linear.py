@@ -1,4 +1,4 @@
-"""Matrix products of integers: torch has them for some types only."""
+"""Matrix products of integers, which torch has for some types only, and of types not known."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from torch import Tensor
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """ONNX MatMul (13) for integers: int64 wraps as the narrow type would."""
+    """ONNX MatMul (13) for any type: int64 wraps as a narrow integer would."""
+    if a.is_floating_point():
+        return torch.matmul(a, b)
     return torch.matmul(a.to(torch.int64), b.to(torch.int64)).to(a.dtype)
 
 
 def gemm(a: Tensor, b: Tensor, c: Tensor | None, alpha: float, beta: float) -> Tensor:
-    """ONNX Gemm (13) for integers; ``a`` and ``b`` are transposed already."""
+    """ONNX Gemm (13) for any type; ``a`` and ``b`` are transposed already."""
     product = matmul(a, b) if alpha == 1.0 else (matmul(a, b) * alpha).to(a.dtype)
     if c is None:
         return product

@@ -26,8 +26,17 @@ def batch_norm_training(
     dims = [d for d in range(x.dim()) if d != 1]
     wide = x.detach().to(mean.dtype)
     now_var, now_mean = torch.var_mean(wide, dim=dims, correction=0)
-    y = F.batch_norm(x, None, None, scale, bias, True, 0.0, eps)
+    cudnn = torch.backends.cudnn.enabled
+    y = torch.batch_norm(x, scale, bias, None, None, True, 0.0, eps, cudnn)
     return y, mean * keep + now_mean * (1 - keep), var * keep + now_var * (1 - keep)
+
+
+def instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """ONNX InstanceNormalization (22), of a single element too, which F.instance_norm refuses."""
+    if x.numel() == 0:
+        return x
+    cudnn = torch.backends.cudnn.enabled
+    return torch.instance_norm(x, weight, bias, None, None, True, 0.0, eps, cudnn)
 
 
 def layer_norm(
@@ -50,10 +59,15 @@ def rms_norm(x: Tensor, scale: Tensor, axis: int, eps: float) -> Tensor:
     return (wide * inverse).to(x.dtype) * scale
 
 
+def group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """ONNX GroupNormalization (21), of a single element too, which F.group_norm refuses."""
+    return torch.group_norm(x, num_groups, weight, bias, eps, torch.backends.cudnn.enabled)
+
+
 def group_norm_per_group(x: Tensor, groups: int, scale: Tensor, bias: Tensor, eps: float) -> Tensor:
     """ONNX GroupNormalization (18): scale and bias have one entry a group."""
     each = x.shape[1] // groups
-    return F.group_norm(
+    return group_norm(
         x, groups, scale.repeat_interleave(each), bias.repeat_interleave(each), eps
     )
 

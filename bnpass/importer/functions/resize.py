@@ -23,7 +23,7 @@ class Mode:
 
     kind: str  # nearest, linear, cubic
     coordinates: str
-    nearest: str
+    nearest: str  # a nearest_mode, or "older" for opset 10: down, and up where an axis shrinks
     cubic_a: float
     exclude_outside: bool
     extrapolation: float
@@ -60,10 +60,13 @@ def resize(
     mode = Mode(*settings)
     chosen = list(range(x.dim())) if axes is None else [a % x.dim() for a in axes]
     plan = _plan(x, chosen, roi, scales, sizes, policy)
+    cropped = mode.coordinates == "tf_crop_and_resize"
+    if not cropped and all(a.out == a.size for a in plan.values()):
+        return x  # whatever the scales: onnxruntime copies
     changed = {
         d: a
         for d, a in plan.items()
-        if a.out != a.size or a.scale != 1.0 or mode.coordinates == "tf_crop_and_resize"
+        if a.out != a.size or a.scale != 1.0 or cropped
     }
     fast = _by_torch(x, changed, mode)
     if fast is not None:
@@ -82,7 +85,7 @@ def _plan(
     length = [x.shape[a] for a in axes]
     if sizes is not None:
         wanted = ints(sizes)
-        factors = [w / n for w, n in zip(wanted, length, strict=True)]
+        factors = [w / n if n else 1.0 for w, n in zip(wanted, length, strict=True)]
         if policy != "stretch":
             factor = min(factors) if policy == "not_larger" else max(factors)
             factors = [factor] * len(axes)
@@ -90,7 +93,10 @@ def _plan(
     else:
         assert scales is not None
         factors = _floats(scales)
-        wanted = [math.floor(n * f) for n, f in zip(length, factors, strict=True)]
+        # in float32, as onnxruntime does: 0.7 (which it holds as 0.69999999) times 10 is 7
+        wanted = [
+            math.floor(np.float32(n) * np.float32(f)) for n, f in zip(length, factors, strict=True)
+        ]
     region = _floats(roi) if roi is not None else []
     if len(region) != 2 * len(axes):
         region = [0.0] * len(axes) + [1.0] * len(axes)
@@ -134,7 +140,7 @@ def _by_torch(x: Tensor, changed: dict[int, Axis], mode: Mode) -> Tensor | None:
 def _doubles(changed: dict[int, Axis], mode: Mode) -> bool:
     """Upsampling by powers of two, where every usual rounding picks the same neighbour."""
     powers = all(a.scale >= 1 and math.log2(a.scale).is_integer() for a in changed.values())
-    usual = (mode.coordinates == "asymmetric" and mode.nearest == "floor") or (
+    usual = (mode.coordinates == "asymmetric" and mode.nearest in ("floor", "older")) or (
         mode.coordinates in ("half_pixel", "pytorch_half_pixel")
         and mode.nearest in ("round_prefer_floor", "round_prefer_ceil")
         and all(a.out > 1 for a in changed.values())
@@ -181,7 +187,7 @@ def _taps(axis: Axis, mode: Mode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     base = np.ceil(where) - 1
     ratio = where - base  # in (0, 1], as in ONNX's reference
     if mode.kind == "nearest":
-        index = (base + _rounds_up(ratio, mode.nearest)).astype(np.int64)[None]
+        index = (base + _rounds_up(ratio, _rounding(axis, mode.nearest))).astype(np.int64)[None]
         return np.clip(index, 0, axis.size - 1), np.ones(index.shape), beyond
     scale = min(axis.scale, 1.0) if mode.antialias else 1.0
     reach = 1 if mode.kind == "linear" else 2
@@ -234,6 +240,12 @@ def _cropped(axis: Axis, at: np.ndarray) -> np.ndarray:
     if axis.out == 1:
         return at * 0 + np.float32(0.5) * (start + end) * last
     return start * last + at * (end - start) * last / np.float32(axis.out - 1)
+
+
+def _rounding(axis: Axis, mode: str) -> str:
+    if mode != "older":
+        return mode
+    return "ceil" if axis.scale < 1 else "floor"
 
 
 def _rounds_up(ratio: np.ndarray, mode: str) -> np.ndarray:

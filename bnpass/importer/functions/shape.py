@@ -20,6 +20,8 @@ def reshape(x: Tensor, shape: Ints, allowzero: bool = False) -> Tensor:
 
 def flatten(x: Tensor, axis: int) -> Tensor:
     """ONNX Flatten (21): (product of the axes before ``axis``, product of the others)."""
+    if axis == 1 and x.dim() > 1:
+        return x.flatten(1)
     axis = axis + x.dim() if axis < 0 else axis
     rows, columns = torch.Size(x.shape[:axis]).numel(), torch.Size(x.shape[axis:]).numel()
     return x.reshape(rows, columns)
@@ -27,7 +29,7 @@ def flatten(x: Tensor, axis: int) -> Tensor:
 
 def reverse_axes(x: Tensor) -> Tensor:
     """ONNX Transpose without perm."""
-    return x.permute(*reversed(range(x.dim())))
+    return x.permute(tuple(reversed(range(x.dim()))))
 
 
 def squeeze(x: Tensor, axes: Ints) -> Tensor:
@@ -73,15 +75,22 @@ def split_evenly(x: Tensor, count: int, axis: int) -> tuple[Tensor, ...]:
     return tuple(x.narrow(axis, s, min(each, whole - s)) for s in starts)
 
 
+_WHOLE = (2**31 - 1, 2**63 - 1)
+
+
 def slice_axes(
     x: Tensor, starts: Ints, ends: Ints, axes: Ints | None, steps: Ints | None
 ) -> Tensor:
-    """ONNX Slice (13): numpy's slices, with starts and ends clamped."""
+    """ONNX Slice (13): numpy's slices, with starts and ends clamped.
+
+    A largest int as the end of a slice backwards means the whole rest, as in onnxruntime.
+    """
     first, last = ints(starts), ints(ends)
     where = list(range(len(first))) if axes is None else ints(axes)
     by = [1] * len(first) if steps is None else ints(steps)
     for axis, start, end, step in zip(where, first, last, by, strict=True):
-        taken = range(*slice(start, end, step).indices(x.shape[axis]))
+        stop = None if step < 0 and end in _WHOLE else end
+        taken = range(*slice(start, stop, step).indices(x.shape[axis]))
         if step > 0:
             x = x[_along(axis % x.dim(), slice(taken.start, max(taken.stop, taken.start), step))]
         else:
@@ -139,10 +148,10 @@ def arange(start: Number, limit: Number, delta: Number, dtype: torch.dtype) -> T
     return (torch.arange(count, device=device) * step + first).to(dtype)
 
 
-def eye_like(x: Tensor, k: int, dtype: torch.dtype) -> Tensor:
-    """ONNX EyeLike (22): ones on the k-th diagonal."""
+def eye_like(x: Tensor, k: int, dtype: torch.dtype | None) -> Tensor:
+    """ONNX EyeLike (22): ones on the k-th diagonal, of the type of ``x`` unless one is given."""
     rows, columns = x.shape
-    ones = torch.ones(rows, columns, dtype=dtype, device=x.device)
+    ones = torch.ones(rows, columns, dtype=dtype or x.dtype, device=x.device)
     return torch.triu(torch.tril(ones, k), k)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bnpass.importer.functions import attention as functions
 from bnpass.importer.op import Op
 from bnpass.importer.registry import register_op
-from bnpass.importer.values import Arg, torch_dtype
+from bnpass.importer.values import Arg, Const, torch_dtype
 
 
 @register_op("Attention", since=23)
@@ -25,8 +25,8 @@ def attention(op: Op) -> Arg:
 
 def _hides(op: Op) -> bool:
     """Whether a constant attn_mask switches keys off; otherwise it is a learned bias."""
-    mask = op.const(3)
-    return mask is not None and bool((mask.float() < -1e4).any())
+    mask = op.inputs[3] if op.has(3) else None
+    return isinstance(mask, Const) and bool((mask.tensor.float() < -1e4).any())
 
 
 @register_op("RotaryEmbedding", since=23)

@@ -11,6 +11,11 @@ from bnpass.importer.registry import register_op
 from bnpass.importer.values import Arg
 
 
+def _floats(op: Op) -> bool:
+    """Whether one of the factors is known to be floating point; both have one type."""
+    return op.is_float(0) or op.is_float(1)
+
+
 @register_op("Gemm")
 def gemm(op: Op) -> Arg:
     """alpha * A' B' + beta * C; F.linear where it is that."""
@@ -20,11 +25,11 @@ def gemm(op: Op) -> Arg:
         a = op.call(torch.transpose, a, 0, 1)
     plain = alpha == 1.0 and (c is None or beta == 1.0)
     vector = c is None or len(op.shape(2) or ()) == 1
-    if op.attr("transB", 0) and plain and vector and op.is_float():
+    if op.attr("transB", 0) and plain and vector and _floats(op):
         return op.call(F.linear, a, b, c)
     if op.attr("transB", 0):
         b = op.call(torch.transpose, b, 0, 1)
-    if not op.is_float():
+    if not _floats(op):
         return op.call(linear.gemm, a, b, c, alpha, beta)
     if c is None:
         product = op.call(torch.matmul, a, b)
@@ -35,7 +40,7 @@ def gemm(op: Op) -> Arg:
 @register_op("MatMul")
 def matmul(op: Op) -> Arg:
     """numpy.matmul."""
-    if op.is_float():
+    if _floats(op):
         return op.call(torch.matmul, op.weight(0), op.weight(1))
     return op.call(linear.matmul, op.weight(0), op.weight(1))
 

@@ -82,8 +82,7 @@ def dropout(op: Op) -> Arg:
 def instance_normalization(op: Op) -> Arg:
     """Over the spatial axes of each sample and channel."""
     x, scale, bias = op.tensor(0), op.weight(1), op.weight(2)
-    eps = op.attr("epsilon", 1e-5)
-    return op.call(nn.functional.instance_norm, x, None, None, scale, bias, True, 0.0, eps)
+    return op.call(functions.instance_norm, x, scale, bias, op.attr("epsilon", 1e-5))
 
 
 @register_op("LayerNormalization")
@@ -116,7 +115,7 @@ def group_normalization(op: Op) -> Arg:
     groups, eps = op.attr("num_groups"), op.attr("epsilon", 1e-5)
     if op.opset < 21:
         return op.call(functions.group_norm_per_group, x, groups, scale, bias, eps)
-    return op.call(nn.functional.group_norm, x, groups, scale, bias, eps)
+    return op.call(functions.group_norm, x, groups, scale, bias, eps)
 
 
 @register_op("MeanVarianceNormalization")

@@ -13,7 +13,20 @@ def _window(op: Op) -> Window:
     kernel = op.attr("kernel_shape")
     if not 1 <= len(kernel) <= 3:
         op.fail(f"{len(kernel)} spatial axes (torch has 1 to 3)")
+    if op.attr("auto_pad", "NOTSET").startswith("SAME"):
+        _check_same(op, kernel)
     return window(op, kernel)
+
+
+def _check_same(op: Op, kernel: tuple[int, ...]) -> None:
+    """Refuse automatic pads where onnxruntime's outputs have other sizes or places than ONNX's."""
+    if max(op.attr("dilations", (1,))) > 1:
+        op.fail("auto_pad with dilations: onnxruntime's sizes are not ONNX's")
+    strides = op.attr("strides", (1,) * len(kernel))
+    gaps = any(k < s for k, s in zip(kernel, strides, strict=True))
+    crops = op.node.op_type == "LpPool" or (op.node.op_type == "AveragePool" and op.opset >= 19)
+    if gaps and crops:
+        op.fail("auto_pad with strides larger than the kernel: onnxruntime crops the input")
 
 
 def _pads(op: Op, x: Arg, w: Window) -> Arg:

@@ -7,7 +7,7 @@ from typing import Any
 from bnpass.importer.functions import resize as functions
 from bnpass.importer.op import Op
 from bnpass.importer.registry import register_op
-from bnpass.importer.values import Arg, Const
+from bnpass.importer.values import Arg
 
 _COORDINATES = frozenset(
     {
@@ -21,10 +21,8 @@ def _floats(op: Op, index: int) -> Any:
     """A vector of floats; None if it is left out or empty, as older opsets write it."""
     if not op.has(index):
         return None
-    value = op.inputs[index]
-    if isinstance(value, Const):
-        return tuple(value.tensor.tolist()) or None
-    return op.buffer(index)
+    value = op.const(index)
+    return op.buffer(index) if value is None else tuple(value.tolist()) or None
 
 
 def _sizes(op: Op, index: int) -> Any:
@@ -57,10 +55,10 @@ def resize(op: Op) -> Arg:
 @register_op("Resize", until=10)
 @register_op("Upsample")
 def upsample(op: Op) -> Arg:
-    """The older form: asymmetric coordinates, nearest rounds down."""
+    """The older form: asymmetric coordinates; nearest rounds down, and up where an axis shrinks."""
     mode = {"bilinear": "linear"}.get(op.attr("mode", "nearest"), op.attr("mode", "nearest"))
     scales = op.attr("scales") if op.opset < 9 else _floats(op, 1)
-    settings = (mode, "asymmetric", "floor", -0.75, False, 0.0, False)
+    settings = (mode, "asymmetric", "older", -0.75, False, 0.0, False)
     return op.call(
         functions.resize, op.tensor(0), None, scales, None, None, "stretch", settings
     )

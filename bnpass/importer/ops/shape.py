@@ -38,8 +38,6 @@ def reshape(op: Op) -> Arg:
 @register_op("Flatten")
 def flatten(op: Op) -> Arg:
     """To rank 2, split in front of ``axis``."""
-    if op.attr("axis", 1) == 1:
-        return op.call(torch.flatten, op.tensor(0), 1)
     return op.call(functions.flatten, op.tensor(0), op.attr("axis", 1))
 
 
@@ -142,8 +140,7 @@ def pad_attributes(op: Op) -> Arg:
 def pad(op: Op) -> Arg:
     """Pads, value and (since 18) axes as inputs."""
     mode = op.attr("mode", "constant")
-    value = op.number(2) if op.has(2) and op.dtype(2) is not None else None
-    return op.call(padding.pad, op.tensor(0), op.ints(1), mode, value, op.ints(3))
+    return op.call(padding.pad, op.tensor(0), op.ints(1), mode, op.number(2), op.ints(3))
 
 
 @register_op("Shape")
@@ -187,7 +184,7 @@ def range_(op: Op) -> Arg:
 @register_op("EyeLike")
 def eye_like(op: Op) -> Arg:
     """Ones on the k-th diagonal, in the input's shape."""
-    dtype = torch_dtype(op.attr("dtype", 0)) or op.dtype(0)
+    dtype = torch_dtype(op.attr("dtype", 0))
     return op.call(functions.eye_like, op.tensor(0), op.attr("k", 0), dtype)
 
 

@@ -184,6 +184,15 @@ def test_a_token_behind_a_transposed_batch() -> None:
     check(model, 4, 6)
 
 
+def test_the_batch_size_on_another_axis_is_refused() -> None:
+    model = parse(
+        """(float[1, 1] x) => (float[1, 1] y) <int64[1] zero = {0}> {
+        s = Shape(x)  n = Gather(s, zero)  y = Expand(x, n) }"""
+    )
+    with pytest.raises(InputError, match=r"Expand 'y'.*on another axis"):
+        free_batch(model)
+
+
 def test_a_token_of_a_larger_batch_is_named() -> None:
     model = parse(
         "(float[2, 4, 6] x) => (float[2, 5, 6] y) { y = Concat <axis = 1> (token, x) }",

@@ -12,6 +12,8 @@ from bnpass.frontends.fx.vocabulary.activations import clip as clip_row
 from bnpass.frontends.fx.vocabulary.activations import prelu as prelu_row
 from bnpass.frontends.fx.vocabulary.arithmetic import binary
 from bnpass.frontends.fx.vocabulary.norms import batch_norm as batch_norm_row
+from bnpass.frontends.fx.vocabulary.norms import group_norm as group_norm_row
+from bnpass.frontends.fx.vocabulary.norms import instance_norm as instance_norm_row
 from bnpass.frontends.fx.vocabulary.structure import reshape as reshape_row
 from bnpass.importer.functions import (
     activation,
@@ -63,6 +65,12 @@ exact(shape.reshape, shape.flatten, shape.squeeze, shape.unsqueeze)(reshape_row)
 exact(norm.batch_norm)(
     lambda call, x, mean, var, scale, bias, eps: batch_norm_row(
         call, x, mean, var, scale, bias, False, 0.1, eps
+    )
+)
+exact(norm.group_norm)(group_norm_row)
+exact(norm.instance_norm)(
+    lambda call, x, weight, bias, eps: instance_norm_row(
+        call, x, weight=weight, bias=bias, eps=eps
     )
 )
 

@@ -188,6 +188,8 @@ def expand(view: View) -> Sequence[State]:
     axis = data.axis - len(view.dims(0)) + rank
     at = axis - rank + len(shape)
     wanted = shape[at] if at >= 0 else 1
+    if any(isinstance(entry, Times) for i, entry in enumerate(shape) if i != at):
+        view.refuse("its shape spells out the batch size on another axis")
     if wanted == view.size * data.factor and view.ints(1) is not None:
         view.replaced[1] = [*view.known_ints(1, "shape")[:at], 1, *view.known_ints(1, "")[at + 1 :]]
     elif wanted not in (1, Times(data.factor)):

@@ -33,7 +33,8 @@ def to_torch(
     one of them takes it as a number that steers it, an exponent, say), running statistics are
     buffers of the :class:`~bnpass.importer.modules.BatchNorm` modules. ``gm.meta["bnpass"]`` holds
     ``"origins"`` (path -> :class:`~bnpass.importer.store.Origin`, what :func:`write_back` reads),
-    ``"inputs"`` and ``"outputs"`` (ONNX names) and ``"batch"`` (why the batch size is fixed, or empty).
+    ``"inputs"`` and ``"outputs"`` (ONNX names) and ``"batch"`` (why the batch size is fixed, or
+    empty).
 
     Args:
         model: path, or a ModelProto (not changed).

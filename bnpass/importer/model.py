@@ -29,10 +29,12 @@ def to_torch(
 
     In eval mode it computes what onnxruntime computes; in train mode BatchNormalization and Dropout
     behave as torch's own. Every float weight is an ``nn.Parameter`` at a path derived from its ONNX
-    name (a weight that several nodes read is one parameter), running statistics are buffers of the
-    :class:`~bnpass.importer.modules.BatchNorm` modules. ``gm.meta["bnpass"]`` holds ``"origins"``
-    (path -> :class:`~bnpass.importer.store.Origin`, what :func:`write_back` reads), ``"inputs"``
-    and ``"outputs"`` (ONNX names) and ``"batch"`` (why the batch size is fixed, or empty).
+    name (a weight that several nodes read is one parameter; it does not require a gradient where
+    one of them takes it as a number that steers it, an exponent, say), running statistics are
+    buffers of the :class:`~bnpass.importer.modules.BatchNorm` modules. ``gm.meta["bnpass"]`` holds
+    ``"origins"`` (path -> :class:`~bnpass.importer.store.Origin`, what :func:`write_back` reads),
+    ``"inputs"`` and ``"outputs"`` (ONNX names) and ``"batch"`` (why the batch size is fixed, or
+    empty).
 
     Args:
         model: path, or a ModelProto (not changed).

@@ -23,7 +23,9 @@ def one_thread():
 
 
 @pytest.fixture
-def bnpass(capsys: pytest.CaptureFixture[str]) -> Run:
+def bnpass(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.delenv("COLUMNS", raising=False)  # output as it goes into a pipe or a file
+
     def run(*arguments: object) -> Result:
         capsys.readouterr()
         code = main([str(a) for a in arguments])

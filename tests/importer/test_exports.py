@@ -45,6 +45,12 @@ def test_dynamo_exports_at_more_opsets(name: str, opset: int) -> None:
     check(name, opset, dynamo=True, free=opset % 2 == 0)
 
 
+def bound(model: onnx.ModelProto) -> float:
+    """onnxruntime's GroupNormalization is by itself up to 2e-5 away from float64."""
+    kinds = {node.op_type for node in model.graph.node}
+    return 1e-4 if "GroupNormalization" in kinds else 1e-5
+
+
 def check(name: str, opset: int, *, dynamo: bool, free: bool) -> None:
     module, inputs = net(name)
     model = export(module, inputs(2 if free else 1), opset, dynamo=dynamo, free=free)
@@ -53,8 +59,7 @@ def check(name: str, opset: int, *, dynamo: bool, free: bool) -> None:
     freed = free_batch(model)
     onnx.checker.check_model(freed)
     with torch.no_grad():
-        # onnxruntime's GroupNormalization is itself up to 2e-5 away from float64 here.
-        assert relative(gm(x), ort_run(freed, x.numpy())[0]) < 1e-4
+        assert relative(gm(x), ort_run(freed, x.numpy())[0]) < bound(model)
     assert write_back(gm, model).SerializeToString() == model.SerializeToString()
     take_one_step(gm, x)
     trained = write_back(gm, model)

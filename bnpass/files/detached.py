@@ -25,7 +25,7 @@ from bnpass.patching import copy_range, send_to_disk, write_all
 if TYPE_CHECKING:
     import onnx
 
-LARGE_FILE = 1 << 25
+LARGE_FILE = 1 << 27
 """Bytes from which on a model file is worth it."""
 
 _DETACHED_FROM = 1 << 19  # bytes of a tensor

@@ -157,7 +157,7 @@ def _write_sidecar(model: str, folded: Path, sidecar: Path, ui: Ui) -> None:
 
 
 def _count_left(model: onnx.ModelProto, ui: Ui) -> int:
-    from bnpass.runtime.signature import all_nodes
+    from bnpass.onnx_model.scopes import all_nodes
 
     left = sum(node.op_type == "BatchNormalization" for node in all_nodes(model))
     ui.document["left"] = left

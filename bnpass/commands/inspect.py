@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
 
 def _facts(model: onnx.ModelProto, path: Path) -> dict[str, Any]:
     from bnpass.files import data_files
-    from bnpass.runtime.signature import opset_of
+    from bnpass.onnx_model.attributes import opset_of
 
     data = data_files(path)
     return {

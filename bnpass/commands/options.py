@@ -151,8 +151,8 @@ def want_output(args: argparse.Namespace, suggested: str) -> Path | None:
 
 def read_model(path: str) -> tuple[onnx.ModelProto, bool | None]:
     """A model with its data, and whether its data was external (then the output's is too)."""
-    from bnpass import external
     from bnpass.files import load_model
+    from bnpass.onnx_model.storage import external
 
     model = load_model(path, data=False)
     if not any(external.is_external(tensor) for tensor in external.tensors(model)):
@@ -171,7 +171,8 @@ def sibling(path: Path, word: str) -> Path:
 
 def node_names(model: onnx.ModelProto) -> list[str]:
     """Names and operator types that ``--only`` and ``--skip`` can match."""
-    from bnpass.runtime.signature import all_nodes, node_name
+    from bnpass.onnx_model.attributes import node_name
+    from bnpass.onnx_model.scopes import all_nodes
 
     names: dict[str, int] = {}
     for node in all_nodes(model):

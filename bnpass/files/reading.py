@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnpass import external as ext
 from bnpass.errors import InputError, close_matches
+from bnpass.onnx_model.storage import external as ext
 
 if TYPE_CHECKING:
     import onnx

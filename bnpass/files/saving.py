@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnpass import external as ext
 from bnpass.errors import OutputError
 from bnpass.files.reading import PROTOBUF_LIMIT, PathLike
 from bnpass.files.replacing import check_output, commit, replacing, scratch
+from bnpass.onnx_model.storage import external as ext
 
 if TYPE_CHECKING:
     import onnx

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import torch
 
-from bnpass.importer.graphs import graphs
+from bnpass.onnx_model.scopes import graphs
 
 Order = tuple[int, ...]
 """Blocks along axis 1 of ONNX's tensor, in the order in which the module holds them."""

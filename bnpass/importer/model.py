@@ -12,10 +12,10 @@ import torch
 
 from bnpass.collector import collector_paused
 from bnpass.errors import InputError, UnsupportedError, UsageError
-from bnpass.files.detached import open_light_model
 from bnpass.frontends.onnx.batch import BatchPlan, plan_batch
 from bnpass.importer.convert import Importer
 from bnpass.importer.functions.common import fixed_batch
+from bnpass.onnx_model.storage.detached import open_light_model
 
 OLDEST, META = 7, "bnpass"
 

@@ -14,9 +14,9 @@ import onnx
 import torch
 from onnx import TensorProto, numpy_helper
 
-from bnpass import external
 from bnpass.errors import UnsupportedError
 from bnpass.importer.gates import Order, arranged, fits, inverse
+from bnpass.onnx_model.storage import external
 
 DTYPES: Mapping[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,

@@ -13,10 +13,10 @@ from onnx import numpy_helper
 from bnpass.errors import InputError
 from bnpass.files import load_model
 from bnpass.importer.gates import arranged, inverse
-from bnpass.importer.graphs import graphs
 from bnpass.importer.model import META
 from bnpass.importer.store import Origin
 from bnpass.importer.values import dense, to_array
+from bnpass.onnx_model.scopes import graphs
 
 
 def write_back(

@@ -32,7 +32,7 @@ def input_spec(model: onnx.ModelProto) -> InputSpec:
         InputError: the model has no input, or the shape of its first is unknown.
     """
     from bnpass.data import InputSpec
-    from bnpass.runtime.signature import dtype_of, inputs_of
+    from bnpass.onnx_model.signature import dtype_of, inputs_of
 
     ports = inputs_of(model)
     if not ports or ports[0].shape is None:

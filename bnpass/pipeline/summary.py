@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def count_norms(model: onnx.ModelProto) -> int:
     """BatchNormalization nodes in a model, nested graphs and functions included."""
-    from bnpass.runtime.signature import all_nodes
+    from bnpass.onnx_model.scopes import all_nodes
 
     return sum(node.op_type == "BatchNormalization" for node in all_nodes(model))
 
@@ -47,7 +47,7 @@ def summarise(job: Job) -> dict[str, Any]:
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    from bnpass.runtime.signature import opset_of
+    from bnpass.onnx_model.attributes import opset_of
 
     return opset_of(model)
 

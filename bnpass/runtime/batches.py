@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 
 from bnpass.errors import InputError
+from bnpass.onnx_model.signature import Port, inferred, is_float
 from bnpass.runtime.inputs import Feeds, batch_symbol, feeds_of
-from bnpass.runtime.signature import Port, inferred, is_float
 
 BUDGET = 2**30
 """Bytes of input data that are held to be shuffled as a whole; more is shuffled piece by piece."""

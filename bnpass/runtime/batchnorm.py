@@ -13,7 +13,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from bnpass.errors import InputError, UnsupportedError, UsageError, close_matches
-from bnpass.runtime.signature import all_nodes, attribute, captured, node_name, opset_of
+from bnpass.onnx_model.attributes import attribute, node_name, opset_of
+from bnpass.onnx_model.scopes import all_nodes, captured_by
 
 Array = np.ndarray[Any, Any]
 MEAN, VAR = 3, 4  # input slots of BatchNormalization, every version
@@ -157,7 +158,7 @@ class Writer:
             node = self._computed.get(current)
             if node is None and current not in self._initializers:
                 return False
-            if node is not None and (node.op_type.startswith("Random") or captured(node)):
+            if node is not None and (node.op_type.startswith("Random") or captured_by(node)):
                 return False
             new = [i for i in (node.input if node is not None else ()) if i and i not in seen]
             seen.update(new)

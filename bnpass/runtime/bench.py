@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 
 from bnpass.errors import InputError, UsageError
+from bnpass.onnx_model.signature import inputs_of
 from bnpass.runtime import ort
 from bnpass.runtime.engines import Loaded
 from bnpass.runtime.inputs import SIZES, Draw, Feeds, free_batch_of, random_inputs
 from bnpass.runtime.session import run
-from bnpass.runtime.signature import inputs_of
 
 Array = np.ndarray[Any, Any]
 Model = str | os.PathLike[str] | onnx.ModelProto

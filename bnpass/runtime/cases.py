@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from bnpass.errors import InputError
+from bnpass.onnx_model.signature import Port, inputs_of
 from bnpass.runtime.engines import Engine
 from bnpass.runtime.inputs import (
     SIZES,
@@ -23,7 +24,6 @@ from bnpass.runtime.inputs import (
     random_inputs,
     split_batch,
 )
-from bnpass.runtime.signature import Port, inputs_of
 
 
 @dataclass

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bnpass.data.order import LabelRuns
+from bnpass.onnx_model.signature import Port
 from bnpass.runtime.batches import BUDGET
-from bnpass.runtime.signature import Port
 
 log = logging.getLogger("bnpass.runtime")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bnpass.runtime.signature import is_float
+from bnpass.onnx_model.signature import is_float
 from bnpass.runtime.tolerance import Tolerance
 
 Array = np.ndarray[Any, Any]

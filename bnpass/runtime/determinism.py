@@ -16,12 +16,14 @@ import numpy as np
 import onnx
 
 from bnpass.errors import BnpassError, InputError
+from bnpass.onnx_model.attributes import node_name
+from bnpass.onnx_model.scopes import all_nodes
+from bnpass.onnx_model.signature import Port, inputs_of
 from bnpass.runtime.batchnorm import in_training_mode
 from bnpass.runtime.compare import jsonable
 from bnpass.runtime.engines import Loaded
 from bnpass.runtime.inputs import SIZES, Draw, Feeds, feeds_of, free_batch_of, random_inputs
 from bnpass.runtime.session import run
-from bnpass.runtime.signature import Port, all_nodes, inputs_of, node_name
 
 Array = np.ndarray[Any, Any]
 BATCHES = (1, 2, 3, 7, 64)

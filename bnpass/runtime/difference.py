@@ -9,10 +9,11 @@ from typing import Any
 import onnx
 
 from bnpass.errors import BnpassError
+from bnpass.onnx_model.attributes import node_name
+from bnpass.onnx_model.scopes import captured_by
 from bnpass.runtime.compare import Comparison, compare, jsonable
 from bnpass.runtime.engines import Loaded, OrtEngine
 from bnpass.runtime.inputs import Feeds
-from bnpass.runtime.signature import captured, node_name
 from bnpass.runtime.tolerance import Tolerance
 
 _FIRST, _HELD = 64, 2**28  # values in the first run; bytes held at once in the later ones
@@ -130,5 +131,5 @@ def _reached(
             continue
         reached.add(value)
         node = producers[value]
-        queue += [name for name in (*node.input, *captured(node)) if name]
+        queue += [name for name in (*node.input, *captured_by(node)) if name]
     return reached

@@ -12,10 +12,11 @@ import numpy as np
 import onnx
 
 from bnpass.errors import BnpassError, InputError, MissingDependencyError
+from bnpass.onnx_model.scopes import all_nodes
+from bnpass.onnx_model.signature import inputs_of, is_float, outputs_of
 from bnpass.runtime import ort
 from bnpass.runtime.inputs import Feeds
 from bnpass.runtime.session import run, session
-from bnpass.runtime.signature import all_nodes, inputs_of, is_float, outputs_of
 
 Array = np.ndarray[Any, Any]
 

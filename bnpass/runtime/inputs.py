@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 
 from bnpass.errors import InputError
+from bnpass.onnx_model.signature import Dim, Port, dtype_of, inputs_of, is_float
 from bnpass.runtime.ranges import Range, ranges
-from bnpass.runtime.signature import Dim, Port, dtype_of, inputs_of, is_float
 
 Feeds = dict[str, np.ndarray[Any, Any]]
 """Arrays by input name."""

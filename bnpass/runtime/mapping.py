@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import onnx
 
 from bnpass.errors import InputError, close_matches
+from bnpass.onnx_model.signature import Port, dtype_of, inputs_of, is_float, outputs_of
 from bnpass.runtime.inputs import Feeds
-from bnpass.runtime.signature import Port, dtype_of, inputs_of, is_float, outputs_of
 
 
 def pair_outputs(

@@ -10,7 +10,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from bnpass.errors import InputError
-from bnpass.runtime.signature import captured, opset_of
+from bnpass.onnx_model.attributes import opset_of
+from bnpass.onnx_model.scopes import captured_by
 
 Array = np.ndarray[Any, Any]
 
@@ -182,7 +183,7 @@ def prune(model: onnx.ModelProto) -> None:
     kept = []
     for node in reversed(model.graph.node):
         if needed & set(node.output):
-            needed |= {n for n in (*node.input, *captured(node)) if n}
+            needed |= {n for n in (*node.input, *captured_by(node)) if n}
             kept.append(node)
     copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in reversed(kept)]
     del model.graph.node[:]

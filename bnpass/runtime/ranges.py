@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from bnpass.runtime.signature import attribute, inputs_of
+from bnpass.onnx_model.attributes import attribute
+from bnpass.onnx_model.signature import inputs_of
 
 _CARRIES = frozenset(
     (

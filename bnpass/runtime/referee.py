@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import onnx
 
+from bnpass.onnx_model.attributes import node_name
+from bnpass.onnx_model.signature import inputs_of, is_float
 from bnpass.runtime.batchnorm import is_batch_norm
 from bnpass.runtime.cases import Case, RandomPlan, given
 from bnpass.runtime.compare import compare, jsonable
 from bnpass.runtime.engines import Engine, Float64Engine, Loaded, onnx_engine
 from bnpass.runtime.mapping import candidate_feeds, pair_outputs
-from bnpass.runtime.signature import inputs_of, is_float, node_name
 from bnpass.runtime.statistics import batch_moments
 from bnpass.runtime.tolerance import Tolerance
 

@@ -15,13 +15,14 @@ import onnx
 from onnx import TensorProto
 
 from bnpass.errors import InputError, UsageError, close_matches
+from bnpass.onnx_model.attributes import attribute, node_name, opset_of
+from bnpass.onnx_model.signature import inferred, inputs_of
 from bnpass.runtime.batches import affordable, batches_of, checked, regroup, regular
 from bnpass.runtime.batchnorm import MEAN, VAR, Statistics, Writer, batch_norms
 from bnpass.runtime.cautions import Cautions
 from bnpass.runtime.inputs import Feeds, free_batch_of, split_batch
 from bnpass.runtime.moments import Batch, BatchMoments, Builder, Pooled, add_moments, prune
 from bnpass.runtime.session import run, session
-from bnpass.runtime.signature import attribute, inferred, inputs_of, node_name, opset_of
 
 Array = np.ndarray[Any, Any]
 METHODS = ("pooled", "paper", "ema")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
-from bnpass.runtime.signature import all_nodes, attribute
+from bnpass.onnx_model.attributes import attribute
+from bnpass.onnx_model.scopes import all_nodes
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from bnpass.errors import InputError, VerificationError
+from bnpass.onnx_model.signature import Port, inputs_of
 from bnpass.runtime.batchnorm import in_training_mode
 from bnpass.runtime.cases import Case, RandomPlan, given, ports_of_data
 from bnpass.runtime.compare import Comparison, compare, merge
@@ -19,7 +20,6 @@ from bnpass.runtime.difference import Difference, first_difference
 from bnpass.runtime.engines import Engine, Loaded, TorchEngine, is_module, onnx_engine
 from bnpass.runtime.inputs import Feeds
 from bnpass.runtime.mapping import candidate_feeds, pair_outputs
-from bnpass.runtime.signature import Port, inputs_of
 from bnpass.runtime.tolerance import Tolerance, tolerance
 
 Verifiable = str | os.PathLike[str] | onnx.ModelProto | Any

@@ -5,6 +5,7 @@ import onnx
 import pytest
 
 from bnpass.errors import InputError
+from bnpass.onnx_model.signature import inputs_of
 from bnpass.runtime.inputs import (
     Draw,
     feeds_of,
@@ -14,7 +15,6 @@ from bnpass.runtime.inputs import (
     split_batch,
 )
 from bnpass.runtime.session import run, session
-from bnpass.runtime.signature import inputs_of
 from tests.runtime.conftest import text
 
 IMAGE = " g (float[N, 3, H, W] x) => (float[N, 3, H, W] y) { y = Relu(x) }"

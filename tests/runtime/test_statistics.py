@@ -9,10 +9,10 @@ import pytest
 from onnx import numpy_helper
 
 from bnpass.errors import InputError, UnsupportedError, UsageError
+from bnpass.onnx_model.signature import inputs_of
 from bnpass.runtime.batches import regroup
 from bnpass.runtime.cautions import Cautions
 from bnpass.runtime.session import run, session
-from bnpass.runtime.signature import inputs_of
 from bnpass.runtime.statistics import batch_moments, calibrate_onnx
 from tests.runtime.conftest import array, text
 

@@ -11,9 +11,10 @@ import onnx
 from bnpass.affine import Map
 from bnpass.edits import LEFTOVER_EPSILON, FoldEdits, Leftover, NewNorm, Rewrite
 from bnpass.frontends.onnx.editor import Editor
-from bnpass.frontends.onnx.messages import np_dtype
 from bnpass.frontends.onnx.read import Reading, Scope
 from bnpass.graph import Op
+from bnpass.onnx_model.attributes import set_attributes
+from bnpass.onnx_model.messages import np_dtype
 from bnpass.passes.planner import Planner
 from bnpass.rules import View
 from bnpass.weights import kernel_form, new_kernels, new_weights
@@ -44,8 +45,8 @@ def apply_fold(reading: Reading, scope: Scope, edits: FoldEdits) -> int:
         for index, scaled in new.scaled.items():
             editor.set_scaled(rewrite.op, index, scaled)
         node = scope.nodes[rewrite.op.name]
-        for name, value in new.attrs.items():
-            _set_float(node, name, value)
+        if new.attrs:
+            set_attributes(node, **new.attrs)
         if new.add is not None:
             _add_behind(editor, rewrite.op, new.add)
     last = {left.ops[-1].name for left in edits.leftovers}
@@ -82,12 +83,6 @@ def _by_form(
 def _entries(rewrite: Rewrite, view: View) -> int:
     weight = view.constant(rewrite.op.inputs[1])
     return 0 if weight is None else math.prod(weight.shape)
-
-
-def _set_float(node: onnx.NodeProto, name: str, value: float) -> None:
-    kept = [a for a in node.attribute if a.name != name]
-    del node.attribute[:]
-    node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
 
 
 def _add_behind(editor: Editor, op: Op, shift: np.ndarray) -> None:

@@ -7,18 +7,18 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import onnx
 
-from bnpass import external
 from bnpass.affine import all_finite
-from bnpass.frontends.onnx.messages import (
+from bnpass.frontends.onnx.read import Reading, Scope
+from bnpass.graph import Op
+from bnpass.onnx_model.messages import (
     np_dtype,
     overwrite,
     rename_reads,
     reorder,
     set_attribute,
 )
-from bnpass.frontends.onnx.read import Reading, Scope
-from bnpass.graph import Op
-from bnpass.patching import APPEND_FROM
+from bnpass.onnx_model.storage import external
+from bnpass.onnx_model.storage.patching import APPEND_FROM
 from bnpass.scaled import Scaled
 
 

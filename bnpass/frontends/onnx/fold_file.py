@@ -9,7 +9,6 @@ from typing import Any
 
 import onnx
 
-from bnpass import external
 from bnpass.errors import InputError
 from bnpass.files import (
     check_input,
@@ -21,9 +20,10 @@ from bnpass.files import (
     save_model,
     writing,
 )
-from bnpass.files.detached import attach, detach
 from bnpass.frontends.onnx.folding import Folded, FoldOptions, fold_model
-from bnpass.patching import PatchedData
+from bnpass.onnx_model.storage import external
+from bnpass.onnx_model.storage.detached import attach, detach
+from bnpass.onnx_model.storage.patching import PatchedData
 
 Check = Callable[[Any, Any, frozenset[str]], object]
 """(original, folded, values that changed) -> None, or raises; models are paths or ModelProtos."""

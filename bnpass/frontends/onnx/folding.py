@@ -8,25 +8,25 @@ from pathlib import Path
 
 import onnx
 
-from bnpass import external
 from bnpass.collector import collector_paused
 from bnpass.errors import RefusedError
 from bnpass.frontends.onnx.apply import apply_fold
 from bnpass.frontends.onnx.editor import OverflowedError
-from bnpass.frontends.onnx.faults import blaming_the_model
 from bnpass.frontends.onnx.functions import in_the_way, inline, inline_norms
 from bnpass.frontends.onnx.read import (
     Reading,
     Scope,
-    bodies,
+    checked_opset,
     copied,
-    has_bodies,
-    opset_of,
     read,
 )
 from bnpass.graph import RECURRENT, Graph
+from bnpass.onnx_model.attributes import set_attributes
+from bnpass.onnx_model.faults import blaming_the_model
+from bnpass.onnx_model.scopes import graphs
+from bnpass.onnx_model.storage import external
+from bnpass.onnx_model.storage.patching import Discarded, PatchedData, Store
 from bnpass.passes.fold import FoldEntry, FoldPlan, plan_fold
-from bnpass.patching import Discarded, PatchedData, Store
 
 _SMALL = 1 << 20  # bytes by which any model may grow
 
@@ -67,7 +67,7 @@ class Folded:
 
 
 def _prepared(model: onnx.ModelProto, options: FoldOptions, own: bool) -> onnx.ModelProto:
-    opset_of(model)
+    checked_opset(model)
     copy = inline_norms(model)
     copy = copied(model) if copy is model and not own else copy
     if options.training_mode == "inference":
@@ -77,20 +77,15 @@ def _prepared(model: onnx.ModelProto, options: FoldOptions, own: bool) -> onnx.M
 
 def _stop_training(model: onnx.ModelProto) -> None:
     """Let BatchNormalizations use their running statistics, but those whose new ones are read."""
-    graphs = [model.graph]
-    for graph in graphs:  # grows on the way
-        for node in graph.node:
-            graphs += bodies(node) if has_bodies(node) else ()
-    norms = [n for g in graphs for n in g.node if n.op_type == "BatchNormalization"]
+    within = list(graphs(model.graph))
+    norms = [n for g in within for n in g.node if n.op_type == "BatchNormalization"]
     read: set[str] = set()
     if any(len(norm.output) > 1 for norm in norms):
-        read = {name for g in graphs for n in g.node for name in n.input}
-        read.update(o.name for g in graphs for o in g.output)
+        read = {name for g in within for n in g.node for name in n.input}
+        read.update(o.name for g in within for o in g.output)
     for norm in norms:
         if read.isdisjoint(filter(None, norm.output[1:])):
-            kept = [a for a in norm.attribute if a.name != "training_mode"]
-            del norm.attribute[:]
-            norm.attribute.extend(kept)
+            set_attributes(norm, training_mode=None)
             del norm.output[1:]
 
 

@@ -11,8 +11,9 @@ from functools import lru_cache
 import onnx
 import onnx.inliner
 
-from bnpass.frontends.onnx.read import Reading, bodies
+from bnpass.frontends.onnx.read import Reading
 from bnpass.graph import RECURRENT, Graph, Op
+from bnpass.onnx_model.scopes import nodes_within
 from bnpass.rules import RULES
 
 Name = tuple[str, str]
@@ -29,7 +30,7 @@ def inline_norms(model: onnx.ModelProto) -> onnx.ModelProto:
     norms = {
         (f.domain, f.name)
         for f in model.functions
-        if any(node.op_type == "BatchNormalization" for node in _nodes(f.node))
+        if any(node.op_type == "BatchNormalization" for node in nodes_within(f.node))
     }
     return inline(model, _callers(model, norms))
 
@@ -88,14 +89,6 @@ def _calls_around(graph: Graph, start: Op, local: dict[str, Name]) -> Iterator[O
                 stack.append(one)
 
 
-def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Nodes, and those of the bodies in them."""
-    for node in nodes:
-        yield node
-        for body in bodies(node):
-            yield from _nodes(body.node)
-
-
 def _callers(model: onnx.ModelProto, found: set[Name]) -> set[Name]:
     """Functions, and all that call them."""
     calls = _calls(model)
@@ -116,7 +109,7 @@ def _calls(model: onnx.ModelProto) -> dict[Name, set[Name]]:
     """The functions that each function calls."""
     names = {(f.domain, f.name) for f in model.functions}
     return {
-        (f.domain, f.name): names & {(n.domain, n.op_type) for n in _nodes(f.node)}
+        (f.domain, f.name): names & {(n.domain, n.op_type) for n in nodes_within(f.node)}
         for f in model.functions
     }
 
@@ -126,7 +119,7 @@ def _raise_opset(function: onnx.FunctionProto, model: onnx.ModelProto) -> None:
     ours = {o.domain: o.version for o in model.opset_import}
     for opset in function.opset_import:
         version = ours.get(opset.domain, opset.version)
-        kinds = {n.op_type for n in _nodes(function.node) if n.domain == opset.domain}
+        kinds = {n.op_type for n in nodes_within(function.node) if n.domain == opset.domain}
         if all(_since(k, opset.version, opset.domain) == _since(k, version, opset.domain)
                for k in kinds):  # fmt: skip
             opset.version = version

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 
 from bnpass.graph import Constant, Dim
-
-OLDEST_OPSET = 7
+from bnpass.onnx_model.attributes import plain_attributes
+from bnpass.onnx_model.constants import dtype_name
 
 
 @dataclass(frozen=True)
@@ -37,30 +37,11 @@ class Context:
     made: Callable[[str, np.ndarray], str]
 
 
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """A node's plain attributes as Python values; tensors and graphs are left out."""
-    found = {}
-    for attribute in node.attribute:
-        plain = _PLAIN.get(attribute.type)
-        if plain is not None:
-            found[attribute.name] = plain(attribute)
-    return found
-
-
-_PLAIN: dict[int, Callable[[onnx.AttributeProto], Any]] = {
-    onnx.AttributeProto.INT: lambda a: a.i,
-    onnx.AttributeProto.INTS: lambda a: a.ints[:],
-    onnx.AttributeProto.FLOAT: lambda a: a.f,
-    onnx.AttributeProto.FLOATS: lambda a: a.floats[:],
-    onnx.AttributeProto.STRING: lambda a: a.s.decode(),
-}
-
-
 def normalize(
     node: onnx.NodeProto, inputs: list[str], context: Context
 ) -> tuple[str, dict[str, Any]]:
     """(kind, attributes) of a node in the neutral vocabulary; its inputs are changed in place."""
-    kind, attrs = node.op_type, attributes(node)
+    kind, attrs = node.op_type, plain_attributes(node)
     if node.domain not in ("", "ai.onnx"):
         return f"{node.domain}::{kind}", attrs
     rewrite = _NORMALIZERS.get(kind)
@@ -167,8 +148,6 @@ def _batch_norm(
 
 
 def _cast(node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context) -> None:
-    from bnpass.frontends.onnx.constants import dtype_name
-
     attrs["to"] = dtype_name(int(attrs["to"]))
     attrs["from"] = context.dtype(inputs[0])
 

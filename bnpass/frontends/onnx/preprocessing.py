@@ -14,8 +14,9 @@ from onnx import helper, numpy_helper
 
 from bnpass.errors import InputError
 from bnpass.frontends.onnx.folding import Folded, FoldOptions, fold_model
+from bnpass.onnx_model.scopes import all_nodes, bodies
+from bnpass.onnx_model.signature import Port, dtype_of, inputs_of, is_float
 from bnpass.passes.fold import FoldPlan
-from bnpass.runtime.signature import Port, all_nodes, bodies, dtype_of, inputs_of, is_float
 
 Numbers = npt.NDArray[np.float64]
 

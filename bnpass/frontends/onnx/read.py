@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,17 +12,19 @@ import onnx
 
 from bnpass.caching import cached_property
 from bnpass.errors import InputError
-from bnpass.frontends.onnx import shapes
-from bnpass.frontends.onnx.constants import (
+from bnpass.frontends.onnx.normalize import Context, normalize
+from bnpass.graph import Dim, Graph, Op
+from bnpass.onnx_model import shapes
+from bnpass.onnx_model.attributes import OLDEST_OPSET, opset_of
+from bnpass.onnx_model.constants import (
     Source,
     array_constant,
     dtype_name,
     graph_constants,
     node_constants,
 )
-from bnpass.frontends.onnx.normalize import OLDEST_OPSET, Context, normalize
-from bnpass.graph import Dim, Graph, Op
-from bnpass.patching import Store
+from bnpass.onnx_model.scopes import Place, captured_by, has_bodies, placed_bodies
+from bnpass.onnx_model.storage.patching import Store
 
 OVERRIDABLE = "an initializer that callers may override (a graph input with a default)"
 
@@ -95,21 +97,19 @@ class Reading:
         return self.scopes[0]
 
 
-def opset_of(model: onnx.ModelProto) -> int:
+def checked_opset(model: onnx.ModelProto) -> int:
     """The version of ONNX's own operators that a model uses.
 
     Raises:
-        InputError: none is stated, or it is older than 7.
+        InputError: it is older than 7.
     """
-    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
-    if not versions:
-        return OLDEST_OPSET if any(o.domain for o in model.opset_import) else 1
-    if versions[0] < OLDEST_OPSET:
+    version = opset_of(model)
+    if version < OLDEST_OPSET and model.opset_import:
         raise InputError(
-            f"the model uses opset {versions[0]}; bnpass reads opset {OLDEST_OPSET} and newer",
+            f"the model uses opset {version}; bnpass reads opset {OLDEST_OPSET} and newer",
             "convert it first: onnx.version_converter.convert_version(model, 13)",
         )
-    return int(versions[0])
+    return version
 
 
 def copied(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -134,7 +134,7 @@ def read(
         freeze_inputs: take defaults that callers may override for constants.
         store: takes new numbers of external tensors.
     """
-    reading = Reading(model, folder, opset_of(model), store=store)
+    reading = Reading(model, folder, checked_opset(model), store=store)
     types = shapes.LazyTypes(model)
     _read_scope(reading, model.graph, types, (), None, "", freeze_inputs)
     return reading
@@ -144,7 +144,7 @@ def _read_scope(
     reading: Reading,
     proto: onnx.GraphProto,
     types: shapes.LazyTypes,
-    place: shapes.Place,
+    place: Place,
     outer: Scope | None,
     path: str,
     freeze_inputs: bool,
@@ -155,36 +155,9 @@ def _read_scope(
     scope = builder.finish(path)
     reading.scopes.append(scope)
     for name in builder.with_bodies:
-        for at, body in shapes.bodies(scope.nodes[name], place):
+        for at, body in placed_bodies(scope.nodes[name], place):
             _read_scope(reading, body, types, at, scope, f"{path}{name}/", freeze_inputs)
     return scope
-
-
-def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs nested in a node's attributes."""
-    return (body for _, body in shapes.bodies(node))
-
-
-def has_bodies(node: onnx.NodeProto) -> bool:
-    """Whether a node has nested graphs; cheap, as nearly none has."""
-    if node.domain in ("", "ai.onnx") and node.op_type not in _WITH_BODIES:
-        return False
-    return any(a.HasField("g") or a.graphs for a in node.attribute)
-
-
-_WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-
-
-def captured(graph: onnx.GraphProto) -> set[str]:
-    """Names that a body reads from outside of itself."""
-    own = {i.name for i in graph.input} | {t.name for t in graph.initializer}
-    own |= {name for node in graph.node for name in node.output}
-    read = {name for node in graph.node for name in node.input if name}
-    read |= {o.name for o in graph.output}
-    for node in graph.node:
-        if has_bodies(node):
-            read = read.union(*(captured(body) for body in bodies(node)))
-    return read - own
 
 
 def _named_twice(proto: onnx.GraphProto) -> InputError:
@@ -264,7 +237,7 @@ class _Builder:
         name = self._name(node)
         inner: tuple[str, ...] = ()
         if has_bodies(node):
-            inner = tuple(sorted(set().union(*(captured(body) for body in bodies(node)))))
+            inner = tuple(sorted(captured_by(node)))
             self.with_bodies.append(name)
         self.ops.append(Op(name, kind, inputs, node.output[:], attrs, inner))
         self.nodes[name] = node

@@ -10,8 +10,8 @@ import hashlib
 
 import onnx
 
-from bnpass import external
 from bnpass.errors import InputError
+from bnpass.onnx_model.storage import external
 
 _HERE = "bnpass.sidecar.sha256"
 _THERE = "bnpass-folded-model"  # the location of tensors that the folded model holds

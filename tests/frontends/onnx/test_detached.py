@@ -9,9 +9,10 @@ from onnx import numpy_helper
 
 import bnpass
 from bnpass.errors import InputError, VerificationError
-from bnpass.files import detached, load_model
+from bnpass.files import load_model
 from bnpass.frontends.onnx.fold_file import fold_file
 from bnpass.frontends.onnx.folding import FoldOptions
+from bnpass.onnx_model.storage import detached
 from tests.fuzz.generator import generate
 from tests.helpers import Norm, build
 
@@ -30,16 +31,16 @@ WEIGHTS = {"w": (6, 3, 3, 3), "b": (6,), "v": (8, 6, 3, 3), "n": Norm(6), "m": N
 
 @pytest.fixture(autouse=True)
 def every_file_is_large(monkeypatch):
-    monkeypatch.setattr("bnpass.files.detached.LARGE_FILE", 0)
-    monkeypatch.setattr("bnpass.files.detached._DETACHED_FROM", 100)
+    monkeypatch.setattr("bnpass.onnx_model.storage.detached.LARGE_FILE", 0)
+    monkeypatch.setattr("bnpass.onnx_model.storage.detached._DETACHED_FROM", 100)
     monkeypatch.setattr("bnpass.weights.LARGE", 1)
-    monkeypatch.setattr("bnpass.patching.APPEND_FROM", 50)
+    monkeypatch.setattr("bnpass.onnx_model.storage.patching.APPEND_FROM", 50)
 
 
 def in_memory(path, monkeypatch):
     """What the ordinary way makes of a file."""
     with monkeypatch.context() as patch:
-        patch.setattr("bnpass.files.detached.LARGE_FILE", 1 << 40)
+        patch.setattr("bnpass.onnx_model.storage.detached.LARGE_FILE", 1 << 40)
         output = path.with_name("ordinary.onnx")
         fold_file(path, output, FoldOptions(), force=True)
     return output.read_bytes()
@@ -149,8 +150,8 @@ def test_numbers_that_do_not_fit_their_shape_are_an_input_error(tmp_path):
 def test_what_outgrows_one_file_is_saved_with_external_data(tmp_path, monkeypatch):
     path, output = tmp_path / "model.onnx", tmp_path / "folded.onnx"
     path.write_bytes(build(TEXT, WEIGHTS).SerializeToString())
-    monkeypatch.setattr("bnpass.files.detached.PROTOBUF_LIMIT", path.stat().st_size)
-    monkeypatch.setattr("bnpass.files.detached._length", lambda chunks: 1 << 40)
+    monkeypatch.setattr("bnpass.onnx_model.storage.detached.PROTOBUF_LIMIT", path.stat().st_size)
+    monkeypatch.setattr("bnpass.onnx_model.storage.detached._length", lambda chunks: 1 << 40)
     bnpass.fold(path, output=output)
     assert bnpass.verify(path, output).passed
     assert load_model(output).graph.node
@@ -164,5 +165,5 @@ def test_small_files_and_other_files_are_read_in_the_ordinary_way(tmp_path, monk
     path.write_bytes(model.SerializeToString())
     assert detached.detach(path) is None
     path.write_bytes(build(TEXT, WEIGHTS).SerializeToString())
-    monkeypatch.setattr("bnpass.files.detached.LARGE_FILE", 1 << 20)
+    monkeypatch.setattr("bnpass.onnx_model.storage.detached.LARGE_FILE", 1 << 20)
     assert detached.detach(path) is None

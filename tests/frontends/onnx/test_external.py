@@ -8,10 +8,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 import bnpass
-from bnpass import external
 from bnpass.errors import VerificationError
 from bnpass.frontends.onnx.fold_file import fold_file
 from bnpass.frontends.onnx.folding import FoldOptions
+from bnpass.onnx_model.storage import external
 
 CHANNELS = 24
 

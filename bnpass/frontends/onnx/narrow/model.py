@@ -21,10 +21,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 
 from bnpass.errors import UnsupportedError, UsageError, close_matches
-from bnpass.frontends.onnx import shapes
-from bnpass.frontends.onnx.messages import overwrite
 from bnpass.frontends.onnx.narrow.values import (
     FLOAT,
     KINDS,
@@ -35,6 +34,9 @@ from bnpass.frontends.onnx.narrow.values import (
     label,
     walk,
 )
+from bnpass.onnx_model import shapes
+from bnpass.onnx_model.messages import overwrite
+from bnpass.onnx_model.scopes import Place, placed_bodies
 
 ALIASES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16"}
 
@@ -140,7 +142,7 @@ class _Narrower:
         for node in walk(self.model.graph):
             schema = self._schema(node)
             layer = any(n in weights for n in node.input[1:]) and node.op_type not in _WIDE
-            if schema is None or not (layer or any(shapes.bodies(node))):
+            if schema is None or not (layer or any(placed_bodies(node))):
                 continue
             if not self._allowed(schema.outputs, 0):
                 version = self.opsets[""]
@@ -154,7 +156,7 @@ class _Narrower:
         schema = self._schema(node)
         if schema is None:
             return f"{node.domain}.{node.op_type} is not known"
-        if any(shapes.bodies(node)):
+        if any(placed_bodies(node)):
             return ""
         if node.op_type in _WIDE or {"dtype", "output_dtype"} & set(schema.attributes):
             return f"{node.op_type} is better kept in float32"
@@ -172,7 +174,7 @@ class _Narrower:
         if node.op_type in ("Shape", "Size"):
             return True
         read = [name for name in node.input if name]
-        if not any(scope.known(name, "shapes") for name in read) or any(shapes.bodies(node)):
+        if not any(scope.known(name, "shapes") for name in read) or any(placed_bodies(node)):
             return False
         return all(scope.known(n, "shapes") or self._small(n, scope) for n in read)
 
@@ -199,7 +201,7 @@ class _Narrower:
     # --- graphs
 
     def _graph(
-        self, graph: onnx.GraphProto, place: shapes.Place, outer: Values | None, edge: int
+        self, graph: onnx.GraphProto, place: Place, outer: Values | None, edge: int
     ) -> None:
         """Convert a graph whose inputs and outputs of type float become ``edge``."""
         self._refuse_others(graph)
@@ -242,7 +244,7 @@ class _Narrower:
             raise UnsupportedError("the model has sparse weights", "make them dense first")
 
     def _node(
-        self, node: onnx.NodeProto, scope: Values, ends: dict[str, int], place: shapes.Place
+        self, node: onnx.NodeProto, scope: Values, ends: dict[str, int], place: Place
     ) -> None:
         if node.op_type == "Constant" and self._constant(node, scope):
             return
@@ -257,7 +259,7 @@ class _Narrower:
                 wanted = FLOAT if reason or not fits else self.kind
                 node.input[index] = self.versions.version(name, wanted, scope, node)
         edge = FLOAT if self.result.storage else self.kind
-        for at, body in shapes.bodies(node, place):
+        for at, body in placed_bodies(node, place):
             self._graph(body, at, scope, edge)
         if node.op_type == "Cast" and not reason:
             _retarget(node, self.kind)

@@ -9,8 +9,9 @@ import onnx
 from onnx import TensorProto
 
 from bnpass.errors import RefusedError
-from bnpass.frontends.onnx import shapes
-from bnpass.frontends.onnx.messages import overwrite
+from bnpass.onnx_model import shapes
+from bnpass.onnx_model.messages import overwrite
+from bnpass.onnx_model.scopes import placed_bodies
 
 FLOAT = int(TensorProto.FLOAT)
 KINDS = {"float16": int(TensorProto.FLOAT16), "bfloat16": int(TensorProto.BFLOAT16)}
@@ -183,7 +184,7 @@ def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Every node of a graph and of the bodies inside it."""
     for node in graph.node:
         yield node
-        for _, body in shapes.bodies(node):
+        for _, body in placed_bodies(node):
             yield from walk(body)
 
 
@@ -193,6 +194,6 @@ def _all_names(graph: onnx.GraphProto) -> Iterator[str]:
     for node in walk(graph):
         yield node.name
         yield from node.output
-        for _, body in shapes.bodies(node):
+        for _, body in placed_bodies(node):
             yield from (t.name for t in (*body.initializer, *body.input))
 

@@ -13,9 +13,11 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from bnpass import external
 from bnpass.graph import Constant
-from bnpass.patching import Store
+from bnpass.onnx_model.attributes import attribute
+from bnpass.onnx_model.scopes import has_bodies
+from bnpass.onnx_model.storage import external
+from bnpass.onnx_model.storage.patching import Store
 
 # Not evaluated: they draw numbers, or hold weights in a quantised form that has to stay.
 _KEPT = frozenset(
@@ -179,10 +181,10 @@ def node_constants(
     if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT:
         return []
     if node.op_type == "Constant":
-        value = {a.name: a for a in node.attribute}.get("value")
+        value = attribute(node, "value")
         if value is not None:
-            return [TensorConstant(node.output[0], value.t, source)]
-    if any(a.HasField("g") or a.graphs for a in node.attribute):
+            return [TensorConstant(node.output[0], value, source)]
+    if has_bodies(node):
         return []
     return [
         Constant(name, _evaluator(node, index, constants.get, opset))
@@ -208,19 +210,12 @@ def _evaluator(
     return run
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
-    for attribute in node.attribute:
-        if attribute.name == name:
-            return onnx.helper.get_attribute_value(attribute)
-    return default
-
-
 def _cast(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
-    return inputs[0].astype(onnx.helper.tensor_dtype_to_np_dtype(_attribute(node, "to")))
+    return inputs[0].astype(onnx.helper.tensor_dtype_to_np_dtype(attribute(node, "to")))
 
 
 def _transpose(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
-    return inputs[0].transpose(_attribute(node, "perm"))
+    return inputs[0].transpose(attribute(node, "perm"))
 
 
 # What exporters put behind weights; onnx's reference evaluator does the rest.

@@ -1,14 +1,12 @@
-"""What a model takes and gives: names, element types, shapes; and a walk over all its nodes."""
+"""What a model takes and gives: names, element types, shapes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto
 
 from bnpass.errors import UnsupportedError
 
@@ -69,64 +67,6 @@ def dtype_of(kind: int) -> np.dtype[Any]:
 def is_float(dtype: np.dtype[Any]) -> bool:
     """Say whether a numpy type is a real floating type, ml_dtypes' included."""
     return dtype.kind == "f" or "float" in dtype.name
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """Return the version of ONNX's own operators that the model imports."""
-    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
-
-
-_WITH_BODIES = frozenset({"If", "Loop", "Scan", "SequenceMap"})  # of ONNX's own operators
-
-
-def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Yield every node: of the graph, of bodies inside it, of the model's functions."""
-    yield from _nodes(model.graph.node)
-    for function in model.functions:
-        yield from _nodes(function.node)
-
-
-def _nodes(nodes: Any) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for body in bodies(node):
-            yield from _nodes(body.node)
-
-
-def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Yield the graphs inside a node (the branches of If, the body of Loop or Scan)."""
-    if node.op_type not in _WITH_BODIES and node.domain in ("", "ai.onnx"):
-        return
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
-        elif attribute.type == AttributeProto.GRAPHS:
-            yield from attribute.graphs
-
-
-def captured(node: onnx.NodeProto) -> set[str]:
-    """Return the names that a node's bodies read from outside of themselves."""
-    found: set[str] = set()
-    for body in bodies(node):
-        own = {v.name for v in body.input} | {t.name for t in body.initializer}
-        for inner in body.node:
-            found |= {n for n in (*inner.input, *captured(inner)) if n and n not in own}
-            own |= set(inner.output)
-        found |= {o.name for o in body.output if o.name not in own}
-    return found
-
-
-def node_name(node: onnx.NodeProto) -> str:
-    """Return the node's name, or its first output's where it has none."""
-    return node.name or next((o for o in node.output if o), node.op_type)
-
-
-def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """Return an attribute's value, or the default when it is absent."""
-    for item in node.attribute:
-        if item.name == name:
-            return onnx.helper.get_attribute_value(item)
-    return default
 
 
 _SMALL = 1024  # elements: shape inference reads constants only where they are shapes

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from bnpass import external
-from bnpass.frontends.onnx.read import bodies, has_bodies
+from bnpass.onnx_model.attributes import set_attributes
+from bnpass.onnx_model.scopes import bodies
+from bnpass.onnx_model.storage import external
 
 
 def reorder(messages: Any, order: list[int]) -> None:
@@ -29,8 +30,6 @@ def rename_reads(node: onnx.NodeProto, final: dict[str, str]) -> None:
     for index, name in enumerate(node.input[:]):
         if name in final:
             node.input[index] = final[name]
-    if not has_bodies(node):
-        return
     for body in bodies(node):
         for inner in body.node:
             rename_reads(inner, final)
@@ -47,9 +46,7 @@ _ATTRIBUTES = {("Pad", 2): "value", ("Dropout", 1): "ratio"}
 def set_attribute(node: onnx.NodeProto, index: int, value: float) -> None:
     """An input that the node's opset holds as an attribute."""
     name = _ATTRIBUTES[node.op_type, index]
-    kept = [a for a in node.attribute if a.name != name]
-    del node.attribute[:]
-    node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+    set_attributes(node, **{name: value})
 
 
 @lru_cache(maxsize=64)

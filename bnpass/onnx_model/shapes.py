@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import onnx
 
 from bnpass.graph import Dim
+from bnpass.onnx_model.scopes import Place, placed_bodies
 
 _KEPT_ELEMENTS = 256  # constants up to this size may be shapes that inference needs
 
 ValueTypes = dict[str, onnx.TypeProto.Tensor]
-
-Place = tuple[tuple[str, str, int], ...]
-"""Where a nested body is: (first output of its node, attribute, number) from the main graph on."""
-
 
 def infer(model: onnx.ModelProto) -> dict[Place, ValueTypes]:
     """Tensor types by value name, for the main graph (the empty place) and every nested body.
@@ -99,16 +96,6 @@ def _typed(tensor: onnx.TensorProto, name: str) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
 
 
-def bodies(node: onnx.NodeProto, place: Place = ()) -> Iterator[tuple[Place, onnx.GraphProto]]:
-    """The graphs nested in a node's attributes, each with its place."""
-    first = next((name for name in node.output if name), node.name)
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield (*place, (first, attribute.name, 0)), attribute.g
-        for number, graph in enumerate(attribute.graphs):
-            yield (*place, (first, attribute.name, number)), graph
-
-
 def _collect(
     graph: onnx.GraphProto,
     inferred: onnx.GraphProto,
@@ -123,9 +110,9 @@ def _collect(
                 tensor.HasField("shape") or info.name not in types
             ):
                 types[info.name] = tensor
-    twins = {at: body for node in inferred.node for at, body in bodies(node, place)}
+    twins = {at: body for node in inferred.node for at, body in placed_bodies(node, place)}
     for node in graph.node:
-        for at, body in bodies(node, place):
+        for at, body in placed_bodies(node, place):
             _collect(body, twins.get(at, body), at, found)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnpass import external
 from bnpass.files.reading import (
     PROTOBUF_LIMIT,
     PathLike,
@@ -19,8 +18,9 @@ from bnpass.files.reading import (
     parse_model,
     readable_data,
 )
-from bnpass.files.wire import BYTES, Buffer, FileBytes, fields, head
-from bnpass.patching import copy_range, send_to_disk, write_all
+from bnpass.onnx_model.storage import external
+from bnpass.onnx_model.storage.patching import copy_range, send_to_disk, write_all
+from bnpass.onnx_model.storage.wire import BYTES, Buffer, FileBytes, fields, head
 
 if TYPE_CHECKING:
     import onnx

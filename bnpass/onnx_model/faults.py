@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import onnx
 
-from bnpass import external
 from bnpass.errors import BnpassError, InputError
+from bnpass.onnx_model.storage import external
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bnpass import external
+from bnpass.onnx_model.storage import external
 
 if TYPE_CHECKING:
     import onnx

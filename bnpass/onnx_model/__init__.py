@@ -1,0 +1,1 @@
+"""ONNX files in memory: one object that reads, looks up, names, edits and saves."""

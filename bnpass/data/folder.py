@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bnpass.data.damaged import reading
 from bnpass.data.spec import InputSpec
 from bnpass.errors import InputError, MissingDependencyError, UsageError
 
@@ -73,19 +74,15 @@ class ImageFiles:
         from PIL import Image, ImageOps
 
         height, width = self.size
-        try:
-            with Image.open(path) as image:
-                picture = image.convert(_MODES[self.channels])
-                if picture.size != (width, height):
-                    how = Image.Resampling.BILINEAR
-                    if self.fit == "crop":
-                        picture = ImageOps.fit(picture, (width, height), method=how)
-                    else:
-                        picture = picture.resize((width, height), how)
-                return np.asarray(picture, np.uint8).reshape(height, width, self.channels)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"{path}: cannot be read as an image: {error}",
-                             "remove or replace this file") from error
+        with reading(path, "an image", "remove or replace this file"), Image.open(path) as image:
+            picture = image.convert(_MODES[self.channels])
+            if picture.size != (width, height):
+                how = Image.Resampling.BILINEAR
+                if self.fit == "crop":
+                    picture = ImageOps.fit(picture, (width, height), method=how)
+                else:
+                    picture = picture.resize((width, height), how)
+            return np.asarray(picture, np.uint8).reshape(height, width, self.channels)
 
 
 def class_folder(root: Path, split: str) -> Path | None:
@@ -180,13 +177,9 @@ def _own_geometry(paths: list[Path], *, alone: bool) -> tuple[tuple[int, int], i
     sizes: set[tuple[int, int]] = set()
     grey = True
     for path in paths if alone else paths[:1]:
-        try:
-            with Image.open(path) as image:
-                sizes.add((image.height, image.width))
-                grey = grey and image.mode in ("1", "L", "I", "I;16", "F")
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read as an image: {error}",
-                             "remove or replace this file") from error
+        with reading(path, "an image", "remove or replace this file"), Image.open(path) as image:
+            sizes.add((image.height, image.width))
+            grey = grey and image.mode in ("1", "L", "I", "I;16", "F")
     if len(sizes) > 1:
         raise InputError(f"images of {len(sizes)} sizes and a model that takes any size",
                          "say the size with --resize HxW (resize=(height, width) in Python)")

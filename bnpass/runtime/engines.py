@@ -15,8 +15,9 @@ from bnpass.errors import BnpassError, InputError, MissingDependencyError
 from bnpass.onnx_model.scopes import all_nodes
 from bnpass.onnx_model.signature import inputs_of, is_float, outputs_of
 from bnpass.runtime import ort
+from bnpass.runtime.child import NORMAL, Limits, shared
 from bnpass.runtime.inputs import Feeds
-from bnpass.runtime.session import run, session
+from bnpass.runtime.session import session
 
 Array = np.ndarray[Any, Any]
 
@@ -59,6 +60,16 @@ class Loaded:
             return session(self.path, **options)
         return session(self.proto, folder=self.path.parent.resolve(), **options)
 
+    def remote(self, *, edited: bool = False, limits: Limits = NORMAL, **options: Any) -> Any:
+        """As :meth:`session`, in the child process that verifications share."""
+        if self.path is None:
+            return shared().session(self.proto, limits=limits, **options)
+        name = os.fspath(self.path)
+        if not edited:
+            return shared().session(self.path, limits=limits, **options)
+        folder = self.path.parent.resolve()
+        return shared().session(self.proto, limits=limits, name=name, folder=folder, **options)
+
     def whole(self) -> onnx.ModelProto:
         """Return the model with all its data."""
         from bnpass.files import load_model
@@ -67,14 +78,14 @@ class Loaded:
 
 
 class OrtEngine:
-    """onnxruntime."""
+    """onnxruntime, in a child process."""
 
     kind = "onnxruntime"
 
     def __init__(self, model: Loaded, outputs: Sequence[str] | None = None, **options: Any) -> None:
         """Build the session; ``outputs`` are fetched instead of the model's own.
 
-        ``options`` are those of :func:`bnpass.runtime.session.session`.
+        ``options`` are those of :func:`bnpass.runtime.session.session`, and ``limits``.
         """
         own = {o.name for o in model.proto.graph.output}
         extra = [name for name in outputs or () if name not in own]
@@ -82,13 +93,13 @@ class OrtEngine:
             list(outputs) if outputs is not None else [o.name for o in model.proto.graph.output]
         )
         if not extra:
-            self.session = model.session(**options)
+            self.session = model.remote(**options)
             return
         # Appended and taken off again: a copy would double the memory of a large model.
         count = len(model.proto.graph.output)
         model.proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra)
         try:
-            self.session = model.session(edited=True, **options)
+            self.session = model.remote(edited=True, **options)
         finally:
             del model.proto.graph.output[count:]
 
@@ -98,7 +109,7 @@ class OrtEngine:
 
     def fetch(self, feeds: Feeds, names: list[str]) -> dict[str, Array]:
         """Compute some of the outputs only."""
-        return dict(zip(names, run(self.session, names, feeds), strict=True))
+        return dict(zip(names, self.session.run(names, feeds), strict=True))
 
 
 class OnnxReferenceEngine:

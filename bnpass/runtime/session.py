@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import onnx
 from bnpass.errors import InputError, UsageError, close_matches
 from bnpass.runtime import ort, providers
 
-Model = str | os.PathLike[str] | onnx.ModelProto
-"""A model file, or a model in memory."""
+Model = str | os.PathLike[str] | onnx.ModelProto | bytes
+"""A model file, a model in memory, or a serialised one."""
 
 _TWO_GIB = 2**31 - 1
 
@@ -29,12 +30,14 @@ def session(
     cuda_graph: bool = False,
     device_id: int = 0,
     folder: str | os.PathLike[str] | None = None,
+    disabled: Sequence[str] = (),
+    name: str = "",
 ) -> Any:
     """Build an onnxruntime session with settings that suit deployment.
 
     Args:
-        model: a path (external data stays on disk and is mapped by onnxruntime) or a ModelProto
-            (serialised; beyond 2 GiB it goes through a temporary file).
+        model: a path (external data stays on disk and is mapped by onnxruntime), a ModelProto
+            (serialised; beyond 2 GiB it goes through a temporary file) or its bytes.
         provider: ``"cpu"``, ``"cuda"`` or ``"tensorrt"``. Never replaced by another one.
         optimize: onnxruntime's graph optimizations. Off for a reference: its basic level folds
             Conv+BN itself at load and would hide a mistake.
@@ -46,6 +49,8 @@ def session(
             binding with fixed addresses.
         device_id: which GPU.
         folder: where the external data of a ModelProto that was loaded without it lies.
+        disabled: names of graph optimizers to leave out.
+        name: what messages call the model.
 
     Returns:
         An ``onnxruntime.InferenceSession``.
@@ -69,7 +74,7 @@ def session(
         provider, deterministic=deterministic, tf32=tf32, cuda_graph=cuda_graph, device_id=device_id
     )
     try:
-        built = _create(model, options, settings)
+        built = _create(model, options, settings, list(disabled), name)
     except InputError:
         if provider != "cpu" and providers.missing_libraries(provider):
             raise providers.explain(provider) from None
@@ -93,17 +98,24 @@ def _options(optimize: bool, deterministic: bool, threads: int | None) -> Any:
     return options
 
 
-def _create(model: Model, options: Any, settings: list[Any]) -> Any:
+def _create(
+    model: Model, options: Any, settings: list[Any], disabled: list[str], name: str
+) -> Any:
+    def load(source: str | bytes, otherwise: str) -> Any:
+        return _load(source, options, settings, disabled, name or otherwise)
+
+    if isinstance(model, bytes):
+        return load(model, "the model")
     if not isinstance(model, onnx.ModelProto):
-        return _load(_existing(model), options, settings, os.fspath(model))
+        return load(_existing(model), os.fspath(model))
     if model.ByteSize() < _TWO_GIB:
-        return _load(model.SerializeToString(), options, settings, "the model")
+        return load(model.SerializeToString(), "the model")
     from bnpass.files import save_model
 
     # The data is mapped or copied while the session is built: the file may go afterwards.
     with tempfile.TemporaryDirectory(prefix="bnpass-") as place:
         path = save_model(model, Path(place) / "model.onnx", external=True)
-        return _load(os.fspath(path), options, settings, "the model")
+        return load(os.fspath(path), "the model")
 
 
 def _existing(path: str | os.PathLike[str]) -> str:
@@ -112,12 +124,16 @@ def _existing(path: str | os.PathLike[str]) -> str:
     return os.fspath(path)
 
 
-def _load(source: str | bytes, options: Any, settings: list[Any], name: str) -> Any:
+def _load(
+    source: str | bytes, options: Any, settings: list[Any], disabled: list[str], name: str
+) -> Any:
     module = ort.onnxruntime()
     try:
         with ort.quiet():
             # Its own fallback would go on with another provider.
-            return module.InferenceSession(source, options, providers=settings, enable_fallback=0)
+            return module.InferenceSession(
+                source, options, providers=settings, enable_fallback=0, disabled_optimizers=disabled
+            )
     except Exception as error:
         raise ort.translate(error, f"onnxruntime cannot load {name}") from error
 

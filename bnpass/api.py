@@ -189,7 +189,7 @@ def fold(
             fold has used are inputs no longer.
         max_growth: how many times the model may grow where shared weights have to be cloned.
         to: ONNX only: also convert the folded model to ``"float16"`` or ``"bfloat16"``; see
-            :mod:`bnpass.frontends.onnx.narrow`.
+            :mod:`bnpass.frontends.onnx.half`.
         to_io: with ``to``: inputs and outputs too; they stay float32 otherwise.
         verify: ONNX only: compare with the original on onnxruntime before returning.
         plan_only: return the :class:`~bnpass.passes.fold.FoldPlan` and change nothing.
@@ -220,7 +220,7 @@ def fold(
         tuple(only), tuple(skip), leftover, training_mode, freeze_inputs, max_growth
     )
     if to is not None and not plan_only:
-        narrow = _fold_narrow(model, options, to, to_io, verify)
+        narrow = _fold_to_half(model, options, to, to_io, verify)
         return _written(narrow, model, output, force)
     if output is not None and isinstance(model, str | os.PathLike) and not plan_only:
         from bnpass.frontends.onnx.fold_file import fold_file
@@ -237,12 +237,12 @@ def fold(
     return _written(done.model, model, output, force)
 
 
-def _fold_narrow(model: Any, options: FoldOptions, to: str, io: bool, verify: bool) -> Any:
-    from bnpass.frontends.onnx.narrow.fold import fold_narrow, verify_narrow
+def _fold_to_half(model: Any, options: FoldOptions, to: str, io: bool, verify: bool) -> Any:
+    from bnpass.frontends.onnx.half.fold import fold_to_half, verify_half
 
     given = Path(model) if isinstance(model, str | os.PathLike) else _read(model)[0]
-    checks: dict[str, Any] = {"check": _verify, "check_narrow": verify_narrow} if verify else {}
-    return fold_narrow(given, options, to, io=io, **checks)[0].model
+    checks: dict[str, Any] = {"check": _verify, "check_half": verify_half} if verify else {}
+    return fold_to_half(given, options, to, io=io, **checks)[0].model
 
 
 def _verify(before: Any, after: Any, changed: frozenset[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnpass.affine import Map
+from bnpass.ir.affine import Map
 
 NUMBERS = st.integers(-8, 8).map(lambda n: n / 4)  # exact in binary: equality means equality
 

@@ -15,7 +15,7 @@ from bnpass.errors import UsageError
 from bnpass.report.ui import Ui
 
 if TYPE_CHECKING:
-    from bnpass.graph import Graph
+    from bnpass.ir.graph import Graph
     from bnpass.report.drawing import Marks
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnpass.commands import narrowing, normalising, options
+from bnpass.commands import half, normalising, options
 from bnpass.commands.checking import check
 from bnpass.errors import UsageError
 from bnpass.files import check_output
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="times the file may grow where shared weights are cloned (default 4)")
     group.add_argument("--sidecar", metavar="FILE",
                        help="also write what bnpass unfold needs to undo the fold exactly")
-    narrowing.add_arguments(group)
+    half.add_arguments(group)
     normalising.add_arguments(parser)
     group.add_argument("--no-verify", action="store_true",
                        help="do not compare with the original before writing")
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
 
     path = options.want_output(args, "folded")
     sidecar = _wanted_sidecar(args)
-    narrowing.check_arguments(args)
+    half.check_arguments(args)
     if args.only or args.skip:
         model = load_model(args.model, data=False)
         options.check_patterns((*args.only, *args.skip), options.node_names(model))
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     else:
         proof = None if args.no_verify else prove
         if args.to:
-            done = narrowing.fold_to(args, ui, path, wanted, proof, chosen)
+            done = half.fold_to(args, ui, path, wanted, proof, chosen)
         elif chosen is not None:
             done = _fold_normalised(args, path, wanted, proof, chosen)
         else:

@@ -2,7 +2,7 @@
 
 The reference runs on the CPU with onnxruntime's graph optimizations disabled, the candidate as it
 will be deployed. The last line is PASSED or FAILED; on failure the first tensor that differs is
-named. --referee computes both in float64 too and says which is nearer; --determinism runs the
+named. --accuracy computes both in float64 too and says which is nearer; --determinism runs the
 deployed model (one model is enough) in different surroundings and compares the bits.
 """
 
@@ -18,12 +18,12 @@ from bnpass.report.tables import Table
 from bnpass.report.ui import Ui
 
 if TYPE_CHECKING:
+    from bnpass.runtime.accuracy import AccuracyReport
     from bnpass.runtime.determinism import DeterminismReport
-    from bnpass.runtime.referee import RefereeReport
     from bnpass.runtime.verify import VerifyReport
 
 
-_SHOWN = 10  # layers of the referee's table
+_SHOWN = 10  # layers of the accuracy table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("reference", metavar="REFERENCE.onnx", help="what is right")
     parser.add_argument("candidate", metavar="CANDIDATE.onnx", nargs="?",
                         help="what is to be proved; with --determinism it may be left out")
-    parser.add_argument("--referee", action="store_true",
+    parser.add_argument("--accuracy", action="store_true",
                         help="also compute both in float64 (torch): which is nearer the truth, and "
                         "how well each layer is conditioned")
     parser.add_argument("--determinism", action="store_true",
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command; 0 when every question that was asked has the answer yes, 1 otherwise."""
     from bnpass.files import check_input
 
-    if args.candidate is None and (args.referee or not args.determinism):
+    if args.candidate is None and (args.accuracy or not args.determinism):
         raise UsageError("no candidate to compare with", "give two models: bnpass verify A B")
     deployed = args.candidate or args.reference
     for path in dict.fromkeys((args.reference, deployed)):
@@ -69,8 +69,8 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     pair = _Pair.of(args, ui)
     if args.candidate is not None:
         passed, last = _compare(args, pair, data, ui)
-    if args.referee:
-        _referee(args, pair, data, ui)
+    if args.accuracy:
+        _accuracy(args, pair, data, ui)
     if args.determinism:
         same = _determinism(args, deployed, data, ui)
         last = last if passed and same else f"FAILED{last[6:]}"
@@ -128,18 +128,18 @@ def _compare(args: argparse.Namespace, pair: _Pair, data: Any, ui: Ui) -> tuple[
     return report.passed, verdict(report)
 
 
-def _referee(args: argparse.Namespace, pair: _Pair, data: Any, ui: Ui) -> None:
-    from bnpass.runtime.referee import referee
+def _accuracy(args: argparse.Namespace, pair: _Pair, data: Any, ui: Ui) -> None:
+    from bnpass.runtime.accuracy import measure_accuracy
 
-    report = referee(pair.reference, args.candidate, data=data, provider=args.provider,
+    report = measure_accuracy(pair.reference, args.candidate, data=data, provider=args.provider,
                      seed=args.seed, draws=args.draws)
-    ui.document["referee"] = report.to_dict()
-    for table in referee_tables(report):
+    ui.document["accuracy"] = report.to_dict()
+    for table in accuracy_tables(report):
         ui.table(table)
     if data is None:
         ui.warn("the conditioning was measured on random inputs: --data gives the one that counts")
     nearer = {"equal": "both are equally near"}.get(report.nearer, f"the {report.nearer} is nearer")
-    ui.say(f"referee: {nearer} to float64 ({report.seconds:.1f} s)")
+    ui.say(f"accuracy: {nearer} to float64 ({report.seconds:.1f} s)")
 
 
 def _determinism(args: argparse.Namespace, model: str, data: Any, ui: Ui) -> bool:
@@ -178,7 +178,7 @@ def verify_table(report: VerifyReport) -> Table:
     return table
 
 
-def referee_tables(report: RefereeReport) -> list[Table]:
+def accuracy_tables(report: AccuracyReport) -> list[Table]:
     """Errors against float64 by output, and the conditioning of the layers, worst first."""
     errors = Table("max |a-b| / max |a| against the reference in float64",
                    ["output", "reference", "candidate", "candidate's weights alone"],

@@ -10,8 +10,8 @@ import onnx
 import torch
 
 from bnpass.errors import UnsupportedError
-from bnpass.frontends.onnx.batch import BatchPlan
-from bnpass.frontends.onnx.batch.rules import Repeat
+from bnpass.frontends.onnx.free_batch import BatchPlan
+from bnpass.frontends.onnx.free_batch.rules import Repeat
 from bnpass.importer import registry
 from bnpass.importer.functions.common import host_tensor
 from bnpass.importer.functions.shape import repeat_like
@@ -122,7 +122,7 @@ class Importer:
     def static_shapes(self, model: onnx.ModelProto) -> Mapping[str, list[int | None]]:
         """Dimensions by value name, from shape inference (done once, without the weights)."""
         if self._shapes is None:
-            from bnpass.frontends.onnx.batch.shapes import infer_shapes
+            from bnpass.frontends.onnx.free_batch.shapes import infer_shapes
 
             self._shapes = {
                 name: [d if isinstance(d, int) else None for d in dims]

@@ -12,7 +12,7 @@ import torch
 
 from bnpass.collector import collector_paused
 from bnpass.errors import InputError, UnsupportedError, UsageError
-from bnpass.frontends.onnx.batch import BatchPlan, plan_batch
+from bnpass.frontends.onnx.free_batch import BatchPlan, plan_batch
 from bnpass.importer.convert import Importer
 from bnpass.importer.functions.common import fixed_batch
 from bnpass.onnx_model.storage.detached import open_light_model

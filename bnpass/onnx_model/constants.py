@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from bnpass.graph import Constant
+from bnpass.ir.graph import Constant
 from bnpass.onnx_model.attributes import attribute
 from bnpass.onnx_model.scopes import has_bodies
 from bnpass.onnx_model.storage import external

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import onnx
 
-from bnpass.graph import Dim
+from bnpass.ir.graph import Dim
 from bnpass.onnx_model.scopes import Place, placed_bodies
 
 _KEPT_ELEMENTS = 256  # constants up to this size may be shapes that inference needs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnpass.affine import Map
+from bnpass.ir.affine import Map
 from bnpass.rules import MapRefusedError
 
 

@@ -9,21 +9,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from bnpass.affine import Map
-from bnpass.edits import BiasDrop
-from bnpass.graph import Graph, Op
-from bnpass.maps import map_of
+from bnpass.ir.affine import Map
+from bnpass.ir.edits import BiasDrop
+from bnpass.ir.graph import Graph, Op
 from bnpass.passes.planner import Planner
-from bnpass.passes.sites import Place, Site, any_map
-from bnpass.passes.trial import Trial
+from bnpass.passes.propagation import Propagation
+from bnpass.passes.sites import InsertionPoint, Site, any_map
 from bnpass.rules import MapRefusedError
+from bnpass.rules.maps import map_of
 
 _BIASED = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 
 
 def drop_biases(
     sites: list[Site],
-    places: dict[str, tuple[Place, list[str]]],
+    places: dict[str, tuple[InsertionPoint, list[str]]],
     graph: Graph,
     planner: Planner,
 ) -> list[Site]:
@@ -36,7 +36,7 @@ def drop_biases(
     for place, _ in places.values():
         if place.readers is not None:
             continue
-        for drop, m in _biases(place.trial, graph, planner):
+        for drop, m in _biases(place.propagation, graph, planner):
             if (drop.op.name, drop.index) in seen:
                 continue
             seen.add((drop.op.name, drop.index))
@@ -70,10 +70,12 @@ def _fold_without(drop: BiasDrop, sites: list[Site], planner: Planner) -> bool:
     return True
 
 
-def _biases(trial: Trial, graph: Graph, planner: Planner) -> list[tuple[BiasDrop, Map]]:
+def _biases(propagation: Propagation, graph: Graph, planner: Planner) -> list[tuple[BiasDrop, Map]]:
     """Biases of a site's absorbers and of the Adds in front of it, as maps on their outputs."""
     found = []
-    last_first = sorted({*trial.into, *trial.crossed}, key=graph.order.__getitem__, reverse=True)
+    last_first = sorted(
+        {*propagation.into, *propagation.crossed}, key=graph.order.__getitem__, reverse=True
+    )
     for name in last_first:  # an Add that goes lets the biases in front of it pass
         op = graph.ops[name]
         try:
@@ -103,11 +105,15 @@ def existing_biases(graph: Graph, planner: Planner) -> list[tuple[str, str]]:
             continue
         try:
             m = _own_bias(op, planner)
-            trial = planner.forward(op.outputs[0], m, frozenset(stops))
+            propagation = planner.forward(op.outputs[0], m, frozenset(stops))
         except MapRefusedError:
             continue
-        if trial.arrived and not (trial.before or trial.constants) and m.has_shift:
-            found.append((stops[next(iter(trial.arrived))].name, op.name))
+        if (
+            propagation.arrived
+            and not (propagation.input_maps or propagation.constants)
+            and m.has_shift
+        ):
+            found.append((stops[next(iter(propagation.arrived))].name, op.name))
     return found
 
 
@@ -134,15 +140,15 @@ def _arrivals(
 ) -> dict[str, np.ndarray]:
     """What a bias adds to every site that it reaches; empty if it also goes elsewhere."""
     try:
-        trial = planner.forward(drop.op.outputs[0], m, stops)
+        propagation = planner.forward(drop.op.outputs[0], m, stops)
     except MapRefusedError:
         return {}
-    if trial.before or trial.constants:
+    if propagation.input_maps or propagation.constants:
         return {}
-    if any(graph.ops[name].kind == "Dropout" for name in trial.crossed):
+    if any(graph.ops[name].kind == "Dropout" for name in propagation.crossed):
         return {}
     found = {}
-    for value, shift in trial.arrived.items():
+    for value, shift in propagation.arrived.items():
         site = by_value[value]
         vectors = shift.vectors(site.axis, site.channels)
         if vectors is None or shift.has_scale:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
-from bnpass.affine import Map
-from bnpass.caching import cached_property
-from bnpass.edits import Rewrite
-from bnpass.graph import Op
-from bnpass.maps import AFFINE, map_of, norm_maps
+from bnpass.ir.affine import Map
+from bnpass.ir.edits import Rewrite
+from bnpass.ir.graph import Op
 from bnpass.passes.planner import Planner
 from bnpass.rules import MapRefusedError
+from bnpass.rules.maps import AFFINE, map_of, norm_maps
 
 
 class Link(NamedTuple):
@@ -130,8 +130,8 @@ def _link(op: Op, planner: Planner, found: Found | None = None) -> Link | None:
         return None
     data, m = pair
     rewrite = planner.rewrites.get(op.name)
-    if rewrite is not None and rewrite.before is not None:
-        m = m.after(rewrite.before)
+    if rewrite is not None and rewrite.input_map is not None:
+        m = m.after(rewrite.input_map)
     return Link(op, data, m, rewrite)
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from bnpass.affine import Map
-from bnpass.edits import FoldEdits, Rewrite
-from bnpass.graph import Graph, Op
+from bnpass.ir.affine import Map
+from bnpass.ir.edits import FoldEdits, Rewrite
+from bnpass.ir.graph import Graph, Op
 
 _RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _UNDONE = _RESHAPES | {"Transpose"}
@@ -25,16 +25,20 @@ def keep_adds(edits: FoldEdits, graph: Graph, avoid: frozenset[str] = frozenset(
     for rewrite in edits.rewrites:
         if rewrite.op.kind not in ("MatMul", "Einsum"):
             continue
-        if rewrite.after is None or not rewrite.after.has_shift or rewrite.before is not None:
+        if (
+            rewrite.output_map is None
+            or not rewrite.output_map.has_shift
+            or rewrite.input_map is not None
+        ):
             continue
         add = _removed_add(rewrite.op, removed, graph)
         if add is not None and add.name not in avoid:
             slot = 1 - removed.pop(add.name)
             changed.add(add.outputs[0])
             rewrites[rewrite.op.name] = Rewrite(
-                rewrite.op, None, rewrite.after.scale_only(), sources=rewrite.sources
+                rewrite.op, None, rewrite.output_map.scale_only(), sources=rewrite.sources
             )
-            new = Map(np.zeros_like(rewrite.after.shift), rewrite.after.shift)
+            new = Map(np.zeros_like(rewrite.output_map.shift), rewrite.output_map.shift)
             rewrites[add.name] = Rewrite(add, constants={slot: new}, sources=rewrite.sources)
     kept = tuple((op, data) for op, data in edits.removed if op.name in removed)
     return FoldEdits(tuple(rewrites.values()), kept, edits.leftovers, frozenset(changed))

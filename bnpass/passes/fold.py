@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bnpass.affine import Map
-from bnpass.edits import FoldEdits, Leftover
-from bnpass.graph import Graph, Op, Use
+from bnpass.ir.affine import Map
+from bnpass.ir.edits import FoldEdits, Leftover
+from bnpass.ir.graph import Graph, Op, Use
 from bnpass.passes.chains import Chain, find_chains, refreshed
 from bnpass.passes.cleanup import drop_inverse_pairs, keep_adds
 from bnpass.passes.planner import Planner
+from bnpass.passes.propagation import Propagation
 from bnpass.passes.select import selector
-from bnpass.passes.trial import Trial
 from bnpass.rules import MapRefusedError
 
 _ROUNDS = 4  # a fold can clear the way for another; more rounds were never needed
@@ -164,7 +164,7 @@ class _Way(NamedTuple):
     """One way for a chain to leave, tried and found possible."""
 
     how: str
-    trials: list[Trial]
+    propagations: list[Propagation]
     into: tuple[str, ...]
     adds: int
 
@@ -187,8 +187,8 @@ def _fold(
         chain, names = (tail, tail.names) if way is not None else (chain, names)
     if way is None:
         return FoldEntry(head.name, head.kind, names, "", (), "; ".join(reasons[:2])), frozenset()
-    _commit(chain, way.trials, planner)
-    joined = frozenset().union(*(trial.joined for trial in way.trials))
+    _commit(chain, way.propagations, planner)
+    joined = frozenset().union(*(propagation.joined for propagation in way.propagations))
     return FoldEntry(head.name, head.kind, names, way.how, way.into), joined
 
 
@@ -212,9 +212,10 @@ def _best_way(
     reasons = []
     for how, attempt in _WAYS:
         try:
-            trials = attempt(chain, planner)
-            into = _takers(trials)
-            way = _Way(how, trials, into, _check_worth(chain, trials, into, planner, avoid))
+            propagations = attempt(chain, planner)
+            into = _takers(propagations)
+            adds = _check_worth(chain, propagations, into, planner, avoid)
+            way = _Way(how, propagations, into, adds)
         except MapRefusedError as refusal:
             reasons.append(f"{how}: {refusal.reason}")
             continue
@@ -224,19 +225,19 @@ def _best_way(
     return costly, reasons
 
 
-def _takers(trials: list[Trial]) -> tuple[str, ...]:
+def _takers(propagations: list[Propagation]) -> tuple[str, ...]:
     """Names of the operators that take something in."""
-    if len(trials) == 1:
-        return trials[0].into
-    return tuple(dict.fromkeys(name for trial in trials for name in trial.into))
+    if len(propagations) == 1:
+        return propagations[0].into
+    return tuple(dict.fromkeys(name for propagation in propagations for name in propagation.into))
 
 
-def _back(chain: Chain, m: Map, planner: Planner) -> Trial:
+def _back(chain: Chain, m: Map, planner: Planner) -> Propagation:
     first = chain.links[0]
     return planner.backward(chain.source, m, Use(first.op, first.data))
 
 
-def _scale_on_shift_back(chain: Chain, planner: Planner) -> list[Trial]:
+def _scale_on_shift_back(chain: Chain, planner: Planner) -> list[Propagation]:
     """s*x + t = f*(a*x + b), f > 0 forward; a is 1, or 0 for a channel that is constant."""
     m = chain.map
     if not m.has_shift or not m.has_scale:
@@ -252,7 +253,7 @@ def _scale_on_shift_back(chain: Chain, planner: Planner) -> list[Trial]:
     ]
 
 
-def _scale_back_shift_on(chain: Chain, planner: Planner) -> list[Trial]:
+def _scale_back_shift_on(chain: Chain, planner: Planner) -> list[Propagation]:
     m = chain.map
     if not m.has_shift or not m.has_scale:
         raise MapRefusedError("there is nothing to split")
@@ -264,18 +265,18 @@ def _scale_back_shift_on(chain: Chain, planner: Planner) -> list[Trial]:
 
 def _check_worth(
     chain: Chain,
-    trials: list[Trial],
+    propagations: list[Propagation],
     into: tuple[str, ...],
     planner: Planner,
     avoid: frozenset[str],
 ) -> int:
-    """How many new Adds the trials cost."""
+    """How many new Adds the propagations cost."""
     gone = set(chain.names)
-    for trial in trials:
-        gone.update(*(planner.joinable[value][0] for value in trial.joined))
-    if not all(gone.isdisjoint(trial.crossed) for trial in trials):
+    for propagation in propagations:
+        gone.update(*(planner.joinable[value][0] for value in propagation.joined))
+    if not all(gone.isdisjoint(propagation.crossed) for propagation in propagations):
         raise MapRefusedError("a map that comes along would go into one that leaves")
-    adds = sum(not planner.shifted(op) for op in _shifted(trials))
+    adds = sum(not planner.shifted(op) for op in _shifted(propagations))
     if not chain.norms and adds >= len(chain.links):
         raise MapRefusedError("it would only move")
     stopped = avoid.intersection(into)
@@ -284,15 +285,15 @@ def _check_worth(
     return adds
 
 
-def _shifted(trials: list[Trial]) -> set[Op]:
+def _shifted(propagations: list[Propagation]) -> set[Op]:
     """Operators without a bias of their own that get a shift."""
-    taken = [pair for t in trials for pair in (*t.before, *t.after)]
+    taken = [pair for t in propagations for pair in (*t.input_maps, *t.output_maps)]
     return {op for op, m in taken if op.kind in ("MatMul", "Einsum") and m.has_shift}
 
 
-def _commit(chain: Chain, trials: list[Trial], planner: Planner) -> None:
-    for trial in trials:
-        planner.commit(trial, chain.names)
+def _commit(chain: Chain, propagations: list[Propagation], planner: Planner) -> None:
+    for propagation in propagations:
+        planner.commit(propagation, chain.names)
     _remove(chain, planner)
 
 
@@ -303,15 +304,15 @@ def _remove(chain: Chain, planner: Planner, but: Op | None = None) -> None:
             planner.rewrites.pop(link.op.name, None)
 
 
-def _backward(chain: Chain, planner: Planner) -> list[Trial]:
+def _backward(chain: Chain, planner: Planner) -> list[Propagation]:
     return [_back(chain, chain.map, planner)]
 
 
-def _forward(chain: Chain, planner: Planner) -> list[Trial]:
+def _forward(chain: Chain, planner: Planner) -> list[Propagation]:
     return [planner.forward(chain.result, chain.map)]
 
 
-_WAYS: tuple[tuple[str, Callable[[Chain, Planner], list[Trial]]], ...] = (
+_WAYS: tuple[tuple[str, Callable[[Chain, Planner], list[Propagation]]], ...] = (
     ("backward", _backward),
     ("forward", _forward),
     ("split", _scale_on_shift_back),
@@ -348,18 +349,18 @@ def _merge_into_norm(chain: Chain, planner: Planner) -> None:
     """The chain's first BatchNorm takes its neighbours in: it keeps its own statistics."""
     norm = chain.norms[0]
     place = chain.links.index(norm)
-    trial = Trial()
+    propagation = Propagation()
     if place:
-        trial.before.append((norm.op, Chain(chain.links[:place]).map))
+        propagation.input_maps.append((norm.op, Chain(chain.links[:place]).map))
     if place + 1 < len(chain.links):
         after = Chain(chain.links[place + 1 :]).map
         n = planner.current(norm.op, 1).size
         vectors = after.vectors(1, n)
         assert vectors is not None
-        trial.constants += [
+        propagation.constants += [
             (norm.op, 1, Map(vectors[0], np.zeros(n))),
             (norm.op, 2, Map(*vectors)),
         ]
-    trial.changed.update(link.op.outputs[0] for link in chain.links[:-1])
-    planner.commit(trial, tuple(n for n in chain.names if n != norm.op.name))
+    propagation.changed.update(link.op.outputs[0] for link in chain.links[:-1])
+    planner.commit(propagation, tuple(n for n in chain.names if n != norm.op.name))
     _remove(chain, planner, but=norm.op)

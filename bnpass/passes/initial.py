@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bnpass.edits import NewNorm
+from bnpass.ir.edits import NewNorm
 from bnpass.passes.sites import InsertPlan, Site
 
 Moments = Callable[[Sequence[Site]], dict[str, tuple[np.ndarray, np.ndarray]]]

@@ -17,8 +17,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from bnpass.affine import Map
-from bnpass.graph import RECURRENT, Dim, Graph, Op
+from bnpass.ir.affine import Map
+from bnpass.ir.graph import RECURRENT, Dim, Graph, Op
 from bnpass.passes.biases import drop_biases
 from bnpass.passes.nonlinear import (
     Nonlinearity,
@@ -27,9 +27,9 @@ from bnpass.passes.nonlinear import (
     reaches_output,
 )
 from bnpass.passes.planner import Planner
+from bnpass.passes.propagation import Propagation
 from bnpass.passes.select import matches
-from bnpass.passes.sites import InsertPlan, Place, Policy, Site, Skip, any_map
-from bnpass.passes.trial import Trial
+from bnpass.passes.sites import InsertionPoint, InsertPlan, Policy, Site, Skip, any_map
 from bnpass.rules import RULES, MapRefusedError
 
 EARLIER = frozenset({"Dropout", "Cast", "Resize", "Upsample", "Expand", "Tile", "Pad"})
@@ -53,8 +53,8 @@ class _Inserter:
         self.planner = Planner(graph)
         self.entries: dict[str, set[str]] = {}  # value -> operators of chosen regions reading it
         self.recurrent: set[str] = set()  # inputs of recurrent layers: gates lie on the last axis
-        self._strangers: dict[str, str] = {}
-        self._places: dict[str, list[Place] | str] = {}
+        self._other_readers: dict[str, str] = {}
+        self._places: dict[str, list[InsertionPoint] | str] = {}
 
     def plan(self) -> InsertPlan:
         found = find_nonlinearities(self.graph)
@@ -70,7 +70,7 @@ class _Inserter:
                     self.entries.setdefault(entry, set()).update(n.region)
                 if n.kind in RECURRENT:
                     self.recurrent.update(n.entries)
-        places: dict[str, tuple[Place, list[str]]] = {}
+        places: dict[str, tuple[InsertionPoint, list[str]]] = {}
         for n in chosen:
             skipped += self._locate(n, places)
         sites = [self._site(place, names) for place, names in places.values()]
@@ -99,7 +99,9 @@ class _Inserter:
 
     # --- where
 
-    def _locate(self, n: Nonlinearity, places: dict[str, tuple[Place, list[str]]]) -> list[Skip]:
+    def _locate(
+        self, n: Nonlinearity, places: dict[str, tuple[InsertionPoint, list[str]]]
+    ) -> list[Skip]:
         reasons = []
         for entry in n.entries:
             found = self.find(entry)
@@ -117,9 +119,9 @@ class _Inserter:
             return [Skip(n.op.name, n.op.kind, reasons[0])]
         return []
 
-    def _force(self, entry: str, n: Nonlinearity, reason: str) -> list[Place] | str:
+    def _force(self, entry: str, n: Nonlinearity, reason: str) -> list[InsertionPoint] | str:
         """What the policy allows where no place is legal: a clone, or a BatchNorm that stays."""
-        if self.policy.clone and self.stranger(entry):
+        if self.policy.clone and self.other_reader(entry):
             try:
                 place = self._here(entry)
             except MapRefusedError as refusal:
@@ -131,16 +133,16 @@ class _Inserter:
         shape = self.graph.shape(entry)
         if shape is None or len(shape) < 2 or not isinstance(shape[1], int):
             return reason
-        return [Place(entry, 1, shape[1], len(shape), Trial(), n.region)]
+        return [InsertionPoint(entry, 1, shape[1], len(shape), Propagation(), n.region)]
 
-    def _cloned(self, place: Place, n: Nonlinearity) -> Place:
+    def _cloned(self, place: InsertionPoint, n: Nonlinearity) -> InsertionPoint:
         """The same place on a copy of everything from the layers on, for this reader alone."""
         order = self.graph.order
-        names = sorted(place.trial.crossed, key=lambda name: order[name])
+        names = sorted(place.propagation.crossed, key=lambda name: order[name])
         clones = tuple(self.graph.ops[name] for name in names)
         return replace(place, readers=n.region, clones=clones)
 
-    def find(self, value: str) -> list[Place] | str:
+    def find(self, value: str) -> list[InsertionPoint] | str:
         """Places for BatchNorms that normalise what ``value`` is made of, or why there is none."""
         known = self._places.get(value)
         if known is None:
@@ -148,10 +150,10 @@ class _Inserter:
             known = self._places[value] = self._find(value)
         return known
 
-    def _find(self, value: str) -> list[Place] | str:
-        stranger = self.stranger(value)
-        if stranger:
-            return stranger
+    def _find(self, value: str) -> list[InsertionPoint] | str:
+        other = self.other_reader(value)
+        if other:
+            return other
         producer = self.graph.producer(value)
         if producer is None:
             return f"no layer in front: {value!r} is an input of the graph"
@@ -165,8 +167,8 @@ class _Inserter:
             return reason
         return self._branches(producer) or self._deeper_reason(producer, reason)
 
-    def _branches(self, op: Op) -> list[Place]:
-        found: list[Place] = []
+    def _branches(self, op: Op) -> list[InsertionPoint]:
+        found: list[InsertionPoint] = []
         for name in _data_inputs(op):
             if self.graph.constant(name) is None:
                 places = self.find(name)
@@ -186,7 +188,7 @@ class _Inserter:
         axes = [last] if value in self.recurrent else list(dict.fromkeys((1, last)))
         return sorted((a for a in axes if 0 < a <= last), key=lambda a: shape[a] == 1)
 
-    def _here(self, value: str) -> Place:
+    def _here(self, value: str) -> InsertionPoint:
         """A place at ``value`` itself: the channel axis is the one along which it folds."""
         shape = self.planner.shape(value)
         refusals = []
@@ -195,8 +197,8 @@ class _Inserter:
             if not isinstance(size, int):
                 continue
             try:
-                trial = self._layered(value, any_map(axis, len(shape), size))
-                return Place(value, axis, size, len(shape), trial)
+                propagation = self._layered(value, any_map(axis, len(shape), size))
+                return InsertionPoint(value, axis, size, len(shape), propagation)
             except MapRefusedError as refusal:
                 refusals.append(refusal)
         raise (
@@ -205,30 +207,30 @@ class _Inserter:
             else MapRefusedError(f"the number of channels of {value!r} is not known")
         )
 
-    def _layered(self, value: str, m: Map) -> Trial:
+    def _layered(self, value: str, m: Map) -> Propagation:
         """How a map would fold, into layers where the arithmetic behind them could take it too."""
-        trial = self.planner.place(value, m)
-        if all(self.graph.ops[name].kind not in _LAYERS | _NORMS for name in trial.into):
-            trial = self.planner.place(value, m, past_constants=True)
-        self._check_layers(trial)
-        return trial
+        propagation = self.planner.place(value, m)
+        if all(self.graph.ops[name].kind not in _LAYERS | _NORMS for name in propagation.into):
+            propagation = self.planner.place(value, m, past_constants=True)
+        self._check_layers(propagation)
+        return propagation
 
-    def _check_layers(self, trial: Trial) -> None:
-        ops = [self.graph.ops[name] for name in trial.into]
+    def _check_layers(self, propagation: Propagation) -> None:
+        ops = [self.graph.ops[name] for name in propagation.into]
         norms = [op for op in ops if op.kind in _NORMS]
         if norms and not (self.policy.norms and norms[0].kind != "BatchNormalization"):
             raise MapRefusedError(f"{_NORMED} by {norms[0].kind} {norms[0].name!r}")
         if not norms and not any(op.kind in _LAYERS for op in ops):
             raise MapRefusedError("no layer in front: per-channel arithmetic alone is none")
 
-    def stranger(self, value: str) -> str:
+    def other_reader(self, value: str) -> str:
         """Why some reader of a value must not see it normalised; empty if all lead to sites."""
-        known = self._strangers.get(value)
+        known = self._other_readers.get(value)
         if known is None:
-            known = self._strangers[value] = self._stranger(value)
+            known = self._other_readers[value] = self._find_other_reader(value)
         return known
 
-    def _stranger(self, value: str) -> str:
+    def _find_other_reader(self, value: str) -> str:
         if self.graph.is_output(value):
             return f"{value!r} is also an output of the graph"
         for use in self.graph.uses(value):
@@ -240,17 +242,19 @@ class _Inserter:
                 return also
             for name in op.outputs:
                 if name and (self.graph.uses(name) or self.graph.is_output(name)):
-                    deeper = self.stranger(name)
+                    deeper = self.other_reader(name)
                     if deeper:
                         return f"{also} ({deeper})"
         return ""
 
     # --- what
 
-    def _site(self, place: Place, names: list[str]) -> Site:
+    def _site(self, place: InsertionPoint, names: list[str]) -> Site:
         producer = self.graph.producer(place.value)
         base = producer.name if producer is not None else place.value
-        absorbers = [n for n in place.trial.into if self.graph.ops[n].kind in _LAYERS | _NORMS]
+        absorbers = [
+            n for n in place.propagation.into if self.graph.ops[n].kind in _LAYERS | _NORMS
+        ]
         return Site(
             name=f"{base}_bn" if place.readers is None else f"{names[0]}_bn",
             value=place.value,

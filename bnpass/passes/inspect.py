@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bnpass.graph import Graph, Op
+from bnpass.ir.graph import Graph, Op
 from bnpass.passes.biases import existing_biases
 from bnpass.passes.fold import FoldPlan, plan_fold
 from bnpass.passes.insert import plan_insert

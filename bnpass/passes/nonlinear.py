@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bnpass.graph import RECURRENT, Graph, Op
+from bnpass.ir.graph import RECURRENT, Graph, Op
 
 SINGLE = frozenset(
     {

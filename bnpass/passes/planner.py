@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bnpass.affine import Map
-from bnpass.edits import Rewrite
-from bnpass.graph import Constant, Dim, Graph, Op, Use
+from bnpass.ir.affine import Map
+from bnpass.ir.edits import Rewrite
+from bnpass.ir.graph import Constant, Dim, Graph, Op, Use
 from bnpass.passes.asks import filled, merged_asks, settle_unread
-from bnpass.passes.trial import Pending, Trial
-from bnpass.passes.walk import walk
+from bnpass.passes.propagation import Propagation, Worklist
+from bnpass.passes.search import search
 from bnpass.rules import RULES, MapRefusedError, Step
 from bnpass.rules.absorbers import weight
 
@@ -74,7 +74,7 @@ class Planner:
     def shifted(self, op: Op) -> bool:
         """Whether an operator's own weights have taken a shift in: it adds something by then."""
         rewrite = self.rewrites.get(op.name)
-        parts = (rewrite.before, rewrite.after) if rewrite is not None else ()
+        parts = (rewrite.input_map, rewrite.output_map) if rewrite is not None else ()
         return any(m is not None and m.has_shift for m in parts)
 
     def current(self, op: Op, index: int) -> np.ndarray:
@@ -93,7 +93,7 @@ class Planner:
 
     # --- backward
 
-    def backward(self, value: str, m: Map, reader: Use) -> Trial:
+    def backward(self, value: str, m: Map, reader: Use) -> Propagation:
         """Ask that ``value`` carry ``m``, on behalf of one of its readers.
 
         Raises:
@@ -101,14 +101,14 @@ class Planner:
         """
         if not m.is_finite:
             raise MapRefusedError("the map is not finite")
-        trial = self._taken_at_once(value, m, reader)
-        if trial is not None:
-            return trial
-        pending = Pending()
-        self._ask(value, reader, m, pending)
-        return self._walk_back(pending, Trial())
+        propagation = self._taken_at_once(value, m, reader)
+        if propagation is not None:
+            return propagation
+        worklist = Worklist()
+        self._ask(value, reader, m, worklist)
+        return self._walk_back(worklist, Propagation())
 
-    def _taken_at_once(self, value: str, m: Map, reader: Use) -> Trial | None:
+    def _taken_at_once(self, value: str, m: Map, reader: Use) -> Propagation | None:
         """The walk of a single step, which most are: the operator in front takes all of it in."""
         op, uses = self.graph.producer(value), self.graph.uses(value)
         if op is None or len(op.outputs) != 1 or len(uses) != 1 or uses[0] != reader:
@@ -121,11 +121,11 @@ class Planner:
         step, *others = rule.backward(op, (m,), self)
         if others or step.asks:
             return None
-        trial = Trial(changed={value})
-        trial.take(op, step)
-        return trial
+        propagation = Propagation(changed={value})
+        propagation.take(op, step)
+        return propagation
 
-    def place(self, value: str, m: Map, *, past_constants: bool = False) -> Trial:
+    def place(self, value: str, m: Map, *, past_constants: bool = False) -> Propagation:
         """Could a new operator that computes ``m`` behind ``value``, for all its readers, fold?
 
         Args:
@@ -136,20 +136,20 @@ class Planner:
         Raises:
             MapRefusedError: some part of the map finds no absorber.
         """
-        pending = Pending(stops=frozenset([value]))
-        self._ask(value, Use(_NEW, 0), m, pending)
+        worklist = Worklist(stops=frozenset([value]))
+        self._ask(value, Use(_NEW, 0), m, worklist)
         self._past_constants = past_constants
         try:
-            return self._walk_back(pending, Trial())
+            return self._walk_back(worklist, Propagation())
         finally:
             self._past_constants = False
 
-    def _walk_back(self, pending: Pending, trial: Trial) -> Trial:
-        def steps(op: Op, pending: Pending, _: Trial) -> list[Step]:
-            found = self._step_back(op, [self._settled(o, pending) for o in op.outputs])
+    def _walk_back(self, worklist: Worklist, propagation: Propagation) -> Propagation:
+        def steps(op: Op, worklist: Worklist, _: Propagation) -> list[Step]:
+            found = self._step_back(op, [self._settled(o, worklist) for o in op.outputs])
             return found[::-1] if self._past_constants else found
 
-        return walk(self.graph, pending, trial, steps, self._take_back)
+        return search(self.graph, worklist, propagation, steps, self._take_back)
 
     def _step_back(self, op: Op, asks: Sequence[Map | None]) -> list[Step]:
         if asks.count(None) == len(asks):
@@ -161,39 +161,39 @@ class Planner:
             raise MapRefusedError("a map does not pass it", op)
         return rule.backward(op, asks, self)
 
-    def _take_back(self, op: Op, step: Step, pending: Pending, trial: Trial) -> None:
-        trial.take(op, step)
+    def _take_back(self, op: Op, step: Step, worklist: Worklist, propagation: Propagation) -> None:
+        propagation.take(op, step)
         for value in op.outputs:  # whoever reads them has asked by now
-            if pending.asks.pop(value, None) is not None:
-                trial.changed.add(value)
+            if worklist.asks.pop(value, None) is not None:
+                propagation.changed.add(value)
         if len(op.outputs) > 1:  # parts of a Split that nobody reads change as well
-            trial.changed.update(o for o in op.outputs if self.unread(o))
+            propagation.changed.update(o for o in op.outputs if self.unread(o))
         for index, m in step.asks.items():
             value = op.inputs[index]
             if self.graph.constant(value) is None:
-                self._ask(value, Use(op, index), m, pending)
+                self._ask(value, Use(op, index), m, worklist)
                 continue
             m = filled(m)
             if not m.is_identity:
                 weight(op, index, self)
-                trial.constants.append((op, index, m))
+                propagation.constants.append((op, index, m))
 
-    def _ask(self, value: str, reader: Use, m: Map, pending: Pending) -> None:
-        pending.asks.setdefault(value, {})[reader] = m
+    def _ask(self, value: str, reader: Use, m: Map, worklist: Worklist) -> None:
+        worklist.asks.setdefault(value, {})[reader] = m
         if m.is_identity:
             return
         producer = self.graph.producer(value)
         if producer is None:
             why = self.graph.pinned.get(value, "an input of the graph")
             raise MapRefusedError(f"{value!r} is {why}: nothing in front of it can take the map in")
-        pending.push(producer, -self.graph.order[producer.name])
+        worklist.push(producer, -self.graph.order[producer.name])
 
-    def _settled(self, value: str, pending: Pending) -> Map | None:
+    def _settled(self, value: str, worklist: Worklist) -> Map | None:
         """What all readers of a value together ask of it; None when it stays as it is."""
-        asks = pending.asks.get(value) if value else None
+        asks = worklist.asks.get(value) if value else None
         if asks is None or all(m.is_identity for m in asks.values()):
             return None
-        if value in pending.stops:
+        if value in worklist.stops:
             return next(iter(asks.values()))
         if self.graph.is_output(value):
             raise MapRefusedError(f"{value!r} is an output of the graph")
@@ -219,33 +219,33 @@ class Planner:
 
     # --- forward
 
-    def forward(self, value: str, m: Map, stops: frozenset[str] = frozenset()) -> Trial:
+    def forward(self, value: str, m: Map, stops: frozenset[str] = frozenset()) -> Propagation:
         """Let every reader of ``value`` take in that it carries ``m`` no longer.
 
         Args:
             value: where the map stands.
             m: the map.
-            stops: values at which something else will take the map (``Trial.arrived``).
+            stops: values at which something else will take the map (``Propagation.arrived``).
 
         Raises:
             MapRefusedError: some part of the map finds no absorber.
         """
         if not m.is_finite:
             raise MapRefusedError("the map is not finite")
-        pending, trial = Pending(stops=stops), Trial()
-        self._give(value, m, pending, trial)
-        return self._walk_on(pending, trial)
+        worklist, propagation = Worklist(stops=stops), Propagation()
+        self._give(value, m, worklist, propagation)
+        return self._walk_on(worklist, propagation)
 
-    def _walk_on(self, pending: Pending, trial: Trial) -> Trial:
-        def steps(op: Op, pending: Pending, trial: Trial) -> list[Step]:
-            carried = pending.carried
+    def _walk_on(self, worklist: Worklist, propagation: Propagation) -> Propagation:
+        def steps(op: Op, worklist: Worklist, propagation: Propagation) -> list[Step]:
+            carried = worklist.carried
             maps = {i: carried[v] for i, v in enumerate(op.inputs) if v in carried}
-            return self._step_on(op, maps, pending, trial)
+            return self._step_on(op, maps, worklist, propagation)
 
-        return walk(self.graph, pending, trial, steps, self._take_on)
+        return search(self.graph, worklist, propagation, steps, self._take_on)
 
     def _step_on(
-        self, op: Op, carried: dict[int, Map], pending: Pending, trial: Trial
+        self, op: Op, carried: dict[int, Map], worklist: Worklist, propagation: Propagation
     ) -> list[Step]:
         if op.name in self.removed:
             return [Step(gives={0: carried[self.removed[op.name]]})]
@@ -257,61 +257,61 @@ class Planner:
         try:
             return rule.forward(op, carried, self)
         except MapRefusedError:
-            more = self._join(op, carried, pending, trial)
+            more = self._join(op, carried, worklist, propagation)
             if not more:
                 raise
             return rule.forward(op, {**carried, **more}, self)
 
     def _join(
-        self, op: Op, carried: dict[int, Map], pending: Pending, trial: Trial
+        self, op: Op, carried: dict[int, Map], worklist: Worklist, propagation: Propagation
     ) -> dict[int, Map]:
         """Maps of other chains that end in an operator's other inputs come along."""
-        waiting = {name for _, name in pending.heap}
+        waiting = {name for _, name in worklist.heap}
         found = {}
         for index, value in enumerate(op.inputs):
             if index in carried or value not in self.joinable:
                 continue
             readers = {use.op.name for use in self.graph.uses(value)} - {op.name}
-            if readers & (pending.queued - waiting):
+            if readers & (worklist.queued - waiting):
                 continue  # a reader was already asked without this map
             found[index] = self.joinable[value][1]()
-            self._give(value, found[index], pending, trial)
-            trial.joined.add(value)
+            self._give(value, found[index], worklist, propagation)
+            propagation.joined.add(value)
         return found
 
-    def _take_on(self, op: Op, step: Step, pending: Pending, trial: Trial) -> None:
-        trial.take(op, step)
-        trial.changed.update(name for name in op.inputs if name in pending.carried)
+    def _take_on(self, op: Op, step: Step, worklist: Worklist, propagation: Propagation) -> None:
+        propagation.take(op, step)
+        propagation.changed.update(name for name in op.inputs if name in worklist.carried)
         for index, m in step.constants.items():
             if not m.is_identity:
                 _check_weight(op, index, self)
         for index, m in step.gives.items():
             if index < len(op.outputs) and op.outputs[index] and not m.is_identity:
-                self._give(op.outputs[index], m, pending, trial)
+                self._give(op.outputs[index], m, worklist, propagation)
 
-    def _give(self, value: str, m: Map, pending: Pending, trial: Trial) -> None:
-        if value in pending.stops:
-            trial.arrived[value] = m
+    def _give(self, value: str, m: Map, worklist: Worklist, propagation: Propagation) -> None:
+        if value in worklist.stops:
+            propagation.arrived[value] = m
             return
         if self.graph.is_output(value):
             raise MapRefusedError(f"{value!r} is an output of the graph")
         for use in self.graph.uses(value):
             if use.index < 0:
                 raise MapRefusedError(f"{value!r} is read inside the body of {use.op!r}")
-            pending.push(use.op, self.graph.order[use.op.name])
-        pending.carried[value] = m
+            worklist.push(use.op, self.graph.order[use.op.name])
+        worklist.carried[value] = m
 
     # --- commit
 
-    def commit(self, trial: Trial, sources: tuple[str, ...] = ()) -> None:
-        """Take a trial's changes over, on behalf of the operators named."""
-        for op, m in trial.before:
-            self.rewrites[op.name] = self._rewrite(op).add_before(m, sources)
-        for op, m in trial.after:
-            self.rewrites[op.name] = self._rewrite(op).add_after(m, sources)
-        for op, index, m in trial.constants:
+    def commit(self, propagation: Propagation, sources: tuple[str, ...] = ()) -> None:
+        """Take a propagation's changes over, on behalf of the operators named."""
+        for op, m in propagation.input_maps:
+            self.rewrites[op.name] = self._rewrite(op).add_input_map(m, sources)
+        for op, m in propagation.output_maps:
+            self.rewrites[op.name] = self._rewrite(op).add_output_map(m, sources)
+        for op, index, m in propagation.constants:
             self.rewrites[op.name] = self._rewrite(op).add_constant(index, m, sources)
-        self.changed |= trial.changed
+        self.changed |= propagation.changed
 
     def _rewrite(self, op: Op) -> Rewrite:
         return self.rewrites.get(op.name) or Rewrite(op)

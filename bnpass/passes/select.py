@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
-from bnpass.graph import Op
+from bnpass.ir.graph import Op
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from bnpass.affine import Map
-from bnpass.edits import BiasDrop
-from bnpass.graph import Op
+from bnpass.ir.affine import Map
+from bnpass.ir.edits import BiasDrop
+from bnpass.ir.graph import Op
+from bnpass.passes.propagation import Propagation
 from bnpass.passes.select import matches
-from bnpass.passes.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,14 @@ def wanted(op: Op, policy: Policy) -> bool:
 
 
 @dataclass(frozen=True)
-class Place:
+class InsertionPoint:
     """A legal place for a BatchNorm, found from some nonlinearity."""
 
     value: str
     axis: int
     channels: int
     rank: int
-    trial: Trial
+    propagation: Propagation
     readers: frozenset[str] | None = None
     clones: tuple[Op, ...] = ()
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from bnpass.affine import Map
-from bnpass.edits import FoldEdits, Rewrite
 from bnpass.errors import UsageError, close_matches
-from bnpass.graph import Graph, Op
+from bnpass.ir.affine import Map
+from bnpass.ir.edits import FoldEdits, Rewrite
+from bnpass.ir.graph import Graph, Op
 from bnpass.passes.select import selector
 
 KINDS = {"lrn": "LRN", "dropout": "Dropout"}

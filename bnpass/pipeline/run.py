@@ -139,7 +139,7 @@ def run_pipeline(
 def _open(model: Any, data: str, config: RunConfig) -> Job:
     """Read model and data, plan and insert; nothing is written yet."""
     import bnpass
-    from bnpass.frontends.onnx.batch import free_batch
+    from bnpass.frontends.onnx.free_batch import free_batch
 
     start = time.perf_counter()
     free = free_batch(load_model(model))

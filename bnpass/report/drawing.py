@@ -13,7 +13,7 @@ from shutil import which
 
 from bnpass.errors import MissingDependencyError, UsageError
 from bnpass.files import atomic_write
-from bnpass.graph import Graph, Op
+from bnpass.ir.graph import Graph, Op
 
 FORMATS = (".dot", ".mmd", ".svg", ".png", ".pdf")
 """File name endings that :func:`draw` knows."""

@@ -8,7 +8,7 @@ The rules of a family live in one file: ``elementwise``, ``structure`` (with ``r
 from __future__ import annotations
 
 from bnpass.rules import absorbers, elementwise, structure, windows
-from bnpass.rules.base import MapRefusedError, Rule, Step, View
+from bnpass.rules.base import MapRefusedError, Rule, RuleContext, Step
 
 RULES: dict[str, Rule] = {
     # absorbers
@@ -68,4 +68,4 @@ RULES: dict[str, Rule] = {
     "Pad": windows.PAD,
 }
 
-__all__ = ["RULES", "MapRefusedError", "Rule", "Step", "View"]
+__all__ = ["RULES", "MapRefusedError", "Rule", "RuleContext", "Step"]

@@ -1,6 +1,6 @@
 """Operators with constant weights that take a map in: here a fold ends.
 
-The numbers are made in ``bnpass.weights``; a rule only says whether and along which axes.
+The numbers are made in ``bnpass.ir.weights``; a rule only says whether and along which axes.
 """
 
 from __future__ import annotations
@@ -9,17 +9,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bnpass.affine import Map
-from bnpass.graph import Constant, Op
-from bnpass.rules.base import MapRefusedError, Rule, Step, View, data_only, only, refuse_backward
+from bnpass.ir.affine import Map
+from bnpass.ir.graph import Constant, Op
+from bnpass.rules.base import (
+    MapRefusedError,
+    Rule,
+    RuleContext,
+    Step,
+    data_only,
+    only,
+    refuse_backward,
+)
 from bnpass.rules.contraction import Contraction, contraction
 from bnpass.rules.elementwise import FLOATS
 
 
-def weight(op: Op, index: int, view: View) -> Constant:
+def weight(op: Op, index: int, context: RuleContext) -> Constant:
     """A constant floating-point weight, or MapRefusedError."""
     name = op.input(index)
-    constant = view.constant(name)
+    constant = context.constant(name)
     if constant is None:
         raise MapRefusedError(f"its weight {name!r} is no constant", op)
     if constant.dtype not in FLOATS:
@@ -27,17 +35,17 @@ def weight(op: Op, index: int, view: View) -> Constant:
     return constant
 
 
-def bias(op: Op, index: int, view: View) -> Constant | None:
+def bias(op: Op, index: int, context: RuleContext) -> Constant | None:
     """A constant bias or None where it is left out; MapRefusedError when it is computed."""
-    return weight(op, index, view) if op.input(index) else None
+    return weight(op, index, context) if op.input(index) else None
 
 
 # --- Conv, ConvTranspose
 
 
-def _channels(op: Op, view: View, side: int) -> int:
+def _channels(op: Op, context: RuleContext, side: int) -> int:
     """Input (0) or output (1) channels: W is (out, in/group, ...), transposed (in, out/group)."""
-    shape = weight(op, 1, view).shape
+    shape = weight(op, 1, context).shape
     group = int(op.attrs.get("group", 1))
     if op.kind == "Conv":
         return shape[0] if side else shape[1] * group
@@ -50,23 +58,23 @@ def _vectors(op: Op, m: Map, axis: int, n: int) -> Map:
     return m
 
 
-def conv_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def conv_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """W and the bias take a map in along the output channels."""
-    m = _vectors(op, only(asks), 1, _channels(op, view, 1))
-    bias(op, 2, view)
-    return [Step(after=m)]
+    m = _vectors(op, only(asks), 1, _channels(op, context, 1))
+    bias(op, 2, context)
+    return [Step(output_map=m)]
 
 
-def conv_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def conv_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """W takes a scale in along the input channels; a shift only where no zero is padded in."""
-    m = _vectors(op, data_only(op, carried), 1, _channels(op, view, 0))
-    bias(op, 2, view)
+    m = _vectors(op, data_only(op, carried), 1, _channels(op, context, 0))
+    bias(op, 2, context)
     if m.has_shift:
         if op.kind == "Conv":
             _check_unpadded(op)
         else:
-            _check_covered(op, view)
-    return [Step(before=m)]
+            _check_covered(op, context)
+    return [Step(input_map=m)]
 
 
 def _check_unpadded(op: Op) -> None:
@@ -75,9 +83,9 @@ def _check_unpadded(op: Op) -> None:
         raise MapRefusedError("a shift does not pass its zero padding", op)
 
 
-def _check_covered(op: Op, view: View) -> None:
+def _check_covered(op: Op, context: RuleContext) -> None:
     """Every output entry of a transposed convolution must see all of the kernel."""
-    kernel = weight(op, 1, view).shape[2:]
+    kernel = weight(op, 1, context).shape[2:]
     pads = op.attrs.get("pads", (0,) * 2 * len(kernel))
     dilations = op.attrs.get("dilations") or (1,) * len(kernel)
     plain = not any(s != 1 for s in op.attrs.get("strides") or ())
@@ -100,42 +108,42 @@ def _split_letters(c: Contraction, m: Map, op: Op) -> bool:
     raise MapRefusedError("the map varies along axes of both operands", op)
 
 
-def _adds(op: Op, view: View) -> bool:
+def _adds(op: Op, context: RuleContext) -> bool:
     """Whether the product is not all: a scale along its rows would miss what is added."""
-    return (op.kind == "Gemm" and bool(op.input(2))) or view.shifted(op)
+    return (op.kind == "Gemm" and bool(op.input(2))) or context.shifted(op)
 
 
-def _gemm_bias(op: Op, view: View) -> None:
+def _gemm_bias(op: Op, context: RuleContext) -> None:
     if op.kind == "Gemm" and op.input(2):
-        weight(op, 2, view)
+        weight(op, 2, context)
 
 
-def contraction_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def contraction_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """A free axis of the constant operand takes the map in; one of the other passes a scale."""
     m = only(asks)
-    c = contraction(op, view)
-    weight(op, c.index, view)
+    c = contraction(op, context)
+    weight(op, c.index, context)
     if _split_letters(c, m, op):
-        _gemm_bias(op, view)
-        return [Step(after=m, adds=int(m.has_shift and op.kind != "Gemm"))]
-    if m.has_shift or _adds(op, view):
+        _gemm_bias(op, context)
+        return [Step(output_map=m, adds=int(m.has_shift and op.kind != "Gemm"))]
+    if m.has_shift or _adds(op, context):
         raise MapRefusedError("a shift does not pass along the rows of its other operand", op)
     return [Step(asks={1 - c.index: c.to_dynamic(m)})]
 
 
-def contraction_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def contraction_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """The contracted axis takes the map in; a free axis of this operand passes a scale."""
-    c = contraction(op, view)
+    c = contraction(op, context)
     m = data_only(op, carried, 1 - c.index)
-    weight(op, c.index, view)
-    _gemm_bias(op, view)
+    weight(op, c.index, context)
+    _gemm_bias(op, context)
     varied = {c.dynamic[a] for a in m.axes}
     if varied <= set(c.constant):
         missing = set(c.dynamic) - set(c.constant) - set(c.output)
         if m.has_shift and missing:
             raise MapRefusedError("it sums an axis that its constant operand does not have", op)
-        return [Step(before=m, adds=int(m.has_shift and op.kind != "Gemm"))]
-    if m.has_shift or not varied <= set(c.output) or _adds(op, view):
+        return [Step(input_map=m, adds=int(m.has_shift and op.kind != "Gemm"))]
+    if m.has_shift or not varied <= set(c.output) or _adds(op, context):
         raise MapRefusedError("a shift does not pass along the rows of its other operand", op)
     return [Step(gives={0: c.to_output(m)})]
 
@@ -143,59 +151,59 @@ def contraction_forward(op: Op, carried: dict[int, Map], view: View) -> list[Ste
 # --- recurrent layers
 
 
-def recurrent_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def recurrent_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """X (..., input): W (directions, gates*hidden, input) and Wb take the map in."""
     m = data_only(op, carried)
-    n = weight(op, 1, view).shape[2]
-    bias(op, 3, view)
-    return [Step(before=_vectors(op, m, m.rank - 1, n))]
+    n = weight(op, 1, context).shape[2]
+    bias(op, 3, context)
+    return [Step(input_map=_vectors(op, m, m.rank - 1, n))]
 
 
 # --- normalisations
 
 
-def _affine_inputs(op: Op, m: Map, shape: tuple[int, ...], view: View) -> list[Step]:
+def _affine_inputs(op: Op, m: Map, shape: tuple[int, ...], context: RuleContext) -> list[Step]:
     """scale *= s, bias = s*bias + t, where the map's arrays broadcast to the parameters' shape."""
-    bias(op, 2, view)
+    bias(op, 2, context)
     if op.input(2):
         return [Step(constants={1: m.scale_only(), 2: m})]
     full = Map(*(np.broadcast_to(a, shape) for a in (m.scale, m.shift)))  # of zeros so far
     return [Step(constants={1: m.scale_only(), 2: full})]
 
 
-def channel_norm_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def channel_norm_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """InstanceNormalization, GroupNormalization, BatchNormalization: along the channels."""
     m = only(asks)
-    shape = weight(op, 1, view).shape
-    dims = view.shape(op.inputs[0])
+    shape = weight(op, 1, context).shape
+    dims = context.shape(op.inputs[0])
     if len(dims) > 1 and isinstance(dims[1], int) and dims[1] != shape[0]:
         raise MapRefusedError("its scale is one per group, not per channel", op)
     vectors = _vectors(op, m, 1, shape[0]).vectors(1, shape[0])
     assert vectors is not None
-    return _affine_inputs(op, Map(*vectors), shape, view)
+    return _affine_inputs(op, Map(*vectors), shape, context)
 
 
-def layer_norm_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def layer_norm_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """LayerNormalization: along the axes that it normalises."""
     m = only(asks)
-    shape = weight(op, 1, view).shape
+    shape = weight(op, 1, context).shape
     lead = m.rank - len(shape)
     if any(axis < lead for axis in m.axes):
         raise MapRefusedError("the map varies along an axis that it does not normalise", op)
-    return _affine_inputs(op, m.each(lambda a: a.reshape(a.shape[lead:])), shape, view)
+    return _affine_inputs(op, m.each(lambda a: a.reshape(a.shape[lead:])), shape, context)
 
 
-def batch_norm_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def batch_norm_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """A BatchNorm takes a map in; in training mode only a shift, which its mean takes away."""
     m = data_only(op, carried)
-    n = weight(op, 1, view).shape[0]
+    n = weight(op, 1, context).shape[0]
     for index in (2, 3, 4):
-        weight(op, index, view)
+        weight(op, index, context)
     if not op.attrs.get("spatial", 1):
         raise MapRefusedError("it normalises every entry by itself (spatial=0)", op)
     if op.attrs.get("training"):
         raise MapRefusedError("it normalises with batch statistics (training_mode=1)", op)
-    return [Step(before=_vectors(op, m, 1, n))]
+    return [Step(input_map=_vectors(op, m, 1, n))]
 
 
 CONV = Rule(conv_backward, conv_forward)
@@ -203,9 +211,9 @@ CONTRACTION = Rule(contraction_backward, contraction_forward)
 RECURRENT = Rule(refuse_backward("its state mixes the channels"), recurrent_forward)
 CHANNEL_NORM = Rule(
     channel_norm_backward,
-    lambda op, carried, view: _no_forward(op),
+    lambda op, carried, context: _no_forward(op),
 )
-LAYER_NORM = Rule(layer_norm_backward, lambda op, carried, view: _no_forward(op))
+LAYER_NORM = Rule(layer_norm_backward, lambda op, carried, context: _no_forward(op))
 BATCH_NORM = Rule(channel_norm_backward, batch_norm_forward)
 
 

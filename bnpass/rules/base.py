@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from bnpass.affine import Map
-from bnpass.graph import Constant, Dim, Op
+from bnpass.ir.affine import Map
+from bnpass.ir.graph import Constant, Dim, Op
 
 
 class MapRefusedError(Exception):
@@ -24,7 +24,7 @@ class MapRefusedError(Exception):
         return str(self.args[0])
 
 
-class View(Protocol):
+class RuleContext(Protocol):
     """What a rule may ask of the graph around an operator."""
 
     def shape(self, value: str) -> tuple[Dim, ...]:
@@ -57,24 +57,24 @@ class Step:
         asks: backward: the map that each input must carry instead (an identity says: unchanged).
             NaN entries say that nobody reads those entries through this operator.
         gives: forward: the map that each output then carries; outputs not named carry none.
-        before, after: the map that the operator's own weights take in.
+        input_map, output_map: the map that the operator's own weights take in.
         constants: maps for single constant inputs, by index.
         adds: operators that this step costs (the Add behind a MatMul).
     """
 
     asks: dict[int, Map] = field(default_factory=dict)
     gives: dict[int, Map] = field(default_factory=dict)
-    before: Map | None = None
-    after: Map | None = None
+    input_map: Map | None = None
+    output_map: Map | None = None
     constants: dict[int, Map] = field(default_factory=dict)
     adds: int = 0
 
 
-Backward = Callable[[Op, Sequence[Map | None], View], list[Step]]
-"""(operator, the map asked of each output, view) -> alternatives, best first; may refuse."""
+Backward = Callable[[Op, Sequence[Map | None], RuleContext], list[Step]]
+"""(operator, the map asked of each output, context) -> alternatives, best first; may refuse."""
 
-Forward = Callable[[Op, dict[int, Map], View], list[Step]]
-"""(operator, the maps that its inputs carry, view) -> alternatives, best first; may refuse."""
+Forward = Callable[[Op, dict[int, Map], RuleContext], list[Step]]
+"""(operator, the maps that its inputs carry, context) -> alternatives, best first; may refuse."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def size(dim: Dim, op: Op, what: str) -> int:
 def refuse_backward(reason: str) -> Backward:
     """A row's side that takes nothing."""
 
-    def rule(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+    def rule(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
         raise MapRefusedError(reason, op)
 
     return rule
@@ -119,7 +119,7 @@ def refuse_backward(reason: str) -> Backward:
 def refuse_forward(reason: str) -> Forward:
     """A row's side that takes nothing."""
 
-    def rule(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+    def rule(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
         raise MapRefusedError(reason, op)
 
     return rule

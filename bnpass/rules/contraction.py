@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnpass.affine import Map
-from bnpass.graph import Op
-from bnpass.rules.base import MapRefusedError, View
+from bnpass.ir.affine import Map
+from bnpass.ir.graph import Op
+from bnpass.rules.base import MapRefusedError, RuleContext
 
 _BATCH = "abcdefgh"
 _NO_LETTER = 0x100  # added to a letter: no equation has what comes out
@@ -47,18 +47,18 @@ def aligned(a: np.ndarray, source: str, target: str) -> np.ndarray:
     return np.expand_dims(a, [i for i, t in enumerate(target) if t not in letters])
 
 
-def contraction(op: Op, view: View) -> Contraction:
+def contraction(op: Op, context: RuleContext) -> Contraction:
     """The letters of a Gemm, MatMul or Einsum with exactly one constant operand."""
-    fixed = [i for i in (0, 1) if view.constant(op.input(i)) is not None]
+    fixed = [i for i in (0, 1) if context.constant(op.input(i)) is not None]
     if len(op.inputs) < 2 or len(fixed) != 1 or (op.kind == "Einsum" and len(op.inputs) != 2):
         raise MapRefusedError("it has no constant operand", op)
     if op.kind == "Einsum":
         terms, output = _einsum(op)
-        terms[fixed[0]] = _stretched(op, fixed[0], terms, output, view)
+        terms[fixed[0]] = _stretched(op, fixed[0], terms, output, context)
     elif op.kind == "Gemm":
-        terms, output = _gemm(op, len(view.shape(op.inputs[0])))
+        terms, output = _gemm(op, len(context.shape(op.inputs[0])))
     else:
-        terms, output = _matmul(op, view)
+        terms, output = _matmul(op, context)
     return Contraction(fixed[0], terms[fixed[0]], terms[1 - fixed[0]], output)
 
 
@@ -73,14 +73,14 @@ def _einsum(op: Op) -> tuple[list[str], str]:
     return [one, other], output
 
 
-def _stretched(op: Op, fixed: int, terms: list[str], output: str, view: View) -> str:
+def _stretched(op: Op, fixed: int, terms: list[str], output: str, context: RuleContext) -> str:
     """The constant's letters; a summed axis of size 1 that the other operand stretches is none."""
-    constant, other = view.constant(op.inputs[fixed]), terms[1 - fixed]
+    constant, other = context.constant(op.inputs[fixed]), terms[1 - fixed]
     assert constant is not None
     letters = list(terms[fixed])
     for place, letter in enumerate(letters):
         if constant.shape[place] == 1 and letter in other and letter not in output:
-            size = view.shape(op.inputs[1 - fixed])[other.index(letter)]
+            size = context.shape(op.inputs[1 - fixed])[other.index(letter)]
             if size != 1:
                 letters[place] = chr(_NO_LETTER + ord(letter))
     return "".join(letters)
@@ -96,9 +96,9 @@ def _gemm(op: Op, rank: int) -> tuple[list[str], str]:
     return [a, "nk" if op.attrs.get("transB") else "kn"], rows + "n"
 
 
-def _matmul(op: Op, view: View) -> tuple[list[str], str]:
+def _matmul(op: Op, context: RuleContext) -> tuple[list[str], str]:
     """numpy.matmul: leading axes broadcast from the right, rank 1 drops its axis."""
-    shapes = [view.shape(op.inputs[0]), view.shape(op.inputs[1])]
+    shapes = [context.shape(op.inputs[0]), context.shape(op.inputs[1])]
     ranks = [len(s) for s in shapes]
     count = max(max(ranks) - 2, 0)
     lead = []

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bnpass.affine import Map
-from bnpass.graph import Op
-from bnpass.rules.base import MapRefusedError, Rule, Step, View, data_only, only
+from bnpass.ir.affine import Map
+from bnpass.ir.graph import Op
+from bnpass.rules.base import MapRefusedError, Rule, RuleContext, Step, data_only, only
 
 FLOATS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 """Bits of significand by numpy's type name."""
@@ -17,15 +17,15 @@ FLOATS = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 # --- broadcasting
 
 
-def to_operand(m: Map, op: Op, index: int, view: View) -> Map:
+def to_operand(m: Map, op: Op, index: int, context: RuleContext) -> Map:
     """The part of a map on a broadcasting operator's output that one operand sees.
 
     Axes are aligned from the right. A constant operand may grow, so it takes the map whole.
     """
     value = op.inputs[index]
-    if view.constant(value) is not None:
+    if context.constant(value) is not None:
         return m
-    dims = view.shape(value)
+    dims = context.shape(value)
     extra = m.rank - len(dims)
 
     def broadcast(m: Map) -> bool:
@@ -38,20 +38,20 @@ def to_operand(m: Map, op: Op, index: int, view: View) -> Map:
     return m.each(lambda a: a.reshape(a.shape[extra:]))
 
 
-def to_output(m: Map, op: Op, view: View) -> Map:
+def to_output(m: Map, op: Op, context: RuleContext) -> Map:
     """An operand's map as the broadcasting operator's output sees it."""
-    extra = len(view.shape(op.outputs[0])) - m.rank
+    extra = len(context.shape(op.outputs[0])) - m.rank
     return m.each(lambda a: a.reshape((1,) * extra + a.shape))
 
 
-def dynamic(op: Op, view: View) -> list[int]:
+def dynamic(op: Op, context: RuleContext) -> list[int]:
     """Indices of the operands that are no constants."""
-    return [i for i, name in enumerate(op.inputs) if name and view.constant(name) is None]
+    return [i for i, name in enumerate(op.inputs) if name and context.constant(name) is None]
 
 
-def constants(op: Op, view: View) -> list[int]:
+def constants(op: Op, context: RuleContext) -> list[int]:
     """Indices of the operands that are constants."""
-    return [i for i, name in enumerate(op.inputs) if name and view.constant(name) is not None]
+    return [i for i, name in enumerate(op.inputs) if name and context.constant(name) is not None]
 
 
 # --- Add, Sub, Sum, Mean
@@ -65,17 +65,17 @@ def _signs(op: Op) -> list[float]:
     return [1.0 / n if op.kind == "Mean" else 1.0] * n
 
 
-def sum_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def sum_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """The scale goes to every operand, the shift to one of them, or in equal parts to all."""
     m = only(asks)
     signs = _signs(op)
-    everyone = {i: to_operand(m.scale_only(), op, i, view) for i in range(len(op.inputs))}
+    everyone = {i: to_operand(m.scale_only(), op, i, context) for i in range(len(op.inputs))}
     if not m.has_shift:
         return [Step(asks=everyone)]
-    free = dynamic(op, view)
-    shares = [{i: 1.0 / signs[i]} for i in [*constants(op, view), *free]]
+    free = dynamic(op, context)
+    shares = [{i: 1.0 / signs[i]} for i in [*constants(op, context), *free]]
     if len(free) > 1:  # a term that several operands share must get the same from each
-        counts = [view.paths(op.inputs[i]) for i in free]
+        counts = [context.paths(op.inputs[i]) for i in free]
         for parts in ([1] * len(free), counts) if len(set(counts)) > 1 else (counts,):
             pairs = zip(free, parts, strict=True)
             shares.append({i: n / sum(parts) / signs[i] for i, n in pairs})
@@ -84,7 +84,7 @@ def sum_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
     for share in shares:
         try:
             asked = {
-                i: to_operand(m.with_shift(m.shift * share.get(i, 0.0)), op, i, view)
+                i: to_operand(m.with_shift(m.shift * share.get(i, 0.0)), op, i, context)
                 for i in everyone
             }
         except MapRefusedError as refusal:
@@ -96,23 +96,25 @@ def sum_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
     return steps
 
 
-def sum_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def sum_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """A shift alone passes; a scale only if all operands that are no constants carry it."""
-    maps = {i: to_output(m, op, view) for i, m in carried.items()}
+    maps = {i: to_output(m, op, context) for i, m in carried.items()}
     scale = next(iter(maps.values())).scale_only()
-    for i in dynamic(op, view):
+    for i in dynamic(op, context):
         other = maps[i].scale_only() if i in maps else Map.identity(scale.rank)
         if not other.equals(scale):
             raise MapRefusedError(f"its operand {op.inputs[i]!r} does not carry the same scale", op)
     signs = _signs(op)
     shift = sum((m.shift * signs[i] for i, m in maps.items()), np.zeros((1,) * scale.rank))
-    fixed = constants(op, view)
+    fixed = constants(op, context)
     if not fixed:
         return [Step(gives={0: scale.with_shift(shift)})]
-    return _into_constant(op, scale.with_shift(shift), fixed, signs, view)
+    return _into_constant(op, scale.with_shift(shift), fixed, signs, context)
 
 
-def _into_constant(op: Op, m: Map, fixed: list[int], signs: list[float], view: View) -> list[Step]:
+def _into_constant(
+    op: Op, m: Map, fixed: list[int], signs: list[float], context: RuleContext
+) -> list[Step]:
     """scale*x + shift + c = scale * (x + (c + shift)/scale); else the constant stays as it is."""
     steps = []
     if (m.scale != 0).all():
@@ -120,7 +122,7 @@ def _into_constant(op: Op, m: Map, fixed: list[int], signs: list[float], view: V
         first = fixed[0]
         edits[first] = Map(1 / m.scale, m.shift / m.scale / signs[first])
         steps.append(Step(constants=edits, gives={0: m.scale_only()}))
-    total = sum(signs[i] * view.current(op, i) for i in fixed)
+    total = sum(signs[i] * context.current(op, i) for i in fixed)
     steps.append(Step(gives={0: m.with_shift(m.shift + (1 - m.scale) * total)}))
     return steps
 
@@ -128,18 +130,18 @@ def _into_constant(op: Op, m: Map, fixed: list[int], signs: list[float], view: V
 # --- Mul, Div, Neg
 
 
-def product_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def product_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """The scale goes to one operand, a constant one first; a shift only past a constant."""
     m = only(asks)
     if m.has_shift:
-        return [_shift_past_constant(op, m, view)]
+        return [_shift_past_constant(op, m, context)]
     steps = []
-    for i in [*constants(op, view), *dynamic(op, view)]:
+    for i in [*constants(op, context), *dynamic(op, context)]:
         if op.kind == "Div" and i == 1 and (m.scale == 0).any():
             continue
         part = Map(1 / m.scale, m.shift) if op.kind == "Div" and i == 1 else m
         try:
-            steps.append(Step(asks={i: to_operand(part, op, i, view)}))
+            steps.append(Step(asks={i: to_operand(part, op, i, context)}))
         except MapRefusedError:
             continue
     if not steps:
@@ -147,31 +149,31 @@ def product_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Ste
     return steps
 
 
-def _factor(op: Op, view: View) -> tuple[int, np.ndarray]:
+def _factor(op: Op, context: RuleContext) -> tuple[int, np.ndarray]:
     """(data operand, constant factor in float64) of x*c, c*x and x/c."""
-    fixed, free = constants(op, view), dynamic(op, view)
+    fixed, free = constants(op, context), dynamic(op, context)
     if len(fixed) != 1 or len(free) != 1 or (op.kind == "Div" and free != [0]):
         raise MapRefusedError("a shift does not pass a product of two values", op)
-    factor = view.current(op, fixed[0])
+    factor = context.current(op, fixed[0])
     return free[0], 1 / factor if op.kind == "Div" else factor
 
 
-def _shift_past_constant(op: Op, m: Map, view: View) -> Step:
-    data, factor = _factor(op, view)
+def _shift_past_constant(op: Op, m: Map, context: RuleContext) -> Step:
+    data, factor = _factor(op, context)
     if not (factor != 0).all() or not np.isfinite(factor).all():
         raise MapRefusedError("a shift does not pass a product with zero", op)
     asked = m.with_shift(m.shift / factor)
-    return Step(asks={data: to_operand(asked, op, data, view)})
+    return Step(asks={data: to_operand(asked, op, data, context)})
 
 
-def product_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def product_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """Scales multiply (a divisor's inversely); a shift passes only a constant factor."""
-    maps = {i: to_output(m, op, view) for i, m in carried.items()}
+    maps = {i: to_output(m, op, context) for i, m in carried.items()}
     if op.kind == "Div" and 1 in maps:
         if (maps[1].scale == 0).any() or maps[1].has_shift:
             raise MapRefusedError("a zero scale or a shift does not pass a divisor", op)
         maps[1] = Map(1 / maps[1].scale, maps[1].shift)
-    fixed = constants(op, view)
+    fixed = constants(op, context)
     if not any(m.has_shift for m in maps.values()):
         scale = np.asarray(1.0)
         for m in maps.values():
@@ -179,7 +181,7 @@ def product_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
         return _scale_into_factor(op, scale, fixed)
     if len(maps) != 1:
         raise MapRefusedError("a shift does not pass a product of two values", op)
-    _, factor = _factor(op, view)
+    _, factor = _factor(op, context)
     (m,) = maps.values()
     return [
         Step(constants=step.constants, gives={0: _merge(step.gives.get(0), m.shift * factor)})
@@ -202,13 +204,13 @@ def _scale_into_factor(op: Op, scale: np.ndarray, fixed: list[int]) -> list[Step
     return steps
 
 
-def neg_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def neg_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """scale*(-x) + shift = -(scale*x - shift)."""
     m = only(asks)
     return [Step(asks={0: m.with_shift(-m.shift)})]
 
 
-def neg_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def neg_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """-(scale*x + shift) = scale*(-x) - shift."""
     m = data_only(op, carried)
     return [Step(gives={0: m.with_shift(-m.shift)})]
@@ -217,24 +219,24 @@ def neg_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
 # --- Max, Min
 
 
-def extremum_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def extremum_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """The same map to every operand, if no scale is negative."""
     m = only(asks)
     if not m.is_monotone:
         raise MapRefusedError("a negative scale does not pass it", op)
-    return [Step(asks={i: to_operand(m, op, i, view) for i in range(len(op.inputs))})]
+    return [Step(asks={i: to_operand(m, op, i, context) for i in range(len(op.inputs))})]
 
 
-def extremum_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def extremum_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """The same map from every operand, if no scale is negative; constants take the inverse."""
-    maps = {i: to_output(m, op, view) for i, m in carried.items()}
+    maps = {i: to_output(m, op, context) for i, m in carried.items()}
     m = next(iter(maps.values()))
     if not m.is_monotone:
         raise MapRefusedError("a negative scale does not pass it", op)
-    for i in dynamic(op, view):
+    for i in dynamic(op, context):
         if i not in maps or not maps[i].equals(m):
             raise MapRefusedError(f"its operand {op.inputs[i]!r} does not carry the same map", op)
-    fixed = constants(op, view)
+    fixed = constants(op, context)
     if fixed and (m.scale == 0).any():
         raise MapRefusedError("a zero scale does not pass its constant operand", op)
     inverse = Map(1 / m.scale, -m.shift / m.scale) if fixed else m
@@ -252,17 +254,17 @@ def _rectified(op: Op, m: Map) -> Map:
     return m
 
 
-def rectifier_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def rectifier_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """relu(s*x) = s*relu(x) for s >= 0; LeakyRelu and PRelu alike."""
     return [Step(asks={0: _rectified(op, only(asks))})]
 
 
-def rectifier_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def rectifier_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """relu(s*x) = s*relu(x) for s >= 0; LeakyRelu and PRelu alike."""
     return [Step(gives={0: _rectified(op, data_only(op, carried))})]
 
 
-def _check_passes(op: Op, view: View) -> None:
+def _check_passes(op: Op, context: RuleContext) -> None:
     if op.attrs.get("training"):
         raise MapRefusedError("a live Dropout is no constant factor", op)
     if op.kind == "Cast":
@@ -274,18 +276,18 @@ def _check_passes(op: Op, view: View) -> None:
             raise MapRefusedError(f"a cast from {source} to {target} rounds", op)
 
 
-def identity_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def identity_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """Identity, Dropout at inference, and a Cast that widens pass everything."""
     m = only(asks)
-    _check_passes(op, view)
+    _check_passes(op, context)
     return [Step(asks={0: m})]
 
 
-def identity_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def identity_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """Identity, Dropout at inference, and a Cast that widens pass everything."""
     m = data_only(op, carried)
-    _check_passes(op, view)
-    if any(not view.unread(name) for name in op.outputs[1:] if name):
+    _check_passes(op, context)
+    if any(not context.unread(name) for name in op.outputs[1:] if name):
         raise MapRefusedError("its mask is read", op)
     return [Step(gives={0: m})]
 

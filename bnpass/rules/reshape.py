@@ -7,8 +7,8 @@ from math import prod
 
 import numpy as np
 
-from bnpass.affine import Map
-from bnpass.graph import Dim, Op
+from bnpass.ir.affine import Map
+from bnpass.ir.graph import Dim, Op
 from bnpass.rules.base import MapRefusedError
 
 Run = tuple[range, range]

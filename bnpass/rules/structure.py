@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bnpass.affine import Map
-from bnpass.graph import Dim, Op
-from bnpass.rules.base import MapRefusedError, Rule, Step, View, data_only, only, size
+from bnpass.ir.affine import Map
+from bnpass.ir.graph import Dim, Op
+from bnpass.rules.base import MapRefusedError, Rule, RuleContext, Step, data_only, only, size
 from bnpass.rules.reshape import regroup
 
 
@@ -20,12 +20,12 @@ def normal_axis(axis: int, rank: int) -> int:
     return axis + rank if axis < 0 else axis
 
 
-def integers(op: Op, index: int, view: View) -> list[int] | None:
+def integers(op: Op, index: int, context: RuleContext) -> list[int] | None:
     """A constant integer input as a list; None when it is left out; refused when computed."""
     name = op.input(index)
     if not name:
         return None
-    constant = view.constant(name)
+    constant = context.constant(name)
     if constant is None:
         raise MapRefusedError(f"its input {name!r} is computed at run time", op)
     return [int(v) for v in np.atleast_1d(constant.small)]
@@ -38,14 +38,14 @@ def _perm(op: Op, rank: int) -> list[int]:
     return [int(p) for p in op.attrs.get("perm") or range(rank - 1, -1, -1)]
 
 
-def transpose_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def transpose_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """The axes move back."""
     m = only(asks)
     back = np.argsort(_perm(op, m.rank))
     return [Step(asks={0: m.each(lambda a: a.transpose(back))})]
 
 
-def transpose_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def transpose_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """The axes move."""
     m = data_only(op, carried)
     perm = _perm(op, m.rank)
@@ -55,16 +55,20 @@ def transpose_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]
 # --- Reshape, Flatten, Squeeze, Unsqueeze
 
 
-def reshape_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def reshape_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """The channel axis splits or merges back, along runs of axes with equal products."""
     m = only(asks)
-    return [Step(asks={0: regroup(m, view.shape(op.outputs[0]), view.shape(op.inputs[0]), op)})]
+    return [
+        Step(asks={0: regroup(m, context.shape(op.outputs[0]), context.shape(op.inputs[0]), op)})
+    ]
 
 
-def reshape_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def reshape_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """The channel axis splits or merges, along runs of axes with equal products."""
     m = data_only(op, carried)
-    return [Step(gives={0: regroup(m, view.shape(op.inputs[0]), view.shape(op.outputs[0]), op)})]
+    return [
+        Step(gives={0: regroup(m, context.shape(op.inputs[0]), context.shape(op.outputs[0]), op)})
+    ]
 
 
 # --- DepthToSpace, SpaceToDepth
@@ -95,7 +99,7 @@ def _blocks(op: Op, m: Map) -> tuple[int, bool]:
     return int(op.attrs["blocksize"]), op.attrs.get("mode", "DCR") == "CRD"
 
 
-def depth_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def depth_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """DepthToSpace backward spreads channels, SpaceToDepth backward needs them equal."""
     m = only(asks)
     block, crd = _blocks(op, m)
@@ -104,7 +108,7 @@ def depth_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]
     return [Step(asks={0: m.each(lambda a: _gather(a, block, False, op))})]
 
 
-def depth_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def depth_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """DepthToSpace forward needs the merged channels equal, SpaceToDepth forward spreads them."""
     m = data_only(op, carried)
     block, crd = _blocks(op, m)
@@ -116,10 +120,10 @@ def depth_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
 # --- Expand, Tile
 
 
-def expand_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def expand_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """Entries that are copies of one must ask the same of it."""
     m = only(asks).compact()
-    dims = view.shape(op.inputs[0])
+    dims = context.shape(op.inputs[0])
     extra = m.rank - len(dims)
     for axis in m.axes:
         if axis < extra or dims[axis - extra] != m.shape[axis]:
@@ -127,17 +131,17 @@ def expand_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step
     return [Step(asks={0: m.each(lambda a: a.reshape(a.shape[extra:]))})]
 
 
-def expand_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def expand_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """Axes come in front."""
     m = data_only(op, carried)
-    rank = len(view.shape(op.outputs[0]))
+    rank = len(context.shape(op.outputs[0]))
     return [Step(gives={0: m.each(lambda a: a.reshape((1,) * (rank - m.rank) + a.shape))})]
 
 
-def tile_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def tile_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """Entries that are copies of one must ask the same of it."""
     m = only(asks)
-    repeats = integers(op, 1, view) or []
+    repeats = integers(op, 1, context) or []
 
     def fold(a: np.ndarray) -> np.ndarray:
         for axis, n in enumerate(repeats):
@@ -151,10 +155,10 @@ def tile_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
     return [Step(asks={0: m.each(fold)})]
 
 
-def tile_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def tile_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """The map repeats with its entries."""
     m = data_only(op, carried)
-    repeats = integers(op, 1, view) or []
+    repeats = integers(op, 1, context) or []
 
     def unfold(a: np.ndarray) -> np.ndarray:
         return np.tile(a, [n if d > 1 else 1 for n, d in zip(repeats, a.shape, strict=True)])
@@ -165,8 +169,8 @@ def tile_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
 # --- Concat, Split
 
 
-def _sizes(op: Op, names: Sequence[str], axis: int, view: View) -> list[int]:
-    return [size(view.shape(n)[axis], op, f"axis {axis} of {n!r}") for n in names]
+def _sizes(op: Op, names: Sequence[str], axis: int, context: RuleContext) -> list[int]:
+    return [size(context.shape(n)[axis], op, f"axis {axis} of {n!r}") for n in names]
 
 
 def _pieces(m: Map, axis: int, sizes: list[int]) -> list[Map]:
@@ -203,17 +207,17 @@ def _all_equal(maps: list[Map]) -> bool:
     return all(m.equals(maps[0]) for m in maps[1:])
 
 
-def concat_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def concat_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """On the channel axis every operand gets its slice, on another one all get the same."""
     m = only(asks)
     axis = normal_axis(int(op.attrs["axis"]), m.rank)
     if m.shape[axis] == 1:
         return [Step(asks=dict.fromkeys(range(len(op.inputs)), m))]
-    pieces = _pieces(m, axis, _sizes(op, op.inputs, axis, view))
+    pieces = _pieces(m, axis, _sizes(op, op.inputs, axis, context))
     return [Step(asks=dict(enumerate(pieces)))]
 
 
-def concat_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def concat_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """On the channel axis the others carry the identity, on another one all carry the same."""
     rank = next(iter(carried.values())).rank
     axis = normal_axis(int(op.attrs["axis"]), rank)
@@ -222,17 +226,17 @@ def concat_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
         return [Step(gives={0: maps[0]})]
     if any(set(m.axes) - {axis} for m in maps):
         raise MapRefusedError("not all of its operands carry the same map", op)
-    return [Step(gives={0: _joined(maps, axis, _sizes(op, op.inputs, axis, view))})]
+    return [Step(gives={0: _joined(maps, axis, _sizes(op, op.inputs, axis, context))})]
 
 
-def split_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def split_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """Outputs that ask for nothing keep what they have."""
     rank = next(m for m in asks if m is not None).rank
     axis = normal_axis(int(op.attrs.get("axis", 0)), rank)
-    sizes = _sizes(op, op.outputs, axis, view)
+    sizes = _sizes(op, op.outputs, axis, context)
     unread = Map.identity(rank).each(lambda a: a * np.nan)
     maps = [
-        m if m is not None else unread if view.unread(name) else Map.identity(rank)
+        m if m is not None else unread if context.unread(name) else Map.identity(rank)
         for m, name in zip(asks, op.outputs, strict=True)
     ]
     if _all_equal(maps) and maps[0].shape[axis] == 1:
@@ -242,23 +246,23 @@ def split_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]
     return [Step(asks={0: _joined(maps, axis, sizes)})]
 
 
-def split_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def split_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """Every output carries its slice."""
     m = data_only(op, carried)
     axis = normal_axis(int(op.attrs.get("axis", 0)), m.rank)
     if m.shape[axis] == 1:
         return [Step(gives=dict.fromkeys(range(len(op.outputs)), m))]
-    return [Step(gives=dict(enumerate(_pieces(m, axis, _sizes(op, op.outputs, axis, view)))))]
+    return [Step(gives=dict(enumerate(_pieces(m, axis, _sizes(op, op.outputs, axis, context)))))]
 
 
 # --- Slice, Gather with constant indices
 
 
-def slices(op: Op, rank: int, view: View) -> dict[int, slice]:
+def slices(op: Op, rank: int, context: RuleContext) -> dict[int, slice]:
     """Python slices by axis of ONNX's Slice (starts, ends, axes, steps: inputs 1 to 4)."""
-    starts, ends = integers(op, 1, view) or [], integers(op, 2, view) or []
-    axes = integers(op, 3, view) or list(range(len(starts)))
-    steps = integers(op, 4, view) or [1] * len(starts)
+    starts, ends = integers(op, 1, context) or [], integers(op, 2, context) or []
+    axes = integers(op, 3, context) or list(range(len(starts)))
+    steps = integers(op, 4, context) or [1] * len(starts)
     found = {}
     for axis, begin, end, step in zip(axes, starts, ends, steps, strict=True):
         stop: int | None = end
@@ -292,17 +296,17 @@ def _slice_back(a: np.ndarray, cuts: dict[int, slice], op: Op, dims: Sequence[Di
     return a
 
 
-def slice_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def slice_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """Entries cut away are asked for nothing."""
     m = only(asks)
-    cuts, dims = slices(op, m.rank, view), view.shape(op.inputs[0])
+    cuts, dims = slices(op, m.rank, context), context.shape(op.inputs[0])
     return [Step(asks={0: m.each(lambda a: _slice_back(a, cuts, op, dims))})]
 
 
-def slice_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def slice_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """The map is sliced; along other axes than its own it passes."""
     m = data_only(op, carried)
-    cuts = slices(op, m.rank, view)
+    cuts = slices(op, m.rank, context)
 
     def cut(a: np.ndarray) -> np.ndarray:
         whole = slice(None)
@@ -311,20 +315,20 @@ def slice_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
     return [Step(gives={0: m.each(cut)})]
 
 
-def _indices(op: Op, view: View) -> np.ndarray:
-    constant = view.constant(op.inputs[1])
+def _indices(op: Op, context: RuleContext) -> np.ndarray:
+    constant = context.constant(op.inputs[1])
     if constant is None:
         raise MapRefusedError("its indices are computed at run time", op)
     return constant.small
 
 
-def gather_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def gather_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """A constant table takes the map in; with constant indices, entries not read ask nothing."""
     m = only(asks)
-    if view.constant(op.inputs[0]) is not None:
-        return [_table(op, m, view)]
-    index = _indices(op, view)
-    dims = view.shape(op.inputs[0])
+    if context.constant(op.inputs[0]) is not None:
+        return [_table(op, m, context)]
+    index = _indices(op, context)
+    dims = context.shape(op.inputs[0])
     axis = normal_axis(int(op.attrs.get("axis", 0)), len(dims))
     n = size(dims[axis], op, f"axis {axis} of its data")
 
@@ -336,8 +340,8 @@ def gather_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step
     return [Step(asks={0: m.each(back)})]
 
 
-def _table(op: Op, m: Map, view: View) -> Step:
-    constant = view.constant(op.inputs[0])
+def _table(op: Op, m: Map, context: RuleContext) -> Step:
+    constant = context.constant(op.inputs[0])
     assert constant is not None
     axis = normal_axis(int(op.attrs.get("axis", 0)), len(constant.shape))
     count = m.rank - len(constant.shape) + 1
@@ -350,15 +354,15 @@ def _table(op: Op, m: Map, view: View) -> Step:
     return Step(constants={0: m.each(fit)})
 
 
-def gather_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def gather_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """Constant indices pick from the map; along other axes than its own it passes."""
     m = data_only(op, carried)
     axis = normal_axis(int(op.attrs.get("axis", 0)), m.rank)
-    count = len(view.shape(op.inputs[1]))
+    count = len(context.shape(op.inputs[1]))
 
     def pick(a: np.ndarray) -> np.ndarray:
         if a.shape[axis] > 1:
-            return np.asarray(np.take(a, _indices(op, view), axis))
+            return np.asarray(np.take(a, _indices(op, context), axis))
         return a.reshape((*a.shape[:axis], *(1,) * count, *a.shape[axis + 1 :]))
 
     return [Step(gives={0: m.each(pick)})]

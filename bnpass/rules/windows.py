@@ -7,9 +7,9 @@ from math import prod
 
 import numpy as np
 
-from bnpass.affine import Map
-from bnpass.graph import Op
-from bnpass.rules.base import MapRefusedError, Rule, Step, View, data_only, only, size
+from bnpass.ir.affine import Map
+from bnpass.ir.graph import Op
+from bnpass.rules.base import MapRefusedError, Rule, RuleContext, Step, data_only, only, size
 from bnpass.rules.structure import integers, normal_axis
 
 
@@ -34,9 +34,9 @@ def _counts_padding(op: Op) -> bool:
     return pads is None or any(pads) or bool(op.attrs.get("ceil_mode"))
 
 
-def _pooled(op: Op, m: Map, view: View) -> Map:
+def _pooled(op: Op, m: Map, context: RuleContext) -> Map:
     _spatial(op, m)
-    if any(not view.unread(name) for name in op.outputs[1:] if name):
+    if any(not context.unread(name) for name in op.outputs[1:] if name):
         raise MapRefusedError("its indices are read", op)
     if op.kind in ("MaxPool", "GlobalMaxPool"):
         _monotone(op, m)
@@ -45,37 +45,37 @@ def _pooled(op: Op, m: Map, view: View) -> Map:
     return m
 
 
-def pool_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def pool_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """Averages pass every map, maxima those without a negative scale."""
-    return [Step(asks={0: _pooled(op, only(asks), view)})]
+    return [Step(asks={0: _pooled(op, only(asks), context)})]
 
 
-def pool_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def pool_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """Averages pass every map, maxima those without a negative scale."""
-    return [Step(gives={0: _pooled(op, data_only(op, carried), view)})]
+    return [Step(gives={0: _pooled(op, data_only(op, carried), context)})]
 
 
 # --- reductions
 
 
-def _reduced(op: Op, rank: int, view: View) -> set[int]:
+def _reduced(op: Op, rank: int, context: RuleContext) -> set[int]:
     """The axes that go; none named means all, or none with noop_with_empty_axes."""
-    axes = integers(op, 1, view)
+    axes = integers(op, 1, context)
     if not axes:
         return set() if op.attrs.get("noop_with_empty_axes") else set(range(rank))
     return {normal_axis(a, rank) for a in axes}
 
 
-def _count(op: Op, reduced: set[int], view: View) -> int:
-    dims = view.shape(op.inputs[0])
+def _count(op: Op, reduced: set[int], context: RuleContext) -> int:
+    dims = context.shape(op.inputs[0])
     return prod(size(dims[a], op, f"its reduced axis {a}") for a in reduced)
 
 
-def reduce_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def reduce_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """Mean passes, max and min without negative scales, a sum's shift is shared out."""
     m = only(asks)
-    rank = len(view.shape(op.inputs[0]))
-    reduced = _reduced(op, rank, view)
+    rank = len(context.shape(op.inputs[0]))
+    reduced = _reduced(op, rank, context)
     if op.kind in ("ReduceMax", "ReduceMin"):
         _monotone(op, m)
     if not op.attrs.get("keepdims", 1):
@@ -83,20 +83,20 @@ def reduce_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step
         for axis in where:
             m = m.each(lambda a, axis=axis: np.expand_dims(a, axis))  # type: ignore[misc]
     if op.kind == "ReduceSum" and m.has_shift:
-        m = m.with_shift(m.shift / _count(op, reduced, view))
+        m = m.with_shift(m.shift / _count(op, reduced, context))
     return [Step(asks={0: m})]
 
 
-def reduce_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def reduce_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """Mean passes, max and min without negative scales, a sum's shift counts its entries."""
     m = data_only(op, carried)
-    reduced = _reduced(op, m.rank, view)
+    reduced = _reduced(op, m.rank, context)
     if reduced & set(m.axes):
         raise MapRefusedError("it reduces the channel axis", op)
     if op.kind in ("ReduceMax", "ReduceMin"):
         _monotone(op, m)
     if op.kind == "ReduceSum" and m.has_shift:
-        m = m.with_shift(m.shift * _count(op, reduced, view))
+        m = m.with_shift(m.shift * _count(op, reduced, context))
     if not op.attrs.get("keepdims", 1):
         m = m.each(lambda a: a.reshape([n for i, n in enumerate(a.shape) if i not in reduced]))
     return [Step(gives={0: m})]
@@ -105,24 +105,24 @@ def reduce_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
 # --- Resize, Upsample
 
 
-def _resized(op: Op, m: Map, view: View) -> Map:
+def _resized(op: Op, m: Map, context: RuleContext) -> Map:
     if op.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         raise MapRefusedError("tf_crop_and_resize writes a constant of its own", op)
-    before, after = view.shape(op.inputs[0]), view.shape(op.outputs[0])
+    before, after = context.shape(op.inputs[0]), context.shape(op.outputs[0])
     for axis in m.axes:
         kept = before[axis] == after[axis] and isinstance(before[axis], int)
-        if not kept or not _steps_by_one(op, axis, len(before), view):
+        if not kept or not _steps_by_one(op, axis, len(before), context):
             raise MapRefusedError("it resizes the channel axis", op)
     return m
 
 
-def _steps_by_one(op: Op, axis: int, rank: int, view: View) -> bool:
+def _steps_by_one(op: Op, axis: int, rank: int, context: RuleContext) -> bool:
     """Whether an axis whose size stays is not resampled: 4 entries times 1.2 are 4 others."""
     axes = [normal_axis(int(a), rank) for a in op.attrs.get("axes") or range(rank)]
     if axis not in axes:
         return True
     name = op.input(2)
-    scales = view.constant(name) if name else None
+    scales = context.constant(name) if name else None
     if name and scales is None:
         return False
     if scales is None or 0 in scales.shape:  # sizes: a ratio each, unless one is kept for all
@@ -130,33 +130,33 @@ def _steps_by_one(op: Op, axis: int, rank: int, view: View) -> bool:
     return bool(scales.small.reshape(-1)[axes.index(axis)] == 1)
 
 
-def resize_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def resize_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """Interpolation weights add up to 1: every map passes, in every mode."""
-    return [Step(asks={0: _resized(op, only(asks), view)})]
+    return [Step(asks={0: _resized(op, only(asks), context)})]
 
 
-def resize_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def resize_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """Interpolation weights add up to 1: every map passes, in every mode."""
-    return [Step(gives={0: _resized(op, data_only(op, carried), view)})]
+    return [Step(gives={0: _resized(op, data_only(op, carried), context)})]
 
 
 # --- Pad
 
 
-def _pads(op: Op, rank: int, view: View) -> dict[int, tuple[int, int]]:
+def _pads(op: Op, rank: int, context: RuleContext) -> dict[int, tuple[int, int]]:
     """(begin, end) of every axis that is padded."""
-    pads = integers(op, 1, view) or []
-    axes = integers(op, 3, view) or list(range(rank))
+    pads = integers(op, 1, context) or []
+    axes = integers(op, 3, context) or list(range(rank))
     pairs = zip(pads[: len(axes)], pads[len(axes) :], strict=True)
     found = {normal_axis(a, rank): pair for a, pair in zip(axes, pairs, strict=True)}
     return {a: pair for a, pair in found.items() if any(pair)}
 
 
-def _fill(op: Op, view: View) -> float:
+def _fill(op: Op, context: RuleContext) -> float:
     name = op.input(2)
-    if name and view.constant(name) is None:
+    if name and context.constant(name) is None:
         raise MapRefusedError("its fill value is computed at run time", op)
-    return float(view.current(op, 2).reshape(-1)[0])
+    return float(context.current(op, 2).reshape(-1)[0])
 
 
 def _one_number(values: np.ndarray, op: Op) -> float:
@@ -212,26 +212,26 @@ def _check_pad(op: Op, m: Map, pads: dict[int, tuple[int, int]]) -> bool:
     return bool(pads)
 
 
-def pad_backward(op: Op, asks: Sequence[Map | None], view: View) -> list[Step]:
+def pad_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """m(Pad(x, c)) = Pad(m(x), m(c)), if m(c) is one number over the padding."""
     m = only(asks)
-    pads = _pads(op, m.rank, view)
+    pads = _pads(op, m.rank, context)
     if not _check_pad(op, m, pads):
         return [Step(asks={0: m})]
-    old = _fill(op, view)
+    old = _fill(op, context)
     m = m.full((), m.shape)
     full = Map(*np.broadcast_arrays(m.scale, m.shift))
     new = _one_number(_outside(full.scale * old + full.shift, pads), op)
     return [Step(asks={0: _inner(full, pads)}, constants=_new_fill(old, new))]
 
 
-def pad_forward(op: Op, carried: dict[int, Map], view: View) -> list[Step]:
+def pad_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
     """Pad(m(x), c) = m(Pad(x, c')) with m(c') = c; padded channels carry the identity."""
     m = data_only(op, carried)
-    pads = _pads(op, m.rank, view)
+    pads = _pads(op, m.rank, context)
     if not _check_pad(op, m, pads):
         return [Step(gives={0: m})]
-    old = _fill(op, view)
+    old = _fill(op, context)
     full = Map(*np.broadcast_arrays(m.scale, m.shift))
     varied = {a: p for a, p in pads.items() if full.shape[a] > 1}
     if varied and len(varied) < len(pads):

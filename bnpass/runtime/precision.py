@@ -1,7 +1,7 @@
 """The tolerance of a narrowed model: from its type, and from how well each layer is conditioned.
 
 A normalised value is off by about 10 * u * |mean| / sigma of what is normalised, where u is the
-type's unit roundoff, folded or not (measured, see :data:`bnpass.runtime.referee.ROUNDING`). The
+type's unit roundoff, folded or not (measured, see :data:`bnpass.runtime.accuracy.ROUNDING`). The
 layers' errors are independent, so they add up as their squares do.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 import onnx
 
 from bnpass.errors import InputError, MissingDependencyError
+from bnpass.runtime.accuracy import ROUNDING, Conditioning, conditioning
 from bnpass.runtime.cases import RandomPlan
 from bnpass.runtime.engines import Loaded, onnx_engine
-from bnpass.runtime.referee import ROUNDING, Conditioning, conditioning
 from bnpass.runtime.tolerance import Tolerance
 
 ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}

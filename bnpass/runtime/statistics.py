@@ -155,7 +155,7 @@ def _own_copy(model: str | os.PathLike[str] | onnx.ModelProto) -> onnx.ModelProt
 def _free(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy whose batch is free: statistics at a fixed batch of 1 would be wrong."""
     if not free_batch_of(inputs_of(model)):
-        from bnpass.frontends.onnx.batch import free_batch
+        from bnpass.frontends.onnx.free_batch import free_batch
 
         freed: onnx.ModelProto = free_batch(model)
         return freed

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import fx
 
-from bnpass.caching import cached_property
 from bnpass.data.dataset import Data
 from bnpass.errors import InputError
 from bnpass.files import make_folder

@@ -134,22 +134,22 @@ def test_determinism_on_data(bnpass: Run, plain: Path, data: Path) -> None:
 
 def test_one_model_is_enough_for_determinism_only(bnpass: Run, plain: Path) -> None:
     bnpass("verify", plain).assert_refused(2, "no candidate", "bnpass verify A B")
-    bnpass("verify", plain, "--determinism", "--referee").assert_refused(2, "no candidate")
+    bnpass("verify", plain, "--determinism", "--accuracy").assert_refused(2, "no candidate")
 
 
-def test_the_referee_says_who_is_nearer(bnpass: Run, plain: Path, tmp_path: Path) -> None:
-    result = bnpass("verify", plain, changed(1e-3, tmp_path), "--referee", "--rtol", "0.5")
+def test_the_accuracy_says_who_is_nearer(bnpass: Run, plain: Path, tmp_path: Path) -> None:
+    result = bnpass("verify", plain, changed(1e-3, tmp_path), "--accuracy", "--rtol", "0.5")
     assert result.code == 0
-    assert "referee: the reference is nearer to float64" in result.out
+    assert "accuracy: the reference is nearer to float64" in result.out
     table = result.out.split("conditioning")[1]
     assert "fc0" in table and "fc1" in table
 
 
-def test_the_referee_in_json_on_data(bnpass: Run, normed: Path, data: Path) -> None:
-    document = bnpass("verify", normed, normed, "--referee", "--data", data, "--json").document
-    referee = document["referee"]
-    assert {c["node"] for c in referee["conditioning"]} == {"fc0", "fc1"}
-    assert referee["outputs"]["h1"]["rewrite"] == 0
+def test_the_accuracy_in_json_on_data(bnpass: Run, normed: Path, data: Path) -> None:
+    document = bnpass("verify", normed, normed, "--accuracy", "--data", data, "--json").document
+    accuracy = document["accuracy"]
+    assert {c["node"] for c in accuracy["conditioning"]} == {"fc0", "fc1"}
+    assert accuracy["outputs"]["h1"]["rewrite"] == 0
     assert "warnings" not in document
 
 

@@ -26,8 +26,8 @@ def test_deep_graphs_of_structure_fold_exactly():
 
 
 def test_weights_worked_out_piece_by_piece_fold_as_exactly(monkeypatch):
-    monkeypatch.setattr("bnpass.weights.LARGE", 1)
-    monkeypatch.setattr("bnpass.scaled._PIECE", 5)
+    monkeypatch.setattr("bnpass.ir.weights.LARGE", 1)
+    monkeypatch.setattr("bnpass.ir.scaled._PIECE", 5)
     for seed in range(9000, 9040):
         check_fold(seed)
     for seed in range(7000, 7010):

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
-from bnpass.frontends.onnx.batch import free_batch  # noqa: E402
+from bnpass.frontends.onnx.free_batch import free_batch  # noqa: E402
 from bnpass.importer import to_torch, write_back  # noqa: E402
 from tests.importer.nets import ort_run, relative, take_one_step  # noqa: E402
 

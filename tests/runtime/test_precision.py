@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bnpass.frontends.onnx.narrow import narrow_model
+from bnpass.frontends.onnx.half import to_half
 from bnpass.runtime.precision import HOPELESS, derived, precision
 from bnpass.runtime.verify import verify
 from tests.runtime.conftest import edit
@@ -39,7 +39,7 @@ def test_a_hopeless_layer_is_named(convnet):
 def test_the_tolerance_holds_what_narrowing_costs(convnet, to, shift):
     shifted = edit(convnet, "t1", lambda t: t + np.float32(shift))
     rule = precision(shifted, to).rule
-    narrow = narrow_model(edit(shifted, "t1", lambda t: t), to).model
+    narrow = to_half(edit(shifted, "t1", lambda t: t), to).model
     report = verify(shifted, narrow, rtol=rule.rtol, atol=rule.atol)
     assert report.passed
     assert max(c.max_rel for c in report.outputs.values()) > 1e-5, "something was narrowed"

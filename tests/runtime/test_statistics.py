@@ -319,7 +319,7 @@ def test_model_without_bn_is_unchanged(mlp):
 
 
 def test_fixed_batch_is_freed(convnet, images):
-    pytest.importorskip("bnpass.frontends.onnx.batch")
+    pytest.importorskip("bnpass.frontends.onnx.free_batch")
     want = calibrate_onnx(convnet, [images])
     for io in (convnet.graph.input[0], convnet.graph.output[0]):
         io.type.tensor_type.shape.dim[0].dim_value = 1

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from bnpass.edits import LEFTOVER_EPSILON, BiasDrop, FoldEdits, Leftover, NewNorm
 from bnpass.frontends.fx.call import Slot
 from bnpass.frontends.fx.editor import Arrays, Editor
 from bnpass.frontends.fx.info import META, Info
 from bnpass.frontends.fx.read import Reading
 from bnpass.frontends.fx.slots import argument, data_argument, set_argument
-from bnpass.graph import Op
 from bnpass.importer.modules import BatchNorm
+from bnpass.ir.edits import LEFTOVER_EPSILON, BiasDrop, FoldEdits, Leftover, NewNorm
+from bnpass.ir.graph import Op
+from bnpass.ir.weights import NewWeights, multiplied_out, new_weights
 from bnpass.passes.planner import Planner
-from bnpass.weights import NewWeights, multiplied_out, new_weights
 
 MOVES = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 """What a fold only removes in pairs that undo each other, one behind the other in its plan."""

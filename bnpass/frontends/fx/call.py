@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from bnpass.frontends.fx.info import META, Info
-from bnpass.graph import Constant, Dim, Op
+from bnpass.ir.graph import Constant, Dim, Op
 
 if TYPE_CHECKING:
     from bnpass.frontends.fx.read import Reading
@@ -171,7 +171,7 @@ class Call:
         """The operator that makes the node's value.
 
         Args:
-            kind, inputs, attrs: see :class:`bnpass.graph.Op`.
+            kind, inputs, attrs: see :class:`bnpass.ir.graph.Op`.
             slots: constant inputs that a fold may change: the function's parameter or the
                 module's attribute that holds each, by input index.
             scalars: those of them that can only hold a number.

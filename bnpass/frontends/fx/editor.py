@@ -19,7 +19,7 @@ from bnpass.frontends.fx.inplace import Memory
 from bnpass.frontends.fx.read import Reading
 from bnpass.frontends.fx.slots import argument, as_tensor, data_argument, set_argument
 from bnpass.frontends.fx.tracing import owner
-from bnpass.graph import Op
+from bnpass.ir.graph import Op
 
 Arrays = dict[str, np.ndarray]
 """New values of a module's attributes, by name."""

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from bnpass.errors import InputError
 from bnpass.frontends.fx.hooks import OBSERVED, has_hooks, watched
 from bnpass.frontends.fx.tracing import mode
-from bnpass.graph import Dim
+from bnpass.ir.graph import Dim
 
 META = "bnpass"
 BATCH = "N"

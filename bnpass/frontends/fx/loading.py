@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import fx
 
-from bnpass.affine import Map
-from bnpass.edits import BiasDrop
 from bnpass.frontends.fx.read import Reading
-from bnpass.graph import Op
+from bnpass.ir.affine import Map
+from bnpass.ir.edits import BiasDrop
+from bnpass.ir.graph import Op
 from bnpass.passes.planner import Planner
 from bnpass.passes.sites import InsertPlan
 

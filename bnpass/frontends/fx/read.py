@@ -15,7 +15,7 @@ from bnpass.frontends.fx.hooks import is_hooked
 from bnpass.frontends.fx.info import META, Info, dtype_name
 from bnpass.frontends.fx.inplace import rename, written
 from bnpass.frontends.fx.targets import function_handler, function_name, module_handler
-from bnpass.graph import Constant, Dim, Graph, Op
+from bnpass.ir.graph import Constant, Dim, Graph, Op
 
 Values = Any
 """A value name, a tuple of such (nested), or None for what is no tensor."""

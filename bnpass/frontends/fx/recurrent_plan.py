@@ -17,7 +17,6 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from bnpass.edits import BiasDrop
 from bnpass.errors import InputError
 from bnpass.frontends.fx.apply import apply_fold, new_norm, start
 from bnpass.frontends.fx.call import to_numpy
@@ -27,7 +26,8 @@ from bnpass.frontends.fx.info import propagate
 from bnpass.frontends.fx.read import Reading, read
 from bnpass.frontends.fx.recurrent import NormedRecurrent, norm_name, parts
 from bnpass.frontends.fx.tracing import owner, trace
-from bnpass.graph import Op
+from bnpass.ir.edits import BiasDrop
+from bnpass.ir.graph import Op
 from bnpass.passes.fold import FoldEntry, plan_fold
 from bnpass.passes.initial import new_norms
 from bnpass.passes.insert import _Inserter

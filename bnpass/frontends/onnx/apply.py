@@ -8,16 +8,16 @@ from collections.abc import Callable, Hashable, Iterable
 import numpy as np
 import onnx
 
-from bnpass.affine import Map
-from bnpass.edits import LEFTOVER_EPSILON, FoldEdits, Leftover, NewNorm, Rewrite
 from bnpass.frontends.onnx.editor import Editor
 from bnpass.frontends.onnx.read import Reading, Scope
-from bnpass.graph import Op
+from bnpass.ir.affine import Map
+from bnpass.ir.edits import LEFTOVER_EPSILON, FoldEdits, Leftover, NewNorm, Rewrite
+from bnpass.ir.graph import Op
+from bnpass.ir.weights import kernel_form, new_kernels, new_weights
 from bnpass.onnx_model.attributes import set_attributes
 from bnpass.onnx_model.messages import np_dtype
 from bnpass.passes.planner import Planner
-from bnpass.rules import View
-from bnpass.weights import kernel_form, new_kernels, new_weights
+from bnpass.rules import RuleContext
 
 _TOGETHER = 1 << 17  # entries of kernels rewritten at once: 1 MiB in float64
 
@@ -29,17 +29,17 @@ def apply_fold(reading: Reading, scope: Scope, edits: FoldEdits) -> int:
         OverflowedError: some new weight is not finite; the model is then half edited.
     """
     editor = Editor(reading, scope)
-    view = Planner(scope.graph)
-    alike, others = _by_form(edits.rewrites, view)
+    context = Planner(scope.graph)
+    alike, others = _by_form(edits.rewrites, context)
     for group in alike:
         ops = [rewrite.op for rewrite in group]
-        new = new_kernels(group, view)
+        new = new_kernels(group, context)
         for index, arrays in new.constants.items():
             editor.set_constants(ops, index, arrays)
         for index, scaled in new.scaled.items():
             editor.set_scaled(ops[0], index, scaled)
     for rewrite in others:
-        new = new_weights(rewrite, view)
+        new = new_weights(rewrite, context)
         for index, array in sorted(new.constants.items()):
             editor.set_constant(rewrite.op, index, array)
         for index, scaled in new.scaled.items():
@@ -61,27 +61,27 @@ def apply_fold(reading: Reading, scope: Scope, edits: FoldEdits) -> int:
 
 
 def _by_form(
-    rewrites: Iterable[Rewrite], view: View
+    rewrites: Iterable[Rewrite], context: RuleContext
 ) -> tuple[list[list[Rewrite]], list[Rewrite]]:
     """Convolutions to be rewritten together, few enough for a processor's cache; and the rest."""
     open_groups: dict[Hashable, list[Rewrite]] = {}
     groups: list[list[Rewrite]] = []
     others = []
     for rewrite in rewrites:
-        form = kernel_form(rewrite, view)
+        form = kernel_form(rewrite, context)
         if form is None:
             others.append(rewrite)
             continue
         group = open_groups.get(form)
-        if group is None or len(group) * _entries(rewrite, view) >= _TOGETHER:
+        if group is None or len(group) * _entries(rewrite, context) >= _TOGETHER:
             group = open_groups[form] = []
             groups.append(group)
         group.append(rewrite)
     return groups, others
 
 
-def _entries(rewrite: Rewrite, view: View) -> int:
-    weight = view.constant(rewrite.op.inputs[1])
+def _entries(rewrite: Rewrite, context: RuleContext) -> int:
+    weight = context.constant(rewrite.op.inputs[1])
     return 0 if weight is None else math.prod(weight.shape)
 
 

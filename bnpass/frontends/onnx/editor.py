@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import onnx
 
-from bnpass.affine import all_finite
 from bnpass.frontends.onnx.read import Reading, Scope
-from bnpass.graph import Op
+from bnpass.ir.affine import all_finite
+from bnpass.ir.graph import Op
+from bnpass.ir.scaled import Scaled
 from bnpass.onnx_model.messages import (
     np_dtype,
     overwrite,
@@ -19,7 +20,6 @@ from bnpass.onnx_model.messages import (
 )
 from bnpass.onnx_model.storage import external
 from bnpass.onnx_model.storage.patching import APPEND_FROM
-from bnpass.scaled import Scaled
 
 
 class OverflowedError(Exception):

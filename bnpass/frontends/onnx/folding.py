@@ -20,7 +20,7 @@ from bnpass.frontends.onnx.read import (
     copied,
     read,
 )
-from bnpass.graph import RECURRENT, Graph
+from bnpass.ir.graph import RECURRENT, Graph
 from bnpass.onnx_model.attributes import set_attributes
 from bnpass.onnx_model.faults import blaming_the_model
 from bnpass.onnx_model.scopes import graphs
@@ -222,7 +222,7 @@ def _stays(reading: Reading, plans: Sequence[FoldPlan]) -> list[tuple[Graph, str
 def _writes_operators(plan: FoldPlan) -> bool:
     """Whether a fold puts operators into the graph: an Add behind a MatMul, a leftover."""
     shifts = (
-        (r.after is not None and r.after.has_shift) or (r.before is not None and r.before.has_shift)
+        any(m is not None and m.has_shift for m in (r.input_map, r.output_map))
         for r in plan.edits.rewrites
         if r.op.kind in ("MatMul", "Einsum")
     )

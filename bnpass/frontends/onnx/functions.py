@@ -12,7 +12,7 @@ import onnx
 import onnx.inliner
 
 from bnpass.frontends.onnx.read import Reading
-from bnpass.graph import RECURRENT, Graph, Op
+from bnpass.ir.graph import RECURRENT, Graph, Op
 from bnpass.onnx_model.scopes import nodes_within
 from bnpass.rules import RULES
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from bnpass.graph import Constant, Dim
+from bnpass.ir.graph import Constant, Dim
 from bnpass.onnx_model.attributes import plain_attributes
 from bnpass.onnx_model.constants import dtype_name
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from bnpass.caching import cached_property
 from bnpass.errors import InputError
 from bnpass.frontends.onnx.normalize import Context, normalize
-from bnpass.graph import Dim, Graph, Op
+from bnpass.ir.graph import Dim, Graph, Op
 from bnpass.onnx_model import shapes
 from bnpass.onnx_model.attributes import OLDEST_OPSET, opset_of
 from bnpass.onnx_model.constants import (

@@ -19,7 +19,7 @@ import onnx
 
 from bnpass.frontends.onnx.editor import Editor
 from bnpass.frontends.onnx.read import Reading, Scope, read
-from bnpass.graph import RECURRENT, Constant, Graph, Op
+from bnpass.ir.graph import RECURRENT, Constant, Graph, Op
 from bnpass.passes.nonlinear import is_split
 
 

@@ -33,7 +33,7 @@ WEIGHTS = {"w": (6, 3, 3, 3), "b": (6,), "v": (8, 6, 3, 3), "n": Norm(6), "m": N
 def every_file_is_large(monkeypatch):
     monkeypatch.setattr("bnpass.onnx_model.storage.detached.LARGE_FILE", 0)
     monkeypatch.setattr("bnpass.onnx_model.storage.detached._DETACHED_FROM", 100)
-    monkeypatch.setattr("bnpass.weights.LARGE", 1)
+    monkeypatch.setattr("bnpass.ir.weights.LARGE", 1)
     monkeypatch.setattr("bnpass.onnx_model.storage.patching.APPEND_FROM", 50)
 
 

@@ -84,8 +84,8 @@ def test_weights_change_in_a_new_data_file_and_nothing_else_does(saved, tmp_path
 def test_pieces_give_the_same_bytes_as_the_whole(saved, tmp_path, monkeypatch):
     path, whole, pieces = saved(), tmp_path / "whole.onnx", tmp_path / "pieces.onnx"
     bnpass.fold(path, output=whole)
-    monkeypatch.setattr("bnpass.weights.LARGE", 1)
-    monkeypatch.setattr("bnpass.scaled._PIECE", 300)
+    monkeypatch.setattr("bnpass.ir.weights.LARGE", 1)
+    monkeypatch.setattr("bnpass.ir.scaled._PIECE", 300)
     bnpass.fold(path, output=pieces)
     one, other = onnx.load(whole), onnx.load(pieces)
     assert [t.raw_data for t in one.graph.initializer] == [
@@ -96,7 +96,7 @@ def test_pieces_give_the_same_bytes_as_the_whole(saved, tmp_path, monkeypatch):
 @pytest.mark.parametrize("large", [1, 1 << 30])
 @pytest.mark.parametrize("overlap", ["whole", "part"])
 def test_bytes_that_two_tensors_share_stay_for_the_other(tmp_path, monkeypatch, overlap, large):
-    monkeypatch.setattr("bnpass.weights.LARGE", large)
+    monkeypatch.setattr("bnpass.ir.weights.LARGE", large)
     path, output = tmp_path / "model.onnx", tmp_path / "folded.onnx"
     onnx.save_model(
         shared_conv_model(False), path, save_as_external_data=True, location="model.data",

@@ -9,7 +9,7 @@ from torch import fx
 from bnpass.frontends.fx.call import Call, UnknownError
 from bnpass.frontends.fx.info import Info
 from bnpass.frontends.fx.targets import function
-from bnpass.graph import Dim
+from bnpass.ir.graph import Dim
 
 _END = 2**31 - 1
 

@@ -10,7 +10,7 @@ from torch import nn
 from bnpass.frontends.fx.call import Call, UnknownError
 from bnpass.frontends.fx.info import Info
 from bnpass.frontends.fx.targets import function, module
-from bnpass.graph import Dim
+from bnpass.ir.graph import Dim
 
 # --- Reshape -------------------------------------------------------------------------------------
 

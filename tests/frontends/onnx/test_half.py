@@ -1,4 +1,4 @@
-"""Narrowed models: valid for onnx, equal to rounding, float32 where that must stay."""
+"""Half-precision models: valid for onnx, equal to rounding, float32 where that must stay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnx import TensorProto, numpy_helper
 
 import bnpass
 from bnpass.errors import RefusedError, UnsupportedError, UsageError, VerificationError
-from bnpass.frontends.onnx.narrow import narrow_model
+from bnpass.frontends.onnx.half import to_half
 from bnpass.runtime.verify import verify
 
 RNG = np.random.default_rng(3)
@@ -35,7 +35,7 @@ def copy_of(source: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def narrowed(source: onnx.ModelProto, to: str = "fp16", **options: bool):
-    result = narrow_model(copy_of(source), to, **options)
+    result = to_half(copy_of(source), to, **options)
     onnx.checker.check_model(result.model, full_check=True)
     return result
 
@@ -250,7 +250,7 @@ def test_a_value_of_unknown_type_is_refused_by_name():
     source = model("g (float[N,2] x) => (float[N,2] y) { h = my.Op(x)  y = Relu(h) }")
     source.opset_import.add(domain="my", version=1)
     with pytest.raises(UnsupportedError, match="'h'"):
-        narrow_model(source, "fp16")
+        to_half(source, "fp16")
 
 
 def test_types_that_inference_leaves_out_follow_from_the_inputs():
@@ -275,7 +275,7 @@ def test_random_graphs(group: int):
 
 def test_misspelt_types_are_refused():
     with pytest.raises(UsageError, match="'fp15'"):
-        narrow_model(copy_of(CONV), "fp15")
+        to_half(copy_of(CONV), "fp15")
 
 
 def with_norm() -> onnx.ModelProto:
@@ -300,9 +300,9 @@ def test_the_public_fold_narrows(to: str, tmp_path):
 
 
 def test_a_narrowed_model_that_is_wrong_is_not_returned(monkeypatch):
-    from bnpass.frontends.onnx.narrow import fold as narrow_fold
+    from bnpass.frontends.onnx.half import fold as narrow_fold
 
-    right = narrow_fold.narrow_model
+    right = narrow_fold.to_half
 
     def wrong(*arguments, **options):
         done = right(*arguments, **options)
@@ -312,7 +312,7 @@ def test_a_narrowed_model_that_is_wrong_is_not_returned(monkeypatch):
         tensor.CopyFrom(numpy_helper.from_array(values, "W"))
         return done
 
-    monkeypatch.setattr(narrow_fold, "narrow_model", wrong)
+    monkeypatch.setattr(narrow_fold, "to_half", wrong)
     with pytest.raises(VerificationError):
         bnpass.fold(with_norm(), to="float16")
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import numpy_helper
 
-from bnpass.frontends.onnx.batch.rules import Batch, State, View, rule
-from bnpass.frontends.onnx.batch.shapes import Dims
+from bnpass.frontends.onnx.free_batch.rules import Batch, State, View, rule
+from bnpass.frontends.onnx.free_batch.shapes import Dims
 
 
 @rule(

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from bnpass.frontends.onnx.batch.rules import Repeat
+from bnpass.frontends.onnx.free_batch.rules import Repeat
 
 
 def repeat_constants(

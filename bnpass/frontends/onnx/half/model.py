@@ -24,7 +24,7 @@ import onnx
 import onnx.inliner
 
 from bnpass.errors import UnsupportedError, UsageError, close_matches
-from bnpass.frontends.onnx.narrow.values import (
+from bnpass.frontends.onnx.half.values import (
     FLOAT,
     KINDS,
     SMALL,
@@ -48,7 +48,7 @@ _FLOAT_CONSTANTS = ("value_float", "value_floats")
 
 
 @dataclass
-class Narrowed:
+class HalfModel:
     """A narrowed model and what was done.
 
     Attributes:
@@ -71,7 +71,7 @@ class Narrowed:
                 "vanished": self.vanished}  # fmt: skip
 
 
-def narrow_type(name: str) -> str:
+def half_type(name: str) -> str:
     """The full name of a narrow type: ``fp16`` is ``float16``.
 
     Raises:
@@ -85,7 +85,7 @@ def narrow_type(name: str) -> str:
     return full
 
 
-def narrow_model(model: onnx.ModelProto, to: str, *, io: bool = False) -> Narrowed:
+def to_half(model: onnx.ModelProto, to: str, *, io: bool = False) -> HalfModel:
     """Convert a float32 model to a narrow type.
 
     Args:
@@ -97,7 +97,7 @@ def narrow_model(model: onnx.ModelProto, to: str, *, io: bool = False) -> Narrow
         RefusedError: a weight does not fit the type; the message names its node.
         UnsupportedError: the type of a value cannot be told, or it is no tensor.
     """
-    dtype = narrow_type(to)
+    dtype = half_type(to)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     return _Narrower(model, dtype, io).run()
@@ -109,7 +109,7 @@ class _Narrower:
     def __init__(self, model: onnx.ModelProto, dtype: str, io: bool) -> None:
         self.model, self.io = model, io
         self.kind = KINDS[dtype]
-        self.result = Narrowed(model, dtype)
+        self.result = HalfModel(model, dtype)
         self.versions = Versions(model, dtype)
         self.opsets = {o.domain or "": o.version for o in model.opset_import}
         self.opsets.setdefault("", self.opsets.get("ai.onnx", 1))
@@ -117,7 +117,7 @@ class _Narrower:
         self.result.storage = self._missing_layer()
         self.versions.storage = bool(self.result.storage)
 
-    def run(self) -> Narrowed:
+    def run(self) -> HalfModel:
         outside = self.kind if self.io and not self.result.storage else FLOAT
         self._graph(self.model.graph, (), None, outside)
         self.result.vanished = self.versions.vanished

@@ -1,6 +1,7 @@
 """A fixed batch size made symbolic, where it provably is the batch.
 
-Axis 0 of every input is followed through the graph (:mod:`~bnpass.frontends.onnx.batch.rules`).
+Axis 0 of every input is followed through the graph
+(:mod:`~bnpass.frontends.onnx.free_batch.rules`).
 Every operator on the way must treat the entries along it alike; a constant that spells out the size
 (a Reshape to ``[1, 256]``) is replaced by one that does not. Where that cannot be shown, the node
 is named and nothing is changed.
@@ -14,9 +15,9 @@ from dataclasses import dataclass, field, replace
 import onnx
 
 from bnpass.errors import InputError
-from bnpass.frontends.onnx.batch.repeat import repeat_constants
-from bnpass.frontends.onnx.batch.rules import Batch, Refusal, Repeat, State, View, follow
-from bnpass.frontends.onnx.batch.shapes import Dims, dims_of, infer
+from bnpass.frontends.onnx.free_batch.repeat import repeat_constants
+from bnpass.frontends.onnx.free_batch.rules import Batch, Refusal, Repeat, State, View, follow
+from bnpass.frontends.onnx.free_batch.shapes import Dims, dims_of, infer
 
 Use = tuple[str, int]
 """One input of one node: (first output of the node, index of the input)."""
@@ -173,7 +174,7 @@ def _with_size(
     model: onnx.ModelProto, batched: Mapping[str, Dims], size: int
 ) -> onnx.ModelProto:
     """The model with ``size`` where an input is symbolic already, for shape inference only."""
-    from bnpass.frontends.onnx.batch.shapes import skeleton
+    from bnpass.frontends.onnx.free_batch.shapes import skeleton
 
     result = skeleton(model)
     for value in result.graph.input:

@@ -5,27 +5,27 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 
-from bnpass.affine import Map
-from bnpass.graph import Op, Use
+from bnpass.ir.affine import Map
+from bnpass.ir.graph import Op, Use
 from bnpass.rules import Step
 
 
 @dataclass
-class Trial:
+class Propagation:
     """What one map would change; nothing is changed until it is committed.
 
     Attributes:
-        before, after: maps that operators' weights take in.
+        input_maps, output_maps: maps that operators' weights take in.
         constants: maps that single constant inputs take in.
         changed: values whose numbers would differ.
         crossed: names of the operators that the map goes through or ends in.
         arrived: forward: the maps that reached a value where the walk was told to stop.
         joined: forward: results of other chains whose maps had to come along.
-        adds: operators that the trial costs.
+        adds: operators that the propagation costs.
     """
 
-    before: list[tuple[Op, Map]] = field(default_factory=list)
-    after: list[tuple[Op, Map]] = field(default_factory=list)
+    input_maps: list[tuple[Op, Map]] = field(default_factory=list)
+    output_maps: list[tuple[Op, Map]] = field(default_factory=list)
     constants: list[tuple[Op, int, Map]] = field(default_factory=list)
     changed: set[str] = field(default_factory=set)
     crossed: set[str] = field(default_factory=set)
@@ -36,15 +36,15 @@ class Trial:
     @property
     def into(self) -> tuple[str, ...]:
         """Names of the operators that take something in."""
-        names = [op.name for op, _ in (*self.before, *self.after)]
+        names = [op.name for op, _ in (*self.input_maps, *self.output_maps)]
         names += [op.name for op, _, _ in self.constants]
         return tuple(names if len(names) < 2 else dict.fromkeys(names))
 
-    def copy(self) -> Trial:
+    def copy(self) -> Propagation:
         """An independent copy."""
-        return Trial(
-            self.before[:],
-            self.after[:],
+        return Propagation(
+            self.input_maps[:],
+            self.output_maps[:],
             self.constants[:],
             set(self.changed),
             set(self.crossed),
@@ -55,10 +55,10 @@ class Trial:
 
     def take(self, op: Op, step: Step) -> None:
         """Note what a step changes of its operator."""
-        if step.before is not None and not step.before.is_identity:
-            self.before.append((op, step.before))
-        if step.after is not None and not step.after.is_identity:
-            self.after.append((op, step.after))
+        if step.input_map is not None and not step.input_map.is_identity:
+            self.input_maps.append((op, step.input_map))
+        if step.output_map is not None and not step.output_map.is_identity:
+            self.output_maps.append((op, step.output_map))
         for index, m in step.constants.items():
             if not m.is_identity:
                 self.constants.append((op, index, m))
@@ -67,7 +67,7 @@ class Trial:
 
 
 @dataclass
-class Pending:
+class Worklist:
     """The front of a walk: what readers ask of values, what values carry, operators to visit."""
 
     asks: dict[str, dict[Use, Map]] = field(default_factory=dict)
@@ -76,10 +76,10 @@ class Pending:
     queued: set[str] = field(default_factory=set)
     stops: frozenset[str] = frozenset()
 
-    def copy(self) -> Pending:
+    def copy(self) -> Worklist:
         """An independent copy."""
         asks = {value: dict(readers) for value, readers in self.asks.items()}
-        return Pending(asks, dict(self.carried), self.heap[:], set(self.queued), self.stops)
+        return Worklist(asks, dict(self.carried), self.heap[:], set(self.queued), self.stops)
 
     def push(self, op: Op, priority: int) -> None:
         """Have an operator visited, once; the lowest priority first."""

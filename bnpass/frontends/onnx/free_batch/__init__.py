@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from bnpass.frontends.onnx.batch.plan import BatchPlan, free_batch, plan_batch
+from bnpass.frontends.onnx.free_batch.plan import BatchPlan, free_batch, plan_batch
 
 __all__ = ["BatchPlan", "free_batch", "plan_batch"]

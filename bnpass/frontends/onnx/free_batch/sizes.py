@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bnpass.frontends.onnx.batch.rules import RULES, Batch, Rule, Sizes, State, Times, View, rule
+from bnpass.frontends.onnx.free_batch.rules import (
+    RULES,
+    Batch,
+    Rule,
+    Sizes,
+    State,
+    Times,
+    View,
+    rule,
+)
 
 Entry = int | Times | None
 

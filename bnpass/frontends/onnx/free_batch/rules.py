@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import onnx
 from onnx import numpy_helper
 
-from bnpass.frontends.onnx.batch.shapes import SMALL, Dims
+from bnpass.frontends.onnx.free_batch.shapes import SMALL, Dims
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, caught by the caller
@@ -188,6 +188,6 @@ def follow(view: View) -> Sequence[State]:
 @lru_cache(maxsize=1)
 def _rules() -> Mapping[str, Rule]:
     """The table, filled by the modules that import this one."""
-    from bnpass.frontends.onnx.batch import layers, shaping  # noqa: F401
+    from bnpass.frontends.onnx.free_batch import layers, shaping  # noqa: F401
 
     return RULES

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-
-from bnpass.caching import cached_property
 
 
 def some(mask: np.ndarray) -> bool:

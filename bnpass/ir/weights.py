@@ -1,6 +1,6 @@
 """The numbers of a fold: an operator's new constants, in float64, from the maps that it takes in.
 
-``after(op(before(x)))`` becomes ``op'(x)``. Pure functions of arrays; a frontend rounds the
+``output_map(op(input_map(x)))`` becomes ``op'(x)``. Pure functions of arrays; a frontend rounds the
 results once, to the type of each weight.
 """
 
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bnpass.affine import Map
-from bnpass.edits import Rewrite
-from bnpass.graph import Constant, Op, stacked
-from bnpass.rules.base import View
+from bnpass.ir.affine import Map
+from bnpass.ir.edits import Rewrite
+from bnpass.ir.graph import Constant, Op, stacked
+from bnpass.ir.scaled import LARGE, Scaled
+from bnpass.rules.base import RuleContext
 from bnpass.rules.contraction import aligned, contraction
-from bnpass.scaled import LARGE, Scaled
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 
@@ -45,31 +45,31 @@ def multiplied_out(new: NewWeights) -> NewWeights:
     return NewWeights({**whole, **new.constants}, {}, new.attrs, new.add)
 
 
-def new_weights(rewrite: Rewrite, view: View) -> NewWeights:
+def new_weights(rewrite: Rewrite, context: RuleContext) -> NewWeights:
     """All that a rewrite changes of its operator."""
     rewriter = _REWRITERS.get(rewrite.op.kind)
-    new = NewWeights() if rewriter is None else rewriter(rewrite, view)
+    new = NewWeights() if rewriter is None else rewriter(rewrite, context)
     for index, m in rewrite.constants.items():
         left_out = not rewrite.op.input(index)
         if index not in (*new.constants, *new.scaled) and (m.has_shift or not left_out):
-            new.constants[index] = _mapped(rewrite.op, index, m, view)
+            new.constants[index] = _mapped(rewrite.op, index, m, context)
     return new
 
 
-def _load(op: Op, index: int, view: View) -> np.ndarray | None:
-    constant = view.constant(op.input(index))
+def _load(op: Op, index: int, context: RuleContext) -> np.ndarray | None:
+    constant = context.constant(op.input(index))
     return None if constant is None else constant.float64()  # a copy: it may be changed
 
 
-def _must(op: Op, index: int, view: View) -> np.ndarray:
-    array = _load(op, index, view)
+def _must(op: Op, index: int, context: RuleContext) -> np.ndarray:
+    array = _load(op, index, context)
     assert array is not None
     return array
 
 
-def _mapped(op: Op, index: int, m: Map, view: View) -> np.ndarray:
+def _mapped(op: Op, index: int, m: Map, context: RuleContext) -> np.ndarray:
     """scale*c + shift; a constant keeps its shape where the result allows."""
-    old = _load(op, index, view)
+    old = _load(op, index, context)
     if old is None:
         return np.asarray(m.scale * 0.0 + m.shift)
     return keep_shape(m.scale * old + m.shift, old.shape)
@@ -94,36 +94,36 @@ def _vector(m: Map | None, axis: int, n: int) -> tuple[np.ndarray, np.ndarray]:
 # --- Conv, ConvTranspose
 
 
-def _conv(rewrite: Rewrite, view: View) -> NewWeights:
-    if rewrite.before is None and rewrite.after is None:
+def _conv(rewrite: Rewrite, context: RuleContext) -> NewWeights:
+    if rewrite.input_map is None and rewrite.output_map is None:
         return NewWeights()
-    new = new_kernels([rewrite], view)
+    new = new_kernels([rewrite], context)
     new.constants = {index: arrays[0] for index, arrays in new.constants.items()}
     if not rewrite.op.input(2) and not np.any(new.constants[2]):
         del new.constants[2]
     return new
 
 
-def kernel_form(rewrite: Rewrite, view: View) -> Hashable | None:
+def kernel_form(rewrite: Rewrite, context: RuleContext) -> Hashable | None:
     """Equal for convolutions that :func:`new_kernels` takes together; None: take it by itself."""
-    op, after = rewrite.op, rewrite.after
-    if op.kind not in CONVOLUTIONS or rewrite.before or rewrite.constants or after is None:
+    op, after = rewrite.op, rewrite.output_map
+    if op.kind not in CONVOLUTIONS or rewrite.input_map or rewrite.constants or after is None:
         return None
-    weight, bias = (view.constant(op.input(i)) for i in (1, 2))
+    weight, bias = (context.constant(op.input(i)) for i in (1, 2))
     if weight is None or bias is None:
         return None
     arrays = (weight.shape, weight.dtype, bias.shape, bias.dtype)
     return (op.kind, op.attrs.get("group", 1), *arrays, after.has_scale, after.shape)
 
 
-def new_kernels(rewrites: Sequence[Rewrite], view: View) -> NewWeights:
+def new_kernels(rewrites: Sequence[Rewrite], context: RuleContext) -> NewWeights:
     """New constants (n, *shape) of n convolutions of one form.
 
     W (out, in/group, ...), transposed (in, out/group, ...); one group behind another.
     """
     op, n = rewrites[0].op, len(rewrites)
-    befores, afters = [r.before for r in rewrites], [r.after for r in rewrites]
-    weights = [_constant(r.op, 1, view) for r in rewrites]
+    befores, afters = [r.input_map for r in rewrites], [r.output_map for r in rewrites]
+    weights = [_constant(r.op, 1, context) for r in rewrites]
     group, (rows, columns, *window) = int(op.attrs.get("group", 1)), weights[0].shape
     shape = (n, group, rows // group, columns, math.prod(window))
     outer, inner = (3, 2) if op.kind == "ConvTranspose" else (2, 3)
@@ -134,7 +134,9 @@ def new_kernels(rewrites: Sequence[Rewrite], view: View) -> NewWeights:
         if any(m is not None and m.has_shift for m in befores):
             kernel = stacked(weights).reshape(shape)
             shift = (kernel * t.reshape(_spread(shape, inner))).sum((inner, 4)).reshape(n, -1)
-    bias = shift + stacked([_constant(r.op, 2, view) for r in rewrites]) if op.input(2) else shift
+    bias = (
+        shift + stacked([_constant(r.op, 2, context) for r in rewrites]) if op.input(2) else shift
+    )
     if afters[0] is not None:
         s_out, t_out = _vectors(afters, group * shape[outer])
         factors.append(s_out.reshape(_spread(shape, outer)))
@@ -162,8 +164,8 @@ def _scaled_kernel(
     return Scaled(weight, (group * rows, columns, window), tuple(flat))
 
 
-def _constant(op: Op, index: int, view: View) -> Constant:
-    constant = view.constant(op.input(index))
+def _constant(op: Op, index: int, context: RuleContext) -> Constant:
+    constant = context.constant(op.input(index))
     assert constant is not None
     return constant
 
@@ -186,42 +188,44 @@ def _spread(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 # --- Gemm, MatMul, Einsum
 
 
-def _contraction(rewrite: Rewrite, view: View) -> NewWeights:
+def _contraction(rewrite: Rewrite, context: RuleContext) -> NewWeights:
     op = rewrite.op
-    if rewrite.before is None and rewrite.after is None:
+    if rewrite.input_map is None and rewrite.output_map is None:
         return NewWeights()
-    c = contraction(op, view)
+    c = contraction(op, context)
     rank = len(c.output)
     factors, shift = [], np.zeros((1,) * rank)
-    if rewrite.before is not None:
-        factors.append(aligned(rewrite.before.scale, c.dynamic, c.constant))
-        if rewrite.before.has_shift:
-            t = aligned(rewrite.before.shift, c.dynamic, c.constant)
+    if rewrite.input_map is not None:
+        factors.append(aligned(rewrite.input_map.scale, c.dynamic, c.constant))
+        if rewrite.input_map.has_shift:
+            t = aligned(rewrite.input_map.shift, c.dynamic, c.constant)
             gone = tuple(i for i, letter in enumerate(c.constant) if letter not in c.output)
             kept = "".join(letter for letter in c.constant if letter in c.output)
-            shift = aligned((_must(op, c.index, view) * t).sum(gone), kept, c.output)
-    after = rewrite.after or Map.identity(rank)
+            shift = aligned((_must(op, c.index, context) * t).sum(gone), kept, c.output)
+    after = rewrite.output_map or Map.identity(rank)
     new = NewWeights()
     if after.has_scale:
         factors.append(aligned(after.scale, c.output, c.constant))
     if factors:
-        constant = _constant(op, c.index, view)
+        constant = _constant(op, c.index, context)
         if math.prod(constant.shape) >= LARGE and len(constant.shape) > 1:
             new.scaled[c.index] = Scaled(constant, constant.shape, tuple(factors))
         else:
             new.constants[c.index] = math.prod(factors, start=constant.float64())
     if op.kind == "Gemm":
-        _gemm_bias(op, shift, after, new, view)
+        _gemm_bias(op, shift, after, new, context)
     else:
         total = after.scale * shift + after.shift
         new.add = total if total.any() else None
     return new
 
 
-def _gemm_bias(op: Op, shift: np.ndarray, after: Map, new: NewWeights, view: View) -> None:
+def _gemm_bias(
+    op: Op, shift: np.ndarray, after: Map, new: NewWeights, context: RuleContext
+) -> None:
     """Y = alpha*A*B + beta*C: what is added enters C, divided by beta (a beta of 0 becomes 1)."""
     alpha, beta = float(op.attrs.get("alpha", 1.0)), float(op.attrs.get("beta", 1.0))
-    old = _load(op, 2, view)
+    old = _load(op, 2, context)
     added = alpha * shift + (0.0 if old is None else beta * old)
     total = after.scale * added + after.shift
     if old is None and not total.any():
@@ -235,39 +239,39 @@ def _gemm_bias(op: Op, shift: np.ndarray, after: Map, new: NewWeights, view: Vie
 # --- recurrent layers, BatchNormalization
 
 
-def _recurrent(rewrite: Rewrite, view: View) -> NewWeights:
+def _recurrent(rewrite: Rewrite, context: RuleContext) -> NewWeights:
     """W (directions, gates*hidden, input); B (directions, 2*gates*hidden), its first half Wb."""
     op = rewrite.op
-    if rewrite.before is None:
+    if rewrite.input_map is None:
         return NewWeights()
-    weight = _must(op, 1, view)
-    scale, shift = _vector(rewrite.before, rewrite.before.rank - 1, weight.shape[2])
+    weight = _must(op, 1, context)
+    scale, shift = _vector(rewrite.input_map, rewrite.input_map.rank - 1, weight.shape[2])
     new = NewWeights(constants={1: weight * scale})
     added = weight @ shift
     if added.any():
-        old = _load(op, 3, view)
+        old = _load(op, 3, context)
         bias = np.zeros((weight.shape[0], 2 * weight.shape[1])) if old is None else old.copy()
         bias[:, : weight.shape[1]] += added
         new.constants[3] = bias
     return new
 
 
-def _taken_in(rewrite: Rewrite, index: int, view: View) -> np.ndarray:
+def _taken_in(rewrite: Rewrite, index: int, context: RuleContext) -> np.ndarray:
     """A parameter, the map that it has taken in applied."""
     m = rewrite.constants.get(index)
     if m is None:
-        return _must(rewrite.op, index, view)
-    return _mapped(rewrite.op, index, m, view)
+        return _must(rewrite.op, index, context)
+    return _mapped(rewrite.op, index, m, context)
 
 
-def _batch_norm(rewrite: Rewrite, view: View) -> NewWeights:
+def _batch_norm(rewrite: Rewrite, context: RuleContext) -> NewWeights:
     """gamma*(s*x + t - mean)/std + beta; a shift alone is taken off the mean."""
-    if rewrite.before is None:
+    if rewrite.input_map is None:
         return NewWeights()
     op = rewrite.op
-    gamma, beta, mean, var = (_taken_in(rewrite, i, view) for i in (1, 2, 3, 4))
-    scale, shift = _vector(rewrite.before, 1, gamma.shape[0])
-    if not rewrite.before.has_scale:
+    gamma, beta, mean, var = (_taken_in(rewrite, i, context) for i in (1, 2, 3, 4))
+    scale, shift = _vector(rewrite.input_map, 1, gamma.shape[0])
+    if not rewrite.input_map.has_scale:
         return NewWeights(constants={3: mean - shift})
     std = np.sqrt(var + float(op.attrs.get("epsilon", 1e-5)))
     return NewWeights(

@@ -15,8 +15,8 @@ from bnpass.report.ui import Ui
 if TYPE_CHECKING:
     from bnpass.commands.normalising import Normalised
     from bnpass.frontends.onnx.folding import Folded, FoldOptions
-    from bnpass.frontends.onnx.narrow import Narrowed
-    from bnpass.runtime.referee import Conditioning
+    from bnpass.frontends.onnx.half import HalfModel
+    from bnpass.runtime.accuracy import Conditioning
 
 
 def add_arguments(group: argparse._ArgumentGroup) -> None:
@@ -56,17 +56,17 @@ def fold_to(
         chosen: the model with a normalisation in front that is folded, too.
     """
     from bnpass.files import data_files, save_model
-    from bnpass.frontends.onnx.narrow.fold import fold_narrow
+    from bnpass.frontends.onnx.half.fold import fold_to_half
 
     source = Path(args.model)
     external = True if data_files(source) else None
-    check_narrow = None if prove is None else _narrow_check(args, ui, chosen)
-    given: dict[str, Any] = {"io": args.to_io, "check": prove, "check_narrow": check_narrow}
+    check_half = None if prove is None else _narrow_check(args, ui, chosen)
+    given: dict[str, Any] = {"io": args.to_io, "check": prove, "check_half": check_half}
     if chosen is None:
-        done, narrowed = fold_narrow(source, wanted, args.to, **given)
+        done, narrowed = fold_to_half(source, wanted, args.to, **given)
     else:
         model = chosen.front.model
-        done, narrowed = fold_narrow(model, wanted, args.to, fold=chosen.fold, **given)
+        done, narrowed = fold_to_half(model, wanted, args.to, fold=chosen.fold, **given)
     save_model(done.model, path, force=args.force, source=source, external=external)
     _show(narrowed, ui)
     return done
@@ -74,8 +74,8 @@ def fold_to(
 
 def _narrow_check(
     args: argparse.Namespace, ui: Ui, chosen: Normalised | None
-) -> Callable[[Any, Narrowed, frozenset[str]], object]:
-    def prove(before: Any, narrowed: Narrowed, changed: frozenset[str]) -> None:
+) -> Callable[[Any, HalfModel, frozenset[str]], object]:
+    def prove(before: Any, narrowed: HalfModel, changed: frozenset[str]) -> None:
         from bnpass.runtime.precision import precision
 
         found = precision(before, narrowed.dtype, seed=args.seed)
@@ -104,7 +104,7 @@ def conditioning_table(layers: list[Conditioning], dtype: str) -> Table:
     return table
 
 
-def _show(narrowed: Narrowed, ui: Ui) -> None:
+def _show(narrowed: HalfModel, ui: Ui) -> None:
     ui.document["narrow"] = narrowed.to_dict()
     if narrowed.storage:
         ui.say(f"weights stored in {narrowed.dtype}, arithmetic in float32: {narrowed.storage}")

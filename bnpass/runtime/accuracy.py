@@ -67,8 +67,8 @@ class Errors:
 
 
 @dataclass
-class RefereeReport:
-    """What the referee found.
+class AccuracyReport:
+    """What was measured.
 
     Attributes:
         nearer: ``"candidate"``, ``"reference"``, or ``"equal"`` when within a factor of 1.5.
@@ -95,7 +95,7 @@ class RefereeReport:
         }
 
 
-def referee(
+def measure_accuracy(
     reference: str | os.PathLike[str] | onnx.ModelProto,
     candidate: str | os.PathLike[str] | onnx.ModelProto,
     *,
@@ -105,7 +105,7 @@ def referee(
     draws: int = 3,
     batches: Sequence[int] = (5,),
     limit: int = 8,
-) -> RefereeReport:
+) -> AccuracyReport:
     """Compute both models in float64 (torch) and say whose float32 output is nearer.
 
     Args:
@@ -132,7 +132,7 @@ def referee(
     ours = _errors(onnx_engine(left, optimize=False), cases, left, same)
     theirs = _errors(onnx_engine(right, provider=provider), cases, right, pairs)
     rewrite = _errors(Float64Engine(right), cases, right, pairs)
-    report = RefereeReport(
+    report = AccuracyReport(
         _nearer(max(ours.values(), default=0.0), max(theirs.values(), default=0.0)),
         {name: Errors(ours[name], theirs[name], rewrite[name]) for name in ours},
         conditioning(reference, [case.feeds for case in cases]),

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from bnpass.runtime.accuracy import conditioning, measure_accuracy
 from bnpass.runtime.engines import Float64Engine, Loaded
-from bnpass.runtime.referee import conditioning, referee
 from bnpass.runtime.verify import verify
 from tests.runtime.conftest import edit, text
 
@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 
 
 def test_equal_models(convnet):
-    report = referee(convnet, convnet)
+    report = measure_accuracy(convnet, convnet)
     errors = report.outputs["y"]
     assert errors.rewrite == 0.0
     assert 0 < errors.reference < 1e-5 and 0 < errors.candidate < 1e-5
@@ -23,7 +23,7 @@ def test_equal_models(convnet):
 
 def test_a_worse_candidate_is_told(convnet):
     worse = edit(convnet, "K1", lambda w: w.astype(np.float16).astype(np.float32))
-    report = referee(convnet, worse)
+    report = measure_accuracy(convnet, worse)
     assert report.nearer == "reference"
     assert report.outputs["y"].rewrite == pytest.approx(report.outputs["y"].candidate, rel=0.05)
 

@@ -9,43 +9,43 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bnpass.affine import Map
-from bnpass.graph import Op
+from bnpass.ir.affine import Map
+from bnpass.ir.graph import Op
 
 
 @dataclass(slots=True)
 class Rewrite:
-    """The constants of one operator take maps in: the operator computes ``after(op(before(x)))``.
+    """The constants of one operator take maps in: it computes ``output_map(op(input_map(x)))``.
 
     Attributes:
         op: the operator.
-        before: a map applied to its data input (a forward fold ends here), or None.
-        after: a map applied to its output (a backward fold ends here), or None.
+        input_map: a map applied to its data input (a forward fold ends here), or None.
+        output_map: a map applied to its output (a backward fold ends here), or None.
         constants: maps applied to single constant inputs, by input index.
         sources: names of the folded operators whose maps are in here.
     """
 
     op: Op
-    before: Map | None = None
-    after: Map | None = None
+    input_map: Map | None = None
+    output_map: Map | None = None
     constants: dict[int, Map] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
 
-    def add_after(self, m: Map, sources: tuple[str, ...] = ()) -> Rewrite:
+    def add_output_map(self, m: Map, sources: tuple[str, ...] = ()) -> Rewrite:
         """The same rewrite, followed by one more map on the output, on behalf of ``sources``."""
-        after = m if self.after is None else m.after(self.after)
-        return Rewrite(self.op, self.before, after, self.constants, self._joined(sources))
+        after = m if self.output_map is None else m.after(self.output_map)
+        return Rewrite(self.op, self.input_map, after, self.constants, self._joined(sources))
 
-    def add_before(self, m: Map, sources: tuple[str, ...] = ()) -> Rewrite:
+    def add_input_map(self, m: Map, sources: tuple[str, ...] = ()) -> Rewrite:
         """The same rewrite, preceded by one more map on the data input."""
-        before = m if self.before is None else self.before.after(m)
-        return Rewrite(self.op, before, self.after, self.constants, self._joined(sources))
+        before = m if self.input_map is None else self.input_map.after(m)
+        return Rewrite(self.op, before, self.output_map, self.constants, self._joined(sources))
 
     def add_constant(self, index: int, m: Map, sources: tuple[str, ...] = ()) -> Rewrite:
         """The same rewrite, one more map applied to a constant input."""
         old = self.constants.get(index)
         constants = {**self.constants, index: m if old is None else m.after(old)}
-        return Rewrite(self.op, self.before, self.after, constants, self._joined(sources))
+        return Rewrite(self.op, self.input_map, self.output_map, constants, self._joined(sources))
 
     def _joined(self, sources: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.sources, *sources))) if self.sources else sources

@@ -10,16 +10,16 @@ import onnx
 
 from bnpass.files import load_model
 from bnpass.frontends.onnx.folding import Folded, FoldOptions, fold_model
-from bnpass.frontends.onnx.narrow import Narrowed, narrow_model, narrow_type
+from bnpass.frontends.onnx.half import HalfModel, half_type, to_half
 
 FoldCheck = Callable[[Any, Any, frozenset[str]], object]
 """(original, folded, values that changed) -> None, or raises."""
 
-NarrowCheck = Callable[[Any, Narrowed, frozenset[str]], object]
+HalfCheck = Callable[[Any, HalfModel, frozenset[str]], object]
 """(original, narrowed, values that changed) -> None, or raises."""
 
 
-def fold_narrow(
+def fold_to_half(
     model: Path | onnx.ModelProto,
     options: FoldOptions,
     to: str,
@@ -27,8 +27,8 @@ def fold_narrow(
     io: bool = False,
     fold: Callable[[onnx.ModelProto, FoldOptions], Folded] = fold_model,
     check: FoldCheck | None = None,
-    check_narrow: NarrowCheck | None = None,
-) -> tuple[Folded, Narrowed]:
+    check_half: HalfCheck | None = None,
+) -> tuple[Folded, HalfModel]:
     """Fold a model in float64, round it to float32, and convert that to a narrow type.
 
     The folded model is proved against the original with float32's tolerance, the narrow one with
@@ -37,16 +37,16 @@ def fold_narrow(
     Args:
         model: a file, read whole, or a ModelProto, which stays as it is.
         options: of the fold.
-        to: see :func:`bnpass.frontends.onnx.narrow.narrow_model`.
+        to: see :func:`bnpass.frontends.onnx.half.to_half`.
         io: also the graph's inputs and outputs.
         fold: folds a ModelProto.
         check: called with the folded model.
-        check_narrow: called with the narrowed one.
+        check_half: called with the narrowed one.
 
     Raises:
         UsageError, InputError, RefusedError, UnsupportedError, and what the checks raise.
     """
-    narrow_type(to)
+    half_type(to)
     if isinstance(model, Path):
         path = model
         done = fold_model(load_model(path), options, fresh=lambda: load_model(path))
@@ -54,14 +54,14 @@ def fold_narrow(
         done = fold(model, options)
     if check is not None and done.plan.entries:
         check(model, done.model, done.changed)
-    narrowed = narrow_model(done.model, to, io=io)
+    narrowed = to_half(done.model, to, io=io)
     done.model = narrowed.model
-    if check_narrow is not None:
-        check_narrow(model, narrowed, done.changed)
+    if check_half is not None:
+        check_half(model, narrowed, done.changed)
     return done, narrowed
 
 
-def verify_narrow(before: Any, narrowed: Narrowed, changed: frozenset[str]) -> None:
+def verify_half(before: Any, narrowed: HalfModel, changed: frozenset[str]) -> None:
     """Compare a narrowed model with the original, with the tolerance that its type allows.
 
     Raises:

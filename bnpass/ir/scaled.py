@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnpass.affine import all_finite
-from bnpass.graph import Constant
+from bnpass.ir.affine import all_finite
+from bnpass.ir.graph import Constant
 
 LARGE = 1 << 17
 """Entries from which on a weight is worked out in pieces."""

@@ -7,8 +7,8 @@ from math import prod
 
 import numpy as np
 
-from bnpass.frontends.onnx.batch import sizes as batch_sizes
-from bnpass.frontends.onnx.batch.rules import Batch, Repeat, Sizes, State, Times, View, rule
+from bnpass.frontends.onnx.free_batch import sizes as batch_sizes
+from bnpass.frontends.onnx.free_batch.rules import Batch, Repeat, Sizes, State, Times, View, rule
 
 
 @rule("Transpose")

@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from bnpass.errors import InputError
-from bnpass.frontends.onnx.batch import free_batch
+from bnpass.frontends.onnx.free_batch import free_batch
 
 RNG = np.random.default_rng(0)
 
@@ -159,7 +159,7 @@ def test_a_number_that_holds_the_batch_size_is_refused() -> None:
 
 
 def test_torch_is_not_imported() -> None:
-    code = "import sys, bnpass.frontends.onnx.batch; sys.exit('torch' in sys.modules)"
+    code = "import sys, bnpass.frontends.onnx.free_batch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

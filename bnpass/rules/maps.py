@@ -7,17 +7,17 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from bnpass.affine import Map
-from bnpass.graph import Op
+from bnpass.ir.affine import Map
+from bnpass.ir.graph import Op
 from bnpass.rules.absorbers import weight
-from bnpass.rules.base import MapRefusedError, View
+from bnpass.rules.base import MapRefusedError, RuleContext
 from bnpass.rules.elementwise import FLOATS
 
 ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
 AFFINE = ARITHMETIC | {"BatchNormalization", "Neg"}
 
 
-def map_of(op: Op, view: View) -> tuple[int, Map] | None:
+def map_of(op: Op, context: RuleContext) -> tuple[int, Map] | None:
     """(data input, map) of an operator that is a map; None when it is none.
 
     Raises:
@@ -25,32 +25,32 @@ def map_of(op: Op, view: View) -> tuple[int, Map] | None:
             are computed).
     """
     if op.kind == "BatchNormalization":
-        return 0, _batch_norm(op, view)
+        return 0, _batch_norm(op, context)
     if op.kind == "Neg":
-        rank = view.rank(op.inputs[0])
+        rank = context.rank(op.inputs[0])
         return 0, Map(np.full((1,) * rank, -1.0), np.zeros((1,) * rank))
     if op.kind in ARITHMETIC:
-        return _arithmetic(op, view)
+        return _arithmetic(op, context)
     return None
 
 
-def _batch_norm(op: Op, view: View) -> Map:
+def _batch_norm(op: Op, context: RuleContext) -> Map:
     if op.attrs.get("training"):
-        read = not all(view.unread(name) for name in op.outputs[1:] if name)
+        read = not all(context.unread(name) for name in op.outputs[1:] if name)
         why = ", which are read, too" if read else ""
         raise MapRefusedError(f"it normalises with batch statistics (training_mode=1){why}", op)
     if not op.attrs.get("spatial", 1):
         raise MapRefusedError("it normalises every entry by itself (spatial=0)", op)
     for index in (1, 2, 3, 4):
-        weight(op, index, view)
-    gamma, beta, mean, var = [view.current(op, i).reshape(-1) for i in (1, 2, 3, 4)]
-    m = Map.along(1, _rank(op, view), *_numbers(gamma, beta, mean, var, _epsilon(op)))
+        weight(op, index, context)
+    gamma, beta, mean, var = [context.current(op, i).reshape(-1) for i in (1, 2, 3, 4)]
+    m = Map.along(1, _rank(op, context), *_numbers(gamma, beta, mean, var, _epsilon(op)))
     if not m.is_finite:
         raise MapRefusedError("its statistics are not finite or its variance is negative", op)
     return m
 
 
-def norm_maps(ops: Iterable[Op], view: View) -> dict[str, Map]:
+def norm_maps(ops: Iterable[Op], context: RuleContext) -> dict[str, Map]:
     """The maps of many BatchNorms by name: :func:`map_of` for all of one size at once.
 
     One that is no map, or whose parameters do not lie ready, is left out: ask :func:`map_of`.
@@ -59,13 +59,13 @@ def norm_maps(ops: Iterable[Op], view: View) -> dict[str, Map]:
     for op in ops:
         if op.attrs.get("training") or not op.attrs.get("spatial", 1) or len(op.inputs) != 5:
             continue
-        found = [c for c in map(view.constant, op.inputs[1:]) if c is not None]
+        found = [c for c in map(context.constant, op.inputs[1:]) if c is not None]
         raws = [raw for c in found if (raw := c.raw)]
         forms = {(len(raw), c.dtype) for raw, c in zip(raws, found, strict=False)}
         if len(raws) != 4 or len(forms) > 1:
             continue
         try:
-            key = (_rank(op, view), found[0].shape, found[0].dtype, _epsilon(op))
+            key = (_rank(op, context), found[0].shape, found[0].dtype, _epsilon(op))
         except MapRefusedError:
             continue
         names, data = alike.setdefault(key, ([], []))
@@ -91,8 +91,8 @@ def _all_numbers(
     return scale.reshape(shape), shift.reshape(shape)
 
 
-def _rank(op: Op, view: View) -> int:
-    return max(view.rank(op.inputs[0]), 2)
+def _rank(op: Op, context: RuleContext) -> int:
+    return max(context.rank(op.inputs[0]), 2)
 
 
 def _epsilon(op: Op) -> float:
@@ -108,19 +108,19 @@ def _numbers(
         return scale, beta - scale * mean
 
 
-def _arithmetic(op: Op, view: View) -> tuple[int, Map] | None:
-    fixed = [i for i in (0, 1) if view.constant(op.inputs[i]) is not None]
+def _arithmetic(op: Op, context: RuleContext) -> tuple[int, Map] | None:
+    fixed = [i for i in (0, 1) if context.constant(op.inputs[i]) is not None]
     if len(fixed) != 1 or (op.kind == "Div" and fixed != [1]):
         return None
-    constant = view.constant(op.inputs[fixed[0]])
+    constant = context.constant(op.inputs[fixed[0]])
     assert constant is not None
     data = 1 - fixed[0]
     if constant.dtype not in FLOATS:
         return None
-    dims = view.shape(op.inputs[data])
+    dims = context.shape(op.inputs[data])
     if not _fits(constant.shape, dims):
         return None
-    array = view.current(op, fixed[0])
+    array = context.current(op, fixed[0])
     array = array.reshape((1,) * (len(dims) - array.ndim) + array.shape)
     one, zero = np.ones((1,) * len(dims)), np.zeros((1,) * len(dims))
     with np.errstate(all="ignore"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnpass.graph import Constant, Graph, Op, Use
+from bnpass.ir.graph import Constant, Graph, Op, Use
 
 SHAPES = {"x": ("N", 3), "h": ("N", 4), "y": ("N", 4)}
 

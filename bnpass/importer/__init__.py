@@ -13,9 +13,9 @@ except ImportError as error:
 
 from bnpass.importer import ops as _ops  # noqa: F401  (fills the table)
 from bnpass.importer.model import to_torch
-from bnpass.importer.op import Op
+from bnpass.importer.node import ImportedNode
 from bnpass.importer.registry import known_ops, register_op
 from bnpass.importer.store import Origin
 from bnpass.importer.writeback import write_back
 
-__all__ = ["Op", "Origin", "known_ops", "register_op", "to_torch", "write_back"]
+__all__ = ["ImportedNode", "Origin", "known_ops", "register_op", "to_torch", "write_back"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from bnpass.importer.op import NotExactError
+from bnpass.importer.node import NotExactError
 from bnpass.importer.values import Const
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from bnpass.importer.functions.shape import repeat_like
 from bnpass.importer.gates import Order, gate_orders
 from bnpass.importer.graphs import steering
 from bnpass.importer.naming import identifier
-from bnpass.importer.op import NotExactError, Op
+from bnpass.importer.node import ImportedNode, NotExactError
 from bnpass.importer.schema import output_dtypes
 from bnpass.importer.sizes import evaluate, shape_of_result
 from bnpass.importer.store import Store
@@ -183,12 +183,12 @@ class Importer:
         handler = registry.find(node.domain, node.op_type, self._opsets.get(node.domain, 1))
         return handler is not None and registry.is_ours(handler)
 
-    def _op(self, node: onnx.NodeProto) -> Op:
+    def _op(self, node: onnx.NodeProto) -> ImportedNode:
         opset = self._opsets.get(node.domain, 1)
         inputs = [self._input(node, i) for i in range(len(node.input))]
         while inputs and inputs[-1] is None:
             inputs.pop()
-        op = Op(node, opset, inputs, self.graph, self.store)
+        op = ImportedNode(node, opset, inputs, self.graph, self.store)
         op.fold = op.fold and node.op_type not in _LIVE
         return op
 
@@ -212,7 +212,7 @@ class Importer:
         made.meta["onnx"] = (node.name, node.op_type, tuple(node.output))
         return Traced(made, value.dtype)
 
-    def _bind(self, op: Op, result: Any) -> None:
+    def _bind(self, op: ImportedNode, result: Any) -> None:
         results = result if isinstance(result, tuple | list) else (result,)
         known = [None if v is None else v.dtype for v in op.inputs]
         dtypes = output_dtypes(op.node, op.opset, known)

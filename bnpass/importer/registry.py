@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bnpass.importer.op import Op
+    from bnpass.importer.node import ImportedNode
 
-Handler = Callable[["Op"], Any]
+Handler = Callable[["ImportedNode"], Any]
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ def register_op(
 ) -> Callable[[Handler], Handler]:
     """Register the translation of an ONNX operator (a decorator).
 
-    The function gets a :class:`bnpass.importer.op.Op` and returns the output value, or a tuple of
-    them for an operator with several outputs. A later registration wins over an earlier one.
+    The function gets a :class:`bnpass.importer.node.ImportedNode` and returns the output value,
+    or a tuple of them for an operator with several outputs. A later registration wins over an
+    earlier one.
 
     Args:
         op_type: the operator, e.g. ``"Conv"``.

@@ -14,18 +14,18 @@ import torch
 from torch import fx
 
 from bnpass.importer.functions.shape import divide
-from bnpass.importer.op import Op
+from bnpass.importer.node import ImportedNode
 from bnpass.importer.values import Const, Entry, Sizes, Value
 
 Entries = tuple[Entry, ...]
-Rule = Callable[[Op, Sequence[Entries]], "Entries | None"]
+Rule = Callable[[ImportedNode, Sequence[Entries]], "Entries | None"]
 Rank = Callable[[str], "int | None"]
 
 LONGEST = 64
 """Constants up to this many entries take part; axes have far fewer."""
 
 
-def evaluate(op: Op, rank: Rank) -> Value | None:
+def evaluate(op: ImportedNode, rank: Rank) -> Value | None:
     """The output of a node of shape arithmetic; None for a node that is none.
 
     Args:
@@ -45,7 +45,7 @@ def evaluate(op: Op, rank: Rank) -> Value | None:
     return None if made is None else _value(made, scalar=_is_scalar(op))
 
 
-def shape_of_result(op: Op) -> Entries | None:
+def shape_of_result(op: ImportedNode) -> Entries | None:
     """The sizes of a tensor that is filled with one number, where they are all known by name."""
     kind, index = op.node.op_type, 0 if op.node.op_type == "ConstantOfShape" else 1
     if kind == "Expand" and op.shape(0) != ():
@@ -55,7 +55,7 @@ def shape_of_result(op: Op) -> Entries | None:
     return _entries(op.inputs[index])
 
 
-def _of_tensor(op: Op, rank: Rank) -> Value | None:
+def _of_tensor(op: ImportedNode, rank: Rank) -> Value | None:
     sizes = _shape(op, rank(op.node.input[0]))
     if sizes is None:
         return None
@@ -67,7 +67,7 @@ def _of_tensor(op: Op, rank: Rank) -> Value | None:
     return _value((total,), scalar=True)
 
 
-def _shape(op: Op, rank: int | None) -> Entries | None:
+def _shape(op: ImportedNode, rank: int | None) -> Entries | None:
     value = op.inputs[0]
     if isinstance(value, Const):
         return value.shape
@@ -83,7 +83,7 @@ def _shape(op: Op, rank: int | None) -> Entries | None:
     return tuple(_size(op, value.node, axis, made) for axis in range(rank))
 
 
-def _size(op: Op, node: fx.Node, axis: int, made: dict[int, fx.Node]) -> fx.Node:
+def _size(op: ImportedNode, node: fx.Node, axis: int, made: dict[int, fx.Node]) -> fx.Node:
     if axis not in made:
         made[axis] = op.method("size", node, axis)
         op.store.idle.append(made[axis])
@@ -108,7 +108,7 @@ def _value(entries: Entries, *, scalar: bool) -> Value:
     return Sizes(entries, scalar)
 
 
-def _is_scalar(op: Op) -> bool:
+def _is_scalar(op: ImportedNode) -> bool:
     """Whether the result has rank 0."""
     kind = op.node.op_type
     if kind == "Squeeze":
@@ -134,14 +134,14 @@ def _numbers(entries: Entries) -> list[int] | None:
     return found if len(found) == len(entries) else None
 
 
-def _gather(_op: Op, inputs: Sequence[Entries]) -> Entries | None:
+def _gather(_op: ImportedNode, inputs: Sequence[Entries]) -> Entries | None:
     data, index = inputs[0], _numbers(inputs[1])
     if index is None or any(not -len(data) <= i < len(data) for i in index):
         return None
     return tuple(data[i] for i in index)
 
 
-def _slice(op: Op, inputs: Sequence[Entries]) -> Entries | None:
+def _slice(op: ImportedNode, inputs: Sequence[Entries]) -> Entries | None:
     if op.opset < 10:
         starts, ends = op.attr("starts"), op.attr("ends")
         return inputs[0][starts[0] : ends[0]] if len(starts) == 1 else None
@@ -153,39 +153,39 @@ def _slice(op: Op, inputs: Sequence[Entries]) -> Entries | None:
     return None if step < 1 else inputs[0][first:last:step]
 
 
-def _concat(_op: Op, inputs: Sequence[Entries]) -> Entries | None:
+def _concat(_op: ImportedNode, inputs: Sequence[Entries]) -> Entries | None:
     return tuple(entry for entries in inputs for entry in entries)
 
 
-def _one(_op: Op, inputs: Sequence[Entries]) -> Entries | None:
+def _one(_op: ImportedNode, inputs: Sequence[Entries]) -> Entries | None:
     return inputs[0] if len(inputs[0]) == 1 else None
 
 
-def _reshape(_op: Op, inputs: Sequence[Entries]) -> Entries | None:
+def _reshape(_op: ImportedNode, inputs: Sequence[Entries]) -> Entries | None:
     """A vector, or a scalar, again."""
     shape = _numbers(inputs[1])
     fits = shape is not None and shape in ([], [-1], [len(inputs[0])])
     return inputs[0] if fits and (shape or len(inputs[0]) == 1) else None
 
 
-def _unsqueeze(op: Op, inputs: Sequence[Entries]) -> Entries | None:
+def _unsqueeze(op: ImportedNode, inputs: Sequence[Entries]) -> Entries | None:
     axes = op.attr("axes") if op.opset < 13 else inputs[1]
     scalar = isinstance(op.inputs[0], Sizes) and op.inputs[0].scalar
     return inputs[0] if scalar and tuple(axes) in ((0,), (-1,)) else None
 
 
-def _cast(op: Op, inputs: Sequence[Entries]) -> Entries | None:
+def _cast(op: ImportedNode, inputs: Sequence[Entries]) -> Entries | None:
     from onnx import TensorProto
 
     return inputs[0] if op.attr("to") == TensorProto.INT64 else None
 
 
-def _same(_op: Op, inputs: Sequence[Entries]) -> Entries | None:
+def _same(_op: ImportedNode, inputs: Sequence[Entries]) -> Entries | None:
     return inputs[0]
 
 
 def _elementwise(function: Callable[[Any, Any], Any]) -> Rule:
-    def rule(op: Op, inputs: Sequence[Entries]) -> Entries | None:
+    def rule(op: ImportedNode, inputs: Sequence[Entries]) -> Entries | None:
         a, b = inputs
         if 1 not in (len(a), len(b)) and len(a) != len(b):
             return None
@@ -196,7 +196,7 @@ def _elementwise(function: Callable[[Any, Any], Any]) -> Rule:
     return rule
 
 
-def _pair(op: Op, function: Callable[[Any, Any], Any], a: Entry, b: Entry) -> Entry:
+def _pair(op: ImportedNode, function: Callable[[Any, Any], Any], a: Entry, b: Entry) -> Entry:
     if isinstance(a, int) and isinstance(b, int):
         return int(function(a, b))
     made: fx.Node = op.call(function, a, b)

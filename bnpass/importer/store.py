@@ -30,7 +30,7 @@ class Origin:
 
 
 @dataclass
-class Slot:
+class HeldTensor:
     """A tensor and the attribute paths under which the module holds it."""
 
     tensor: torch.Tensor
@@ -52,7 +52,7 @@ class Store:
     def __init__(self, graph: torch.fx.Graph) -> None:
         self._graph = graph
         self._paths = Paths()
-        self._slots: dict[object, Slot] = {}
+        self._slots: dict[object, HeldTensor] = {}
         self._nodes: dict[object, torch.fx.Node] = {}
         self._modules: dict[str, nn.Module] = {}
         self.shared: dict[object, Any] = {}
@@ -87,7 +87,8 @@ class Store:
         """Give the buffer ``path`` of a module a tensor of its own, or add a use to it."""
         slot = self._slots.get(path)
         if slot is None:
-            slot = self._slots[path] = Slot(const.tensor.clone(), False, Origin(const.name), [path])
+            slot = HeldTensor(const.tensor.clone(), False, Origin(const.name), [path])
+            self._slots[path] = slot
         assert slot.origin is not None
         slot.origin = Origin(const.name, (*slot.origin.uses, use))
 
@@ -107,16 +108,16 @@ class Store:
             node.meta.pop("constant", None)
         return origins
 
-    def _parameter(self, slot: Slot) -> nn.Parameter:
+    def _parameter(self, slot: HeldTensor) -> nn.Parameter:
         fixed = slot.origin is not None and slot.origin.name in self.literals
         return nn.Parameter(slot.tensor, requires_grad=not fixed)
 
-    def _slot(self, const: Const, trainable: bool) -> Slot:
+    def _slot(self, const: Const, trainable: bool) -> HeldTensor:
         key: object = const.name or id(const)
         slot = self._slots.get(key)
         if slot is None:
             origin = Origin(const.name, gates=const.gates) if const.name else None
-            slot = self._slots[key] = Slot(const.tensor, False, origin)
+            slot = self._slots[key] = HeldTensor(const.tensor, False, origin)
         slot.trainable |= trainable and bool(const.name) and const.dtype.is_floating_point
         return slot
 

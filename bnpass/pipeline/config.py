@@ -10,7 +10,7 @@ from bnpass.errors import UsageError
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from bnpass.report.progress import Progress
+    from bnpass.report.progress import ProgressBar
     from bnpass.training.config import TrainConfig
 
 LR_GRID = (0.03, 0.1, 0.3, 1.0)
@@ -70,5 +70,5 @@ class Listener(Protocol):
 
     def progress(
         self, title: str, total: int | None = None
-    ) -> AbstractContextManager[Progress]:
+    ) -> AbstractContextManager[ProgressBar]:
         """A bar or lines for a number of steps."""

@@ -12,7 +12,7 @@ from bnpass.report.curves import new_figure, save_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bnpass.runtime.bench import BenchReport, Ratio, Row
+    from bnpass.runtime.bench import BenchReport, Ratio, Timing
 
 FORMATS = (".png", ".svg", ".pdf")
 """File name endings that :func:`draw_latency` knows."""
@@ -66,7 +66,7 @@ def _grouped(items: Sequence[Any], several: bool) -> dict[str, list[Any]]:
     return {label: sorted(group, key=lambda i: i.batch) for label, group in groups.items()}
 
 
-def _latency(axes: Axes, rows: Sequence[Row], several: bool) -> None:
+def _latency(axes: Axes, rows: Sequence[Timing], several: bool) -> None:
     for label, group in _grouped(rows, several).items():
         batches = [row.batch for row in group]
         axes.plot(batches, [row.p50 for row in group], marker=".", label=label)
@@ -87,7 +87,7 @@ def _ratios(axes: Axes, ratios: Sequence[Ratio], several: bool) -> None:
     axes.set_ylabel(f"median over that of {ratios[0].baseline} (95% interval)")
 
 
-def _throughput(axes: Axes, rows: Sequence[Row], several: bool) -> None:
+def _throughput(axes: Axes, rows: Sequence[Timing], several: bool) -> None:
     for label, group in _grouped(rows, several).items():
         batches = [row.batch for row in group]
         axes.plot(batches, [row.throughput for row in group], marker=".", label=label)

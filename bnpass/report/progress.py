@@ -12,7 +12,7 @@ LINE_EVERY = 3.0
 """Seconds between two plain lines."""
 
 
-class Progress(Protocol):
+class ProgressBar(Protocol):
     """Something that is told how far the work is."""
 
     def update(self, done: int, note: str = "") -> None:
@@ -53,8 +53,8 @@ class _Bar:
 
 
 @contextlib.contextmanager
-def open_progress(title: str, total: int | None, *, quiet: bool = False) -> Iterator[Progress]:
-    """Yield a :class:`Progress` that suits stderr."""
+def open_progress(title: str, total: int | None, *, quiet: bool = False) -> Iterator[ProgressBar]:
+    """Yield a :class:`ProgressBar` that suits stderr."""
     if quiet:
         yield _Silent()
     elif not sys.stderr.isatty():

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bnpass.report.progress import Progress
+    from bnpass.report.progress import ProgressBar
     from bnpass.report.tables import Table
 
 
@@ -87,7 +87,7 @@ class Ui:
             sys.stdout.write(f"{text}\n")
 
     @contextlib.contextmanager
-    def progress(self, title: str, total: int | None = None) -> Iterator[Progress]:
+    def progress(self, title: str, total: int | None = None) -> Iterator[ProgressBar]:
         """A progress bar on a terminal, a line every few seconds elsewhere, nothing with ``-q``."""
         from bnpass.report.progress import open_progress
 

@@ -24,7 +24,7 @@ Model = str | os.PathLike[str] | onnx.ModelProto
 
 
 @dataclass(frozen=True)
-class Row:
+class Timing:
     """Timings of one model in one setting; latencies in milliseconds a run of the whole batch.
 
     Attributes:
@@ -83,7 +83,7 @@ class BenchReport:
         seconds: wall clock of the whole benchmark.
     """
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Timing] = field(default_factory=list)
     ratios: list[Ratio] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -262,7 +262,7 @@ def _record(
         p50, p90, p99 = np.percentile(values, [50, 90, 99])
         p50, p90, p99, mean = (float(1e3 * v) for v in (p50, p90, p99, values.mean()))
         rate = 1e3 * batch / p50
-        row = Row(label, batch, threads, provider, len(values), p50, p90, p99, mean, rate)
+        row = Timing(label, batch, threads, provider, len(values), p50, p90, p99, mean, rate)
         report.rows.append(row)
     labels = list(times)
     for label in labels[1:]:

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
 from bnpass.errors import InputError, UnsupportedError  # noqa: E402
-from bnpass.importer import Op, register_op, to_torch  # noqa: E402
+from bnpass.importer import ImportedNode, register_op, to_torch  # noqa: E402
 from bnpass.importer.functions import shape  # noqa: E402
 from tests.importer.nets import ort_run, relative  # noqa: E402
 from tests.importer.test_parameters import model, normal  # noqa: E402
@@ -179,7 +179,7 @@ def test_products_behind_an_operator_whose_type_is_not_known() -> None:
     """They are no products of integers."""
 
     @register_op("Half", domain="com.example.types")
-    def half(op: Op) -> object:
+    def half(op: ImportedNode) -> object:
         return op.call(torch.mul, op.tensor(0), 0.5)
 
     proto = model(

@@ -13,7 +13,7 @@ pytest.importorskip("onnxruntime")
 
 from torch import Tensor, nn  # noqa: E402
 
-from bnpass.importer import Op, register_op, registry, to_torch, write_back  # noqa: E402
+from bnpass.importer import ImportedNode, register_op, registry, to_torch, write_back  # noqa: E402
 from bnpass.importer.gates import arranged  # noqa: E402
 from tests.importer.nets import export, ort_run, relative, take_one_step  # noqa: E402
 from tests.importer.test_parameters import initializers, model, normal  # noqa: E402
@@ -151,7 +151,7 @@ def test_weights_that_an_if_reads() -> None:
 def test_a_users_lstm_gets_the_order_of_the_file() -> None:
     seen = []
 
-    def mine(op: Op) -> object:
+    def mine(op: ImportedNode) -> object:
         seen.append(op.const(1))
         return op.call(torch.neg, op.tensor(0))
 

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from bnpass.errors import UnsupportedError  # noqa: E402
-from bnpass.importer import Op, register_op, to_torch, write_back  # noqa: E402
+from bnpass.importer import ImportedNode, register_op, to_torch, write_back  # noqa: E402
 from tests.importer.nets import ort_run, relative  # noqa: E402
 from tests.importer.test_parameters import model, normal  # noqa: E402
 
@@ -44,7 +44,7 @@ def test_every_inexact_node_is_named() -> None:
 
 def test_a_user_adds_an_operator() -> None:
     @register_op("Twice", domain="com.example.test")
-    def twice(op: Op) -> object:
+    def twice(op: ImportedNode) -> object:
         return op.call(torch.mul, op.tensor(0), op.attr("factor", 2.0))
 
     proto = model(
@@ -59,7 +59,7 @@ def test_a_user_adds_an_operator() -> None:
 
 def test_the_weight_of_a_users_operator_is_trained_and_written_back() -> None:
     @register_op("Scale", domain="com.example.test")
-    def scale(op: Op) -> object:
+    def scale(op: ImportedNode) -> object:
         if op.attr("mode", "plain") != "plain":
             op.fail("only mode plain")
         return op.call(torch.mul, op.tensor(0), op.weight(1))

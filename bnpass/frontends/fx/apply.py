@@ -11,9 +11,9 @@ import torch
 from torch import fx, nn
 
 from bnpass.frontends.fx.call import Slot
-from bnpass.frontends.fx.editor import Arrays, Editor
+from bnpass.frontends.fx.editor import Arrays, ModuleEditor
 from bnpass.frontends.fx.info import META, Info
-from bnpass.frontends.fx.read import Reading
+from bnpass.frontends.fx.read import TracedModel
 from bnpass.frontends.fx.slots import argument, data_argument, set_argument
 from bnpass.importer.modules import BatchNorm
 from bnpass.ir.edits import LEFTOVER_EPSILON, BiasDrop, FoldEdits, Leftover, NewNorm
@@ -29,13 +29,13 @@ _NORMS: dict[int, type[nn.Module]] = {
 }  # fmt: skip
 
 
-def apply_fold(reading: Reading, edits: FoldEdits) -> int:
+def apply_fold(reading: TracedModel, edits: FoldEdits) -> int:
     """Change a reading's module in place; returns the bytes of weights that were duplicated.
 
     Raises:
         OverflowedError: some new weight is not finite; the module is then half edited.
     """
-    editor = Editor(reading)
+    editor = ModuleEditor(reading)
     view = Planner(reading.graph)
     planned = [(r.op, multiplied_out(new_weights(r, view))) for r in edits.rewrites]
     _set_modules(editor, planned)
@@ -53,7 +53,7 @@ def apply_fold(reading: Reading, edits: FoldEdits) -> int:
     return editor.grown
 
 
-def _whole(reading: Reading, edits: FoldEdits) -> list[tuple[Op, int]]:
+def _whole(reading: TracedModel, edits: FoldEdits) -> list[tuple[Op, int]]:
     """Removed operators without pairs of reshapings of which one is only a part of a node."""
     moves = [pair for pair in edits.removed if pair[0].kind in MOVES]
     kept = [pair for pair in edits.removed if pair[0].kind not in MOVES]
@@ -63,7 +63,7 @@ def _whole(reading: Reading, edits: FoldEdits) -> list[tuple[Op, int]]:
     return kept
 
 
-def _set_modules(editor: Editor, planned: list[tuple[Op, NewWeights]]) -> None:
+def _set_modules(editor: ModuleEditor, planned: list[tuple[Op, NewWeights]]) -> None:
     """All new weights of one module at once: its calls may want different ones."""
     modules: dict[str, dict[fx.Node, tuple[str, Arrays]]] = {}
     for op, new in planned:
@@ -78,7 +78,7 @@ def _set_modules(editor: Editor, planned: list[tuple[Op, NewWeights]]) -> None:
         editor.set_module(path, plans)
 
 
-def _set_function(editor: Editor, op: Op, new: NewWeights) -> None:
+def _set_function(editor: ModuleEditor, op: Op, new: NewWeights) -> None:
     node = editor.reading.nodes[op.name]
     if node.op != "call_module":
         for index, array in sorted(new.constants.items()):
@@ -91,7 +91,7 @@ def _set_function(editor: Editor, op: Op, new: NewWeights) -> None:
         editor.add_behind(node, op.name, new.add)
 
 
-def _like(editor: Editor, op: Op, index: int) -> torch.Tensor:
+def _like(editor: ModuleEditor, op: Op, index: int) -> torch.Tensor:
     """A tensor of the type and the device that a constant input has, or gets."""
     names = [op.input(index), *op.inputs]
     dtype = next(
@@ -105,7 +105,7 @@ def _like(editor: Editor, op: Op, index: int) -> torch.Tensor:
 # --- what stays ----------------------------------------------------------------------------------
 
 
-def _write_leftover(editor: Editor, left: Leftover, data: int) -> None:
+def _write_leftover(editor: ModuleEditor, left: Leftover, data: int) -> None:
     last = left.ops[-1]
     node = editor.reading.nodes[last.name]
     source = data_argument(node, editor.reading.slots.get((last.name, data)))
@@ -119,13 +119,13 @@ def _write_leftover(editor: Editor, left: Leftover, data: int) -> None:
     editor.graph.erase_node(node)
 
 
-def _tensor(editor: Editor, node: fx.Node, array: np.ndarray) -> torch.Tensor:
+def _tensor(editor: ModuleEditor, node: fx.Node, array: np.ndarray) -> torch.Tensor:
     info = node.meta.get(META)
     dtype = getattr(torch, info.dtype) if isinstance(info, Info) else torch.float32
     return torch.as_tensor(np.ascontiguousarray(array)).to(dtype=dtype, device=editor.device(node))
 
 
-def _as_batch_norm(editor: Editor, node: fx.Node, source: fx.Node, left: Leftover) -> fx.Node:
+def _as_batch_norm(editor: ModuleEditor, node: fx.Node, source: fx.Node, left: Leftover) -> fx.Node:
     n = max(left.map.shape)
     vectors = left.map.vectors(left.axis, n)
     assert vectors is not None
@@ -141,7 +141,7 @@ def _as_batch_norm(editor: Editor, node: fx.Node, source: fx.Node, left: Leftove
         return editor.graph.call_module(path, (source,))
 
 
-def _as_affine(editor: Editor, node: fx.Node, source: fx.Node, left: Leftover) -> fx.Node:
+def _as_affine(editor: ModuleEditor, node: fx.Node, source: fx.Node, left: Leftover) -> fx.Node:
     value = source
     for role, function, array, wanted in (
         ("scale", torch.mul, left.map.scale, left.map.has_scale),
@@ -160,13 +160,15 @@ def _as_affine(editor: Editor, node: fx.Node, source: fx.Node, left: Leftover) -
 # --- insertion -----------------------------------------------------------------------------------
 
 
-def apply_insert(reading: Reading, norms: list[NewNorm], *, sync: bool = False) -> dict[str, str]:
+def apply_insert(
+    reading: TracedModel, norms: list[NewNorm], *, sync: bool = False
+) -> dict[str, str]:
     """Insert BatchNorms and drop the biases that they make redundant, in place.
 
     Returns:
         The path of every new module, by the norm's name.
     """
-    editor = Editor(reading)
+    editor = ModuleEditor(reading)
     places = {norm.name: place_of(reading, norm.value) for norm in norms}
     dropped: dict[str, list[BiasDrop]] = {}
     seen: set[tuple[str, int]] = set()
@@ -191,7 +193,7 @@ def apply_insert(reading: Reading, norms: list[NewNorm], *, sync: bool = False) 
     return paths
 
 
-def place_of(reading: Reading, value: str) -> fx.Node | None:
+def place_of(reading: TracedModel, value: str) -> fx.Node | None:
     """The node behind which a norm on this value stands; None where no node makes just it."""
     node = reading.sources.get(value)
     if node is None:
@@ -204,7 +206,7 @@ def place_of(reading: Reading, value: str) -> fx.Node | None:
     return takers[0] if takers else None
 
 
-def _insert_norm(editor: Editor, norm: NewNorm, place: fx.Node, sync: bool) -> str:
+def _insert_norm(editor: ModuleEditor, norm: NewNorm, place: fx.Node, sync: bool) -> str:
     info = place.meta.get(META)
     dtype = getattr(torch, info.dtype) if isinstance(info, Info) else torch.float32
     module = new_norm(norm, sync).to(dtype=dtype, device=editor.device(place))
@@ -233,7 +235,7 @@ def _insert_norm(editor: Editor, norm: NewNorm, place: fx.Node, sync: bool) -> s
     return path
 
 
-def _cloned(editor: Editor, norm: NewNorm, place: fx.Node) -> fx.Node:
+def _cloned(editor: ModuleEditor, norm: NewNorm, place: fx.Node) -> fx.Node:
     """The node to normalise: ``place``, or a copy where others must not see it normalised.
 
     A copied call uses the same module and the same weights: both train together.
@@ -255,7 +257,7 @@ def _last_of(place: fx.Node) -> fx.Node:
     return place
 
 
-def _readers(editor: Editor, norm: NewNorm, place: fx.Node) -> list[fx.Node]:
+def _readers(editor: ModuleEditor, norm: NewNorm, place: fx.Node) -> list[fx.Node]:
     chosen = norm.readers
     if chosen is None:
         return list(place.users)
@@ -282,7 +284,7 @@ def start(module: Any, norm: NewNorm) -> None:
         module.running_var.copy_(torch.as_tensor(norm.var))
 
 
-def _drop_biases(editor: Editor, path: str, drops: list[BiasDrop]) -> None:
+def _drop_biases(editor: ModuleEditor, path: str, drops: list[BiasDrop]) -> None:
     if not path:
         for drop in drops:
             _drop_argument(editor.reading.slots[drop.op.name, drop.index])

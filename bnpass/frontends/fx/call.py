@@ -14,7 +14,7 @@ from bnpass.frontends.fx.info import META, Info
 from bnpass.ir.graph import Constant, Dim, Op
 
 if TYPE_CHECKING:
-    from bnpass.frontends.fx.read import Reading
+    from bnpass.frontends.fx.read import TracedModel
 
 
 class UnknownError(Exception):
@@ -41,7 +41,7 @@ class Slot:
 class Call:
     """One node, with its values as the neutral view names them."""
 
-    def __init__(self, reading: Reading, node: fx.Node, module: nn.Module | None) -> None:
+    def __init__(self, reading: TracedModel, node: fx.Node, module: nn.Module | None) -> None:
         self.reading, self.node, self.module = reading, node, module
         self.path = str(node.target) if module is not None else ""
         self.name = reading.op_name(node)

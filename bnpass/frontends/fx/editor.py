@@ -16,7 +16,7 @@ from bnpass.frontends.fx.call import Slot
 from bnpass.frontends.fx.hooks import unparametrize
 from bnpass.frontends.fx.info import META, Info
 from bnpass.frontends.fx.inplace import Memory
-from bnpass.frontends.fx.read import Reading
+from bnpass.frontends.fx.read import TracedModel
 from bnpass.frontends.fx.slots import argument, as_tensor, data_argument, set_argument
 from bnpass.frontends.fx.tracing import owner
 from bnpass.ir.graph import Op
@@ -33,10 +33,10 @@ class OverflowedError(Exception):
         self.op = op
 
 
-class Editor:
+class ModuleEditor:
     """Edits the module of a reading in place; ``finish`` makes it runnable again."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: TracedModel) -> None:
         self.reading, self.gm = reading, reading.gm
         self.graph = reading.gm.graph
         self.grown = 0

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from bnpass.frontends.fx.read import Reading
+from bnpass.frontends.fx.read import TracedModel
 from bnpass.ir.affine import Map
 from bnpass.ir.edits import BiasDrop
 from bnpass.ir.graph import Op
@@ -95,7 +95,7 @@ def install(gm: fx.GraphModule, arrivals: list[Arrival], paths: dict[str, str], 
 # --- where the biases go -------------------------------------------------------------------------
 
 
-def find_arrivals(reading: Reading, plan: InsertPlan) -> list[Arrival]:
+def find_arrivals(reading: TracedModel, plan: InsertPlan) -> list[Arrival]:
     """Where every bias that a plan drops goes; those that mix on their way are left out."""
     planner = Planner(reading.graph)
     stops = frozenset(s.value for s in plan.sites if s.readers is None)

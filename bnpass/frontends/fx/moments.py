@@ -11,7 +11,7 @@ from torch import fx
 
 from bnpass.errors import InputError
 from bnpass.frontends.fx.apply import place_of
-from bnpass.frontends.fx.read import Reading
+from bnpass.frontends.fx.read import TracedModel
 from bnpass.frontends.fx.tracing import mode
 from bnpass.passes.sites import Site
 
@@ -49,7 +49,7 @@ class _Watcher(fx.Interpreter):
 
 
 def measure(
-    gm: fx.GraphModule, reading: Reading, sites: Sequence[Site], data: Any
+    gm: fx.GraphModule, reading: TracedModel, sites: Sequence[Site], data: Any
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Mean and biased variance, each (C,), of the values of sites, by value name.
 

@@ -32,7 +32,7 @@ _COMPUTED = frozenset(
 
 
 @dataclass(eq=False)
-class Reading:
+class TracedModel:
     """A GraphModule with its neutral view.
 
     Attributes:
@@ -125,9 +125,9 @@ def flatten(values: Values) -> list[str]:
     return [values] if isinstance(values, str) else []
 
 
-def read(gm: fx.GraphModule) -> Reading:
+def read(gm: fx.GraphModule) -> TracedModel:
     """Build the view of a module whose nodes carry their shapes (``info.propagate``)."""
-    reading = Reading(gm)
+    reading = TracedModel(gm)
     shared = rename(gm)
     changed = {written(gm, n) for n in gm.graph.nodes}
     outputs: list[str] = []
@@ -146,7 +146,7 @@ def read(gm: fx.GraphModule) -> Reading:
     return reading
 
 
-def _finish(reading: Reading, outputs: list[str]) -> None:
+def _finish(reading: TracedModel, outputs: list[str]) -> None:
     gm, infos = reading.gm, reading.infos
 
     def shape(name: str) -> tuple[Dim, ...] | None:
@@ -173,7 +173,7 @@ def _finish(reading: Reading, outputs: list[str]) -> None:
 # --- nodes -------------------------------------------------------------------------------------
 
 
-def _attribute(reading: Reading, node: fx.Node, changed: set[fx.Node | None]) -> None:
+def _attribute(reading: TracedModel, node: fx.Node, changed: set[fx.Node | None]) -> None:
     path = str(node.target)
     held: Any = reading.gm
     for part in path.split("."):
@@ -189,7 +189,7 @@ def _attribute(reading: Reading, node: fx.Node, changed: set[fx.Node | None]) ->
     reading.sources.setdefault(path, node)
 
 
-def _node(reading: Reading, node: fx.Node) -> None:
+def _node(reading: TracedModel, node: fx.Node) -> None:
     if _alias(reading, node) or _constant(reading, node):
         return
     module = reading.gm.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -234,7 +234,7 @@ def _makes_none(node: fx.Node) -> bool:
     return node.meta.get(META) is None and not node.users
 
 
-def _alias(reading: Reading, node: fx.Node) -> bool:
+def _alias(reading: TracedModel, node: fx.Node) -> bool:
     """Element i of a node with several results is that result."""
     if function_name(node) != "getitem" or len(node.args) != 2:
         return False
@@ -246,7 +246,7 @@ def _alias(reading: Reading, node: fx.Node) -> bool:
     return True
 
 
-def _constant(reading: Reading, node: fx.Node) -> bool:
+def _constant(reading: TracedModel, node: fx.Node) -> bool:
     """A node that computes with constants alone is one."""
     inputs = node.all_input_nodes
     if node.op == "call_module" or not inputs or function_name(node) not in _COMPUTED:
@@ -297,7 +297,7 @@ class _Evaluation:
         return node.target(*args, **kwargs)
 
 
-def _seen_through_memory(reading: Reading, node: fx.Node, other: fx.Node) -> None:
+def _seen_through_memory(reading: TracedModel, node: fx.Node, other: fx.Node) -> None:
     """``other`` shares memory with what ``node`` has written: from here on it is another value."""
     before = reading.values.get(other)
     if not isinstance(before, str):

@@ -23,7 +23,7 @@ from bnpass.frontends.fx.call import to_numpy
 from bnpass.frontends.fx.editor import OverflowedError
 from bnpass.frontends.fx.hooks import has_hooks
 from bnpass.frontends.fx.info import propagate
-from bnpass.frontends.fx.read import Reading, read
+from bnpass.frontends.fx.read import TracedModel, read
 from bnpass.frontends.fx.recurrent import NormedRecurrent, norm_name, parts
 from bnpass.frontends.fx.tracing import owner, trace
 from bnpass.ir.edits import BiasDrop
@@ -66,7 +66,7 @@ class RecurrentPlan:
 # --- which ---------------------------------------------------------------------------------------
 
 
-def plan_recurrent(reading: Reading, policy: Policy) -> RecurrentPlan:
+def plan_recurrent(reading: TracedModel, policy: Policy) -> RecurrentPlan:
     """The recurrent modules that a graph calls, and what becomes of each."""
     plan = RecurrentPlan()
     found = [(node, kind) for node in reading.gm.graph.nodes if (kind := _kind(reading, node))]
@@ -86,7 +86,7 @@ def plan_recurrent(reading: Reading, policy: Policy) -> RecurrentPlan:
     return plan
 
 
-def _kind(reading: Reading, node: fx.Node) -> str:
+def _kind(reading: TracedModel, node: fx.Node) -> str:
     if node.op != "call_module":
         schema = getattr(node.target, "_schema", None)
         return _FUNCTIONS.get(schema.name, "") if schema is not None else ""
@@ -117,7 +117,7 @@ def _uses(gm: fx.GraphModule) -> Uses:
     return calls, held
 
 
-def _refusal(reading: Reading, node: fx.Node, uses: Uses) -> str:
+def _refusal(reading: TracedModel, node: fx.Node, uses: Uses) -> str:
     if node.op != "call_module":
         return "torch.export has taken the module apart"
     module = reading.gm.get_submodule(str(node.target))

@@ -13,7 +13,7 @@ from bnpass.frontends.fx.apply import apply_fold, apply_insert, place_of
 from bnpass.frontends.fx.editor import OverflowedError
 from bnpass.frontends.fx.hooks import bake
 from bnpass.frontends.fx.info import propagate
-from bnpass.frontends.fx.read import Reading, read
+from bnpass.frontends.fx.read import TracedModel, read
 from bnpass.frontends.fx.recurrent import inner_norms, lint_norm
 from bnpass.frontends.fx.recurrent_plan import join, plan_recurrent, split
 from bnpass.frontends.fx.tracing import mode, trace
@@ -166,7 +166,7 @@ def fx_insert(
     return gm
 
 
-def _realizable(reading: Reading, policy: Policy) -> InsertPlan:
+def _realizable(reading: TracedModel, policy: Policy) -> InsertPlan:
     """A plan whose sites are values that nodes make, not steps inside of a node."""
     while True:
         plan = plan_insert(reading.graph, policy)
@@ -177,7 +177,7 @@ def _realizable(reading: Reading, policy: Policy) -> InsertPlan:
         policy = Policy(**{**vars(policy), "skip": (*policy.skip, *names)})
 
 
-def _is_node(reading: Reading, site: Site) -> bool:
+def _is_node(reading: TracedModel, site: Site) -> bool:
     if place_of(reading, site.value) is None:
         return False
     return all(op.name in reading.nodes for op in site.clones)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from bnpass.importer.functions import activation
-from bnpass.importer.op import Op
+from bnpass.importer.node import ImportedNode
 from bnpass.importer.registry import Handler, register_op
 from bnpass.importer.values import Arg
 
@@ -16,7 +16,7 @@ SELU_ALPHA, SELU_GAMMA = 1.6732632423543772, 1.0507009873554805
 
 
 def _unary(function: object) -> Handler:
-    def translate(op: Op) -> Arg:
+    def translate(op: ImportedNode) -> Arg:
         return op.call(function, op.tensor(0))  # type: ignore[arg-type]
 
     return translate
@@ -35,25 +35,25 @@ for _name, _function in {
 
 
 @register_op("LeakyRelu")
-def leaky_relu(op: Op) -> Arg:
+def leaky_relu(op: ImportedNode) -> Arg:
     """Slope alpha below zero."""
     return op.call(F.leaky_relu, op.tensor(0), op.attr("alpha", 0.01))
 
 
 @register_op("PRelu")
-def prelu(op: Op) -> Arg:
+def prelu(op: ImportedNode) -> Arg:
     """The slope keeps its ONNX shape, e.g. (C, 1, 1)."""
     return op.call(activation.prelu, op.tensor(0), op.weight(1))
 
 
 @register_op("Elu")
-def elu(op: Op) -> Arg:
+def elu(op: ImportedNode) -> Arg:
     """alpha * (exp(x) - 1) below zero."""
     return op.call(F.elu, op.tensor(0), op.attr("alpha", 1.0))
 
 
 @register_op("Selu")
-def selu(op: Op) -> Arg:
+def selu(op: ImportedNode) -> Arg:
     """torch's constants are ONNX's defaults; others need the formula."""
     alpha, gamma = op.attr("alpha", SELU_ALPHA), op.attr("gamma", SELU_GAMMA)
     if math.isclose(alpha, SELU_ALPHA, rel_tol=1e-6) and math.isclose(
@@ -64,13 +64,13 @@ def selu(op: Op) -> Arg:
 
 
 @register_op("Celu")
-def celu(op: Op) -> Arg:
+def celu(op: ImportedNode) -> Arg:
     """max(0, x) + min(0, alpha * (exp(x / alpha) - 1))."""
     return op.call(F.celu, op.tensor(0), op.attr("alpha", 1.0))
 
 
 @register_op("HardSigmoid")
-def hard_sigmoid(op: Op) -> Arg:
+def hard_sigmoid(op: ImportedNode) -> Arg:
     """clip(alpha x + beta, 0, 1); torch's has alpha = 1/6, ONNX's default is 0.2."""
     alpha, beta = op.attr("alpha", 0.2), op.attr("beta", 0.5)
     if math.isclose(alpha, 1 / 6, rel_tol=1e-6) and beta == 0.5:
@@ -79,13 +79,13 @@ def hard_sigmoid(op: Op) -> Arg:
 
 
 @register_op("Gelu")
-def gelu(op: Op) -> Arg:
+def gelu(op: ImportedNode) -> Arg:
     """approximate is "none" (erf) or "tanh"."""
     return op.call(F.gelu, op.tensor(0), approximate=op.attr("approximate", "none"))
 
 
 @register_op("Swish")
-def swish(op: Op) -> Arg:
+def swish(op: ImportedNode) -> Arg:
     """x * sigmoid(alpha x)."""
     alpha = op.attr("alpha", 1.0)
     if alpha == 1.0:
@@ -94,13 +94,13 @@ def swish(op: Op) -> Arg:
 
 
 @register_op("ThresholdedRelu")
-def thresholded_relu(op: Op) -> Arg:
+def thresholded_relu(op: ImportedNode) -> Arg:
     """X above alpha, else 0."""
     return op.call(F.threshold, op.tensor(0), op.attr("alpha", 1.0), 0.0)
 
 
 @register_op("Shrink")
-def shrink(op: Op) -> Arg:
+def shrink(op: ImportedNode) -> Arg:
     """x + bias below -lambd, x - bias above lambd, else 0."""
     return op.call(
         activation.shrink, op.tensor(0), op.attr("lambd", 0.5), op.attr("bias", 0.0)
@@ -108,19 +108,19 @@ def shrink(op: Op) -> Arg:
 
 
 @register_op("Clip", until=10)
-def clip_attributes(op: Op) -> Arg:
+def clip_attributes(op: ImportedNode) -> Arg:
     """Bounds as attributes; ONNX's defaults are the largest floats."""
     low, high = op.attr("min"), op.attr("max")
     return _clamp(op, low, high)
 
 
 @register_op("Clip", since=11)
-def clip(op: Op) -> Arg:
+def clip(op: ImportedNode) -> Arg:
     """Bounds as optional scalar inputs."""
     return _clamp(op, op.number(1), op.number(2))
 
 
-def _clamp(op: Op, low: Arg, high: Arg) -> Arg:
+def _clamp(op: ImportedNode, low: Arg, high: Arg) -> Arg:
     if low is None and high is None:
         return op.inputs[0]
     if any(isinstance(v, torch.fx.Node) for v in (low, high)):
@@ -132,19 +132,19 @@ def _clamp(op: Op, low: Arg, high: Arg) -> Arg:
 
 
 @register_op("Softmax", since=13)
-def softmax(op: Op) -> Arg:
+def softmax(op: ImportedNode) -> Arg:
     """Along one axis, the last one by default."""
     return op.call(F.softmax, op.tensor(0), dim=op.attr("axis", -1))
 
 
 @register_op("LogSoftmax", since=13)
-def log_softmax(op: Op) -> Arg:
+def log_softmax(op: ImportedNode) -> Arg:
     """Along one axis, the last one by default."""
     return op.call(F.log_softmax, op.tensor(0), dim=op.attr("axis", -1))
 
 
 @register_op("Hardmax", since=13)
-def hardmax(op: Op) -> Arg:
+def hardmax(op: ImportedNode) -> Arg:
     """1 at the first maximum of the axis, 0 elsewhere."""
     return op.call(activation.hardmax, op.tensor(0), op.attr("axis", -1))
 
@@ -152,7 +152,7 @@ def hardmax(op: Op) -> Arg:
 @register_op("Softmax", until=12)
 @register_op("LogSoftmax", until=12)
 @register_op("Hardmax", until=12)
-def coerced(op: Op) -> Arg:
+def coerced(op: ImportedNode) -> Arg:
     """Before opset 13: over ALL axes from ``axis`` on together (the input is coerced to 2-D)."""
     function = {
         "Softmax": activation.softmax_from,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bnpass.importer.functions import attention as functions
-from bnpass.importer.op import Op
+from bnpass.importer.node import ImportedNode
 from bnpass.importer.registry import register_op
 from bnpass.importer.values import Arg, Const, torch_dtype
 
 
 @register_op("Attention", since=23)
-def attention(op: Op) -> Arg:
+def attention(op: ImportedNode) -> Arg:
     """Since opset 24 with the lengths of an external cache, since 25 with a window."""
     tensors = [op.tensor(i) if op.has(i) else None for i in range(7) if i != 3]
     tensors.insert(3, op.buffer(3) if _hides(op) else op.weight(3))
@@ -23,14 +23,14 @@ def attention(op: Op) -> Arg:
     return op.items(made, 4)[: len(op.node.output)]
 
 
-def _hides(op: Op) -> bool:
+def _hides(op: ImportedNode) -> bool:
     """Whether a constant attn_mask switches keys off; otherwise it is a learned bias."""
     mask = op.inputs[3] if op.has(3) else None
     return isinstance(mask, Const) and bool((mask.tensor.float() < -1e4).any())
 
 
 @register_op("RotaryEmbedding", since=23)
-def rotary_embedding(op: Op) -> Arg:
+def rotary_embedding(op: ImportedNode) -> Arg:
     """The tables are no weights: they hold cosines and sines."""
     positions = op.tensor(3) if op.has(3) else None
     return op.call(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from bnpass.importer.functions import conv as functions
 from bnpass.importer.functions import padding
-from bnpass.importer.op import Op
+from bnpass.importer.node import ImportedNode
 from bnpass.importer.registry import register_op
 from bnpass.importer.values import Arg
 
@@ -35,7 +35,7 @@ class Window:
         return self.pads[: len(self.kernel)]
 
 
-def window(op: Op, kernel: tuple[int, ...]) -> Window:
+def window(op: ImportedNode, kernel: tuple[int, ...]) -> Window:
     """The window of a Conv or pool node with its auto_pad resolved where that is possible."""
     rank = len(kernel)
     strides = op.attr("strides", (1,) * rank)
@@ -53,7 +53,7 @@ def window(op: Op, kernel: tuple[int, ...]) -> Window:
     return Window(kernel, tuple(strides), tuple(dilations), tuple(pads), same)
 
 
-def padded(op: Op, x: Arg, w: Window, value: float = 0.0) -> Arg:
+def padded(op: ImportedNode, x: Arg, w: Window, value: float = 0.0) -> Arg:
     """``x`` with the window's pads applied to it."""
     if w.same:
         upper = w.same == "SAME_UPPER"
@@ -63,7 +63,7 @@ def padded(op: Op, x: Arg, w: Window, value: float = 0.0) -> Arg:
     return x
 
 
-def kernel_of(op: Op) -> tuple[int, ...] | None:
+def kernel_of(op: ImportedNode) -> tuple[int, ...] | None:
     """The kernel's spatial shape: of the weight if it is constant, else as the attribute says."""
     shape = op.shape(1)
     kernel = shape[2:] if shape is not None else op.attr("kernel_shape")
@@ -73,7 +73,7 @@ def kernel_of(op: Op) -> tuple[int, ...] | None:
 
 
 @register_op("Conv")
-def conv(op: Op) -> Arg:
+def conv(op: ImportedNode) -> Arg:
     """W is (M, C/group, k1, ...), B is (M,)."""
     kernel = kernel_of(op)
     x, weight, bias, groups = op.tensor(0), op.weight(1), op.weight(2), op.attr("group", 1)
@@ -93,7 +93,7 @@ def _short(values: tuple[int, ...]) -> int | tuple[int, ...]:
     return values[0] if len(set(values)) == 1 else values
 
 
-def _conv_of_unknown_rank(op: Op, x: Arg, weight: Arg, bias: Arg, groups: int) -> Arg:
+def _conv_of_unknown_rank(op: ImportedNode, x: Arg, weight: Arg, bias: Arg, groups: int) -> Arg:
     pads = op.attr("pads", (0, 0))
     half = len(pads) // 2
     if op.attr("auto_pad", "NOTSET") != "NOTSET" or pads[:half] != pads[half:]:
@@ -105,7 +105,7 @@ def _conv_of_unknown_rank(op: Op, x: Arg, weight: Arg, bias: Arg, groups: int) -
 
 
 @register_op("ConvTranspose")
-def conv_transpose(op: Op) -> Arg:
+def conv_transpose(op: ImportedNode) -> Arg:
     """W is (C, M/group, k1, ...), B is (M,)."""
     kernel = kernel_of(op)
     x, weight, bias, groups = op.tensor(0), op.weight(1), op.weight(2), op.attr("group", 1)
@@ -133,7 +133,7 @@ def conv_transpose(op: Op) -> Arg:
 
 
 @register_op("LRN")
-def lrn(op: Op) -> Arg:
+def lrn(op: ImportedNode) -> Arg:
     """Across channels; alpha is divided by size, as in torch."""
     args = (op.attr("size"), op.attr("alpha", 1e-4), op.attr("beta", 0.75), op.attr("bias", 1.0))
     odd = args[0] % 2 == 1

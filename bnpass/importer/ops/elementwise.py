@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bnpass.importer.functions import elementwise as functions
-from bnpass.importer.op import Op
+from bnpass.importer.node import ImportedNode
 from bnpass.importer.registry import Handler, register_op
 from bnpass.importer.values import Arg
 
@@ -18,7 +18,7 @@ UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
 def _unary(function: Callable[..., Any]) -> Handler:
-    def translate(op: Op) -> Arg:
+    def translate(op: ImportedNode) -> Arg:
         return op.call(function, op.tensor(0))
 
     return translate
@@ -37,7 +37,7 @@ register_op("BitwiseNot")(_unary(functions.bitwise_not))
 def _binary(plain: Callable[..., Any], *, second_trains: bool = True) -> Handler:
     """Python's operators: what torch.fx records for ``x + y``."""
 
-    def translate(op: Op) -> Arg:
+    def translate(op: ImportedNode) -> Arg:
         if op.dtype(0) in UNSIGNED:
             return op.call(functions.unsigned, plain.__name__, op.tensor(0), op.tensor(1))
         a, b = op.operand(0), op.operand(1, trainable=second_trains)
@@ -52,7 +52,7 @@ register_op("Mul", since=7)(_binary(operator.mul))
 
 
 @register_op("Div", since=7)
-def div(op: Op) -> Arg:
+def div(op: ImportedNode) -> Arg:
     """Integers divide towards zero. A constant divisor is not trained, a dividend is."""
     if op.dtype(0) in UNSIGNED:
         return op.call(functions.unsigned, "div", op.tensor(0), op.buffer(1))
@@ -62,7 +62,7 @@ def div(op: Op) -> Arg:
 
 
 @register_op("Pow", since=7)
-def pow_(op: Op) -> Arg:
+def pow_(op: ImportedNode) -> Arg:
     """The result has the base's type."""
     if op.is_float() and op.is_float(1):
         base = op.tensor(0)
@@ -71,7 +71,7 @@ def pow_(op: Op) -> Arg:
 
 
 @register_op("Mod")
-def mod(op: Op) -> Arg:
+def mod(op: ImportedNode) -> Arg:
     """fmod=1: the sign of the dividend, as C; else of the divisor, as Python."""
     name = "fmod" if op.attr("fmod", 0) else "remainder"
     if op.dtype(0) in UNSIGNED:
@@ -80,7 +80,7 @@ def mod(op: Op) -> Arg:
 
 
 def _variadic(plain: Callable[..., Any]) -> Handler:
-    def translate(op: Op) -> Arg:
+    def translate(op: ImportedNode) -> Arg:
         result = op.tensor(0)
         for i in range(1, len(op.inputs)):
             if op.dtype(0) in UNSIGNED:
@@ -101,7 +101,7 @@ register_op("Min", since=8)(_variadic(torch.minimum))
 @register_op("Min", until=7)
 @register_op("Sum", until=7)
 @register_op("Mean")
-def mean(op: Op) -> Arg:
+def mean(op: ImportedNode) -> Arg:
     """The mean of all; before opset 8 the others take equal shapes, a case of broadcasting."""
     plain = {"Max": torch.maximum, "Min": torch.minimum}.get(op.node.op_type, operator.add)
     total = _variadic(plain)(op)
@@ -111,7 +111,7 @@ def mean(op: Op) -> Arg:
 
 
 def _compare(plain: Callable[..., Any]) -> Handler:
-    def translate(op: Op) -> Arg:
+    def translate(op: ImportedNode) -> Arg:
         a, b = op.buffer(0), op.buffer(1)
         if op.dtype(0) in UNSIGNED:
             return op.call(functions.unsigned, plain.__name__, a, b)
@@ -137,19 +137,19 @@ for _name, _function in {
 
 
 @register_op("BitShift")
-def bit_shift(op: Op) -> Arg:
+def bit_shift(op: ImportedNode) -> Arg:
     """Bits that leave the type are lost."""
     return op.call(functions.bit_shift, op.buffer(0), op.buffer(1), op.attr("direction"))
 
 
 @register_op("IsInf")
-def is_inf(op: Op) -> Arg:
+def is_inf(op: ImportedNode) -> Arg:
     """Of either sign, or of one."""
     signs = (bool(op.attr("detect_negative", 1)), bool(op.attr("detect_positive", 1)))
     return op.call(functions.is_inf, op.tensor(0), *signs)
 
 
 @register_op("Where")
-def where(op: Op) -> Arg:
+def where(op: ImportedNode) -> Arg:
     """Constants in it (a mask's -inf) are not trained."""
     return op.call(torch.where, op.buffer(0), op.buffer(1), op.buffer(2))

@@ -6,18 +6,18 @@ import torch
 import torch.nn.functional as F
 
 from bnpass.importer.functions import linear
-from bnpass.importer.op import Op
+from bnpass.importer.node import ImportedNode
 from bnpass.importer.registry import register_op
 from bnpass.importer.values import Arg
 
 
-def _floats(op: Op) -> bool:
+def _floats(op: ImportedNode) -> bool:
     """Whether one of the factors is known to be floating point; both have one type."""
     return op.is_float(0) or op.is_float(1)
 
 
 @register_op("Gemm")
-def gemm(op: Op) -> Arg:
+def gemm(op: ImportedNode) -> Arg:
     """alpha * A' B' + beta * C; F.linear where it is that."""
     alpha, beta = op.attr("alpha", 1.0), op.attr("beta", 1.0)
     a, b, c = op.weight(0), op.weight(1), op.weight(2)
@@ -38,7 +38,7 @@ def gemm(op: Op) -> Arg:
 
 
 @register_op("MatMul")
-def matmul(op: Op) -> Arg:
+def matmul(op: ImportedNode) -> Arg:
     """numpy.matmul."""
     if _floats(op):
         return op.call(torch.matmul, op.weight(0), op.weight(1))
@@ -46,7 +46,7 @@ def matmul(op: Op) -> Arg:
 
 
 @register_op("Einsum")
-def einsum(op: Op) -> Arg:
+def einsum(op: ImportedNode) -> Arg:
     """torch's notation is ONNX's."""
     operands = [op.weight(i) for i in range(len(op.inputs))]
     return op.call(torch.einsum, op.attr("equation").replace(" ", ""), *operands)

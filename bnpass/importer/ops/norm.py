@@ -7,7 +7,7 @@ from torch import nn
 
 from bnpass.importer.functions import norm as functions
 from bnpass.importer.modules import BatchNorm, Dropout
-from bnpass.importer.op import Op
+from bnpass.importer.node import ImportedNode
 from bnpass.importer.registry import register_op
 from bnpass.importer.values import Arg, Const
 
@@ -15,7 +15,7 @@ _SUFFIXES = ("weight", "bias", "running_mean", "running_var")
 
 
 @register_op("BatchNormalization", since=7)
-def batch_normalization(op: Op) -> Arg:
+def batch_normalization(op: ImportedNode) -> Arg:
     """A module where it normalises with statistics of the file; else a function.
 
     ONNX keeps ``momentum`` of the old statistics, torch replaces ``momentum`` of them. With
@@ -37,7 +37,7 @@ def batch_normalization(op: Op) -> Arg:
     return op.items(result, 3)[: max(1, len(op.node.output))]
 
 
-def _module(op: Op, eps: float, momentum: float) -> tuple[BatchNorm, str]:
+def _module(op: ImportedNode, eps: float, momentum: float) -> tuple[BatchNorm, str]:
     consts = [v for v in op.inputs[1:5] if isinstance(v, Const)]
     scale, bias, mean, var = consts
     key = ("BatchNormalization", *(c.name or id(c) for c in consts), eps, momentum)
@@ -53,7 +53,7 @@ def _module(op: Op, eps: float, momentum: float) -> tuple[BatchNorm, str]:
     return made  # the same for all nodes with these tensors: one layer, called several times
 
 
-def _folder(op: Op, names: list[str]) -> str:
+def _folder(op: ImportedNode, names: list[str]) -> str:
     """``bn1`` where torch named the tensors ``bn1.weight`` ...; else after the scale."""
     heads = {n.rpartition(".")[0] for n in names}
     if len(heads) == 1 and [n.rpartition(".")[2] for n in names] == list(_SUFFIXES):
@@ -62,7 +62,7 @@ def _folder(op: Op, names: list[str]) -> str:
 
 
 @register_op("Dropout")
-def dropout(op: Op) -> Arg:
+def dropout(op: ImportedNode) -> Arg:
     """A module that drops in train mode; with training_mode true it drops always, as it says."""
     x = op.tensor(0)
     rate = op.attr("ratio", 0.5) if op.opset < 12 else op.number(1, 0.5)
@@ -79,14 +79,14 @@ def dropout(op: Op) -> Arg:
 
 
 @register_op("InstanceNormalization")
-def instance_normalization(op: Op) -> Arg:
+def instance_normalization(op: ImportedNode) -> Arg:
     """Over the spatial axes of each sample and channel."""
     x, scale, bias = op.tensor(0), op.weight(1), op.weight(2)
     return op.call(functions.instance_norm, x, scale, bias, op.attr("epsilon", 1e-5))
 
 
 @register_op("LayerNormalization")
-def layer_normalization(op: Op) -> Arg:
+def layer_normalization(op: ImportedNode) -> Arg:
     """Over all axes from ``axis`` on; computed in stash_type."""
     x, scale, bias = op.tensor(0), op.weight(1), op.weight(2)
     axis, eps = op.attr("axis", -1), op.attr("epsilon", 1e-5)
@@ -100,7 +100,7 @@ def layer_normalization(op: Op) -> Arg:
 
 
 @register_op("RMSNormalization")
-def rms_normalization(op: Op) -> Arg:
+def rms_normalization(op: ImportedNode) -> Arg:
     """Over all axes from ``axis`` on, without centring."""
     if op.attr("stash_type", 1) != 1:
         op.fail("stash_type other than float")
@@ -109,7 +109,7 @@ def rms_normalization(op: Op) -> Arg:
 
 
 @register_op("GroupNormalization", since=18)
-def group_normalization(op: Op) -> Arg:
+def group_normalization(op: ImportedNode) -> Arg:
     """Before opset 21 scale and bias are per group, since then per channel."""
     x, scale, bias = op.tensor(0), op.weight(1), op.weight(2)
     groups, eps = op.attr("num_groups"), op.attr("epsilon", 1e-5)
@@ -119,12 +119,12 @@ def group_normalization(op: Op) -> Arg:
 
 
 @register_op("MeanVarianceNormalization")
-def mean_variance_normalization(op: Op) -> Arg:
+def mean_variance_normalization(op: ImportedNode) -> Arg:
     """(x - mean) / (std + 1e-9) over ``axes``."""
     return op.call(functions.mean_variance_norm, op.tensor(0), op.attr("axes", (0, 2, 3)))
 
 
 @register_op("LpNormalization")
-def lp_normalization(op: Op) -> Arg:
+def lp_normalization(op: ImportedNode) -> Arg:
     """X divided by its p-norm along one axis; a zero norm gives 0."""
     return op.call(functions.lp_norm, op.tensor(0), op.attr("axis", -1), op.attr("p", 2))

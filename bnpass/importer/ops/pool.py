@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bnpass.importer.functions import pooling
-from bnpass.importer.op import Op
+from bnpass.importer.node import ImportedNode
 from bnpass.importer.ops.conv import Window, window
 from bnpass.importer.registry import register_op
 from bnpass.importer.values import Arg
 
 
-def _window(op: Op) -> Window:
+def _window(op: ImportedNode) -> Window:
     kernel = op.attr("kernel_shape")
     if not 1 <= len(kernel) <= 3:
         op.fail(f"{len(kernel)} spatial axes (torch has 1 to 3)")
@@ -18,7 +18,7 @@ def _window(op: Op) -> Window:
     return window(op, kernel)
 
 
-def _check_same(op: Op, kernel: tuple[int, ...]) -> None:
+def _check_same(op: ImportedNode, kernel: tuple[int, ...]) -> None:
     """Refuse automatic pads where onnxruntime's outputs have other sizes or places than ONNX's."""
     if max(op.attr("dilations", (1,))) > 1:
         op.fail("auto_pad with dilations: onnxruntime's sizes are not ONNX's")
@@ -29,7 +29,7 @@ def _check_same(op: Op, kernel: tuple[int, ...]) -> None:
         op.fail("auto_pad with strides larger than the kernel: onnxruntime crops the input")
 
 
-def _pads(op: Op, x: Arg, w: Window) -> Arg:
+def _pads(op: ImportedNode, x: Arg, w: Window) -> Arg:
     """The pads, computed when it runs where auto_pad depends on the size."""
     if not w.same:
         return w.pads
@@ -43,7 +43,7 @@ def _fits_torch(w: Window) -> bool:
 
 
 @register_op("MaxPool")
-def max_pool(op: Op) -> Arg:
+def max_pool(op: ImportedNode) -> Arg:
     """Padding is -inf; Indices count in the flattened input."""
     w, x, ceil = _window(op), op.tensor(0), bool(op.attr("ceil_mode", 0))
     if op.wants(1):
@@ -60,7 +60,7 @@ def max_pool(op: Op) -> Arg:
 
 
 @register_op("AveragePool")
-def average_pool(op: Op) -> Arg:
+def average_pool(op: ImportedNode) -> Arg:
     """count_include_pad counts explicit pads, never what ceil_mode adds."""
     w, x = _window(op), op.tensor(0)
     ceil, count = bool(op.attr("ceil_mode", 0)), bool(op.attr("count_include_pad", 0))
@@ -72,7 +72,7 @@ def average_pool(op: Op) -> Arg:
 
 
 @register_op("LpPool")
-def lp_pool(op: Op) -> Arg:
+def lp_pool(op: ImportedNode) -> Arg:
     """The p-norm of each window."""
     w, x = _window(op), op.tensor(0)
     ceil, p = bool(op.attr("ceil_mode", 0)), op.attr("p", 2)
@@ -81,25 +81,25 @@ def lp_pool(op: Op) -> Arg:
 
 
 @register_op("GlobalAveragePool")
-def global_average_pool(op: Op) -> Arg:
+def global_average_pool(op: ImportedNode) -> Arg:
     """The mean over all spatial axes."""
     return op.call(pooling.global_average_pool, op.tensor(0))
 
 
 @register_op("GlobalMaxPool")
-def global_max_pool(op: Op) -> Arg:
+def global_max_pool(op: ImportedNode) -> Arg:
     """The maximum over all spatial axes."""
     return op.call(pooling.global_max_pool, op.tensor(0))
 
 
 @register_op("GlobalLpPool")
-def global_lp_pool(op: Op) -> Arg:
+def global_lp_pool(op: ImportedNode) -> Arg:
     """The p-norm over all spatial axes."""
     return op.call(pooling.global_lp_pool, op.tensor(0), op.attr("p", 2))
 
 
 @register_op("MaxUnpool")
-def max_unpool(op: Op) -> Arg:
+def max_unpool(op: ImportedNode) -> Arg:
     """The inverse of MaxPool with its Indices."""
     w = _window(op)
     shape = op.ints(2)

@@ -10,7 +10,7 @@ from bnpass.importer.functions import recurrent as functions
 from bnpass.importer.functions import shape
 from bnpass.importer.functions.common import host_tensor
 from bnpass.importer.gates import BIAS, USUAL, WEIGHTS, arranged, fits_kernel, order_of
-from bnpass.importer.op import Op
+from bnpass.importer.node import ImportedNode
 from bnpass.importer.ops.rows import parameters_in_order
 from bnpass.importer.registry import register_op
 from bnpass.importer.values import Arg, Const, Traced
@@ -19,7 +19,7 @@ from bnpass.importer.values import Arg, Const, Traced
 @register_op("LSTM")
 @register_op("GRU")
 @register_op("RNN")
-def recurrent(op: Op) -> Arg:
+def recurrent(op: ImportedNode) -> Arg:
     """By torch's kernels, with the gates in its order, where it has them; else by a loop."""
     kind, direction = op.node.op_type, op.attr("direction", "forward")
     lstm, layout = kind == "LSTM", op.attr("layout", 0)
@@ -41,7 +41,7 @@ def recurrent(op: Op) -> Arg:
     return op.items(triple, 3 if lstm else 2)
 
 
-def _in_order(op: Op, index: int) -> Arg:
+def _in_order(op: ImportedNode, index: int) -> Arg:
     """W, R or B with the gates in torch's order; at worst put in order when it runs."""
     if not op.has(index):
         return None
@@ -57,7 +57,7 @@ def _in_order(op: Op, index: int) -> Arg:
     return op.call(arranged, weight, order)
 
 
-def _state(op: Op, index: int) -> Arg:
+def _state(op: ImportedNode, index: int) -> Arg:
     """An initial state; None is zeros."""
     if not op.has(index):
         return None
@@ -79,7 +79,7 @@ def _is_zero(node: Any) -> bool:
     return node.target is shape.full and bool(node.args[1] == 0)
 
 
-def _activations(op: Op, kind: str, directions: int) -> tuple[functions.Chosen, ...]:
+def _activations(op: ImportedNode, kind: str, directions: int) -> tuple[functions.Chosen, ...]:
     """Names with their parameters: the two lists feed, in order, those that take any."""
     names = op.attr("activations", USUAL[kind] * directions)
     names = tuple(n.decode().lower() if isinstance(n, bytes) else n for n in names)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bnpass.importer.functions import reduce as functions
-from bnpass.importer.op import Op
+from bnpass.importer.node import ImportedNode
 from bnpass.importer.registry import register_op
 from bnpass.importer.values import Arg
 
@@ -20,7 +20,7 @@ _PLAIN: dict[str, Callable[..., Any]] = {
 }
 
 
-def reduction(op: Op) -> Arg:
+def reduction(op: ImportedNode) -> Arg:
     """Axes as attribute or input, whichever the file has."""
     axes = op.attr("axes") if "axes" in op.attrs else op.ints(1)
     keep, noop = bool(op.attr("keepdims", 1)), bool(op.attr("noop_with_empty_axes", 0))
@@ -39,7 +39,7 @@ for _name in (
 
 @register_op("ArgMax")
 @register_op("ArgMin")
-def arg_extreme(op: Op) -> Arg:
+def arg_extreme(op: ImportedNode) -> Arg:
     """The first of equal values unless select_last_index."""
     kind = op.node.op_type.lower()
     last = bool(op.attr("select_last_index", 0))
@@ -49,7 +49,7 @@ def arg_extreme(op: Op) -> Arg:
 
 @register_op("CumSum")
 @register_op("CumProd")
-def cumulate(op: Op) -> Arg:
+def cumulate(op: ImportedNode) -> Arg:
     """Along one axis; exclusive leaves the entry itself out."""
     flags = (bool(op.attr("exclusive", 0)), bool(op.attr("reverse", 0)))
     return op.call(functions.cumulate, op.tensor(0), op.node.op_type, op.number(1), *flags)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bnpass.importer.functions import resize as functions
-from bnpass.importer.op import Op
+from bnpass.importer.node import ImportedNode
 from bnpass.importer.registry import register_op
 from bnpass.importer.values import Arg
 
@@ -17,7 +17,7 @@ _COORDINATES = frozenset(
 )  # fmt: skip
 
 
-def _floats(op: Op, index: int) -> Any:
+def _floats(op: ImportedNode, index: int) -> Any:
     """A vector of floats; None if it is left out or empty, as older opsets write it."""
     if not op.has(index):
         return None
@@ -25,13 +25,13 @@ def _floats(op: Op, index: int) -> Any:
     return op.buffer(index) if value is None else tuple(value.tolist()) or None
 
 
-def _sizes(op: Op, index: int) -> Any:
+def _sizes(op: ImportedNode, index: int) -> Any:
     sizes = op.ints(index)
     return None if sizes == () else sizes
 
 
 @register_op("Resize", since=11)
-def resize(op: Op) -> Arg:
+def resize(op: ImportedNode) -> Arg:
     """Inputs X, roi, scales, sizes."""
     mode, coordinates = op.attr("mode", "nearest"), op.attr("coordinate_transformation_mode")
     coordinates = coordinates or "half_pixel"
@@ -54,7 +54,7 @@ def resize(op: Op) -> Arg:
 
 @register_op("Resize", until=10)
 @register_op("Upsample")
-def upsample(op: Op) -> Arg:
+def upsample(op: ImportedNode) -> Arg:
     """The older form: asymmetric coordinates; nearest rounds down, and up where an axis shrinks."""
     mode = {"bilinear": "linear"}.get(op.attr("mode", "nearest"), op.attr("mode", "nearest"))
     scales = op.attr("scales") if op.opset < 9 else _floats(op, 1)

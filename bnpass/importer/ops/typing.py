@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from bnpass.importer.functions import typing as functions
-from bnpass.importer.op import Op
+from bnpass.importer.node import ImportedNode
 from bnpass.importer.registry import register_op
 from bnpass.importer.values import Arg, torch_dtype, type_name
 
@@ -17,14 +17,14 @@ _FLOAT8 = (
 )
 
 
-def _cast(op: Op, dtype: torch.dtype) -> Arg:
+def _cast(op: ImportedNode, dtype: torch.dtype) -> Arg:
     if dtype in _FLOAT8:
         return op.call(functions.to_float8, op.tensor(0), dtype, bool(op.attr("saturate", 1)))
     return op.method("to", op.tensor(0), dtype)
 
 
 @register_op("Cast")
-def cast(op: Op) -> Arg:
+def cast(op: ImportedNode) -> Arg:
     """To the type of the attribute ``to``."""
     dtype = torch_dtype(op.attr("to"))
     if dtype is None:
@@ -33,7 +33,7 @@ def cast(op: Op) -> Arg:
 
 
 @register_op("CastLike")
-def cast_like(op: Op) -> Arg:
+def cast_like(op: ImportedNode) -> Arg:
     """To the type of the second input."""
     dtype = op.dtype(1)
     if dtype is None:

@@ -15,10 +15,10 @@ from bnpass.importer.values import Arg, Const, Sizes, Traced, Value
 
 
 class NotExactError(Exception):
-    """Raised by :meth:`Op.fail`; the importer gathers these into one UnsupportedError."""
+    """Raised by :meth:`ImportedNode.fail`; the importer gathers these into one UnsupportedError."""
 
 
-class Op:
+class ImportedNode:
     """One ONNX node, its inputs, and the graph that is being built.
 
     While constants are folded (all inputs known, none a weight) the same calls compute at once:

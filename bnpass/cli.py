@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import contextlib
 import gc
 import os
 import re
@@ -18,9 +17,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
-from bnpass import __version__
+from bnpass import __version__, signals
 from bnpass.commands import COMMANDS
 from bnpass.errors import BnpassError, MissingDependencyError, UsageError, close_matches
+from bnpass.report import streams
 from bnpass.report.ui import Ui
 
 EPILOG = """\
@@ -28,8 +28,8 @@ exit codes:
   0    done, or nothing to do and said so
   1    it ran and the answer is no: verification failed, or --require-change and nothing changed
   2    usage or input error
-  3    environment: a package or an execution provider is missing
-  130  interrupted
+  3    environment: a package or an execution provider is missing, or a result could not be printed
+  130  interrupted (143 after SIGTERM)
 
 'bnpass COMMAND --help' lists the options of a command.
 """
@@ -97,19 +97,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0, 1, 2, 3 or 130 (see :data:`EPILOG`).
+        The exit code: 0, 1, 2, 3, 130 or 143 (see :data:`EPILOG`).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None or sys.stderr is None:
+        streams.repair()
     ui = Ui.from_arguments(arguments)
     if argv is None and arguments[:1] and arguments[0] in REWRITING:
         gc.disable()  # a process that ends in a moment: the collector would only cost time
     try:
-        return _dispatch(arguments, ui)
-    except KeyboardInterrupt:
-        ui.error("interrupted", "every file that is there is whole; run it again to go on")
-        return 130
-    except BrokenPipeError:
-        return _reader_left()
+        return _printed(_dispatch(arguments, ui), ui)
+    except KeyboardInterrupt as error:
+        what = "terminated" if isinstance(error, signals.Terminated) else "interrupted"
+        ui.error(what, "every file that is there is whole; run it again to go on")
+        return signals.exit_code(error)
     except BnpassError as error:
         return _failed(ui, error, arguments)
     except MemoryError:
@@ -123,7 +124,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def script() -> NoReturn:
     """The process ``bnpass``: :func:`main`, and leave with its exit code."""
-    code = main()
+    streams.repair()
+    signals.install()
+    try:
+        code = main()
+    except KeyboardInterrupt as error:  # while an error was being printed
+        code = signals.exit_code(error)
+    signals.ignore()
     if sys.argv[1:2] and sys.argv[1] in REWRITING and threading.active_count() == 1:
         _leave(code)
     raise SystemExit(code)
@@ -133,9 +140,23 @@ def _leave(code: int) -> NoReturn:
     """End the process without freeing a large graph object by object: a tenth of a fold's time."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+        streams.write(stream, "", flush=True)
     os._exit(code)
+
+
+def _printed(code: int, ui: Ui) -> int:
+    """The exit code in view of what could be printed: a result that is lost is an error.
+
+    A reader that left (``| head``) has what it wanted; with a file written the result is that.
+    """
+    if ui.lost is None or isinstance(ui.lost, BrokenPipeError):
+        return code
+    lost = f"the result could not be printed: {ui.lost.strerror or ui.lost}"
+    if code != 0 or ui.document.get("output"):
+        ui.warn(lost)
+        return code
+    ui.error(lost, "free some space, or send it elsewhere")
+    return 3
 
 
 def _missing_package(error: Exception) -> BnpassError | None:
@@ -157,7 +178,7 @@ def _dispatch(arguments: list[str], ui: Ui) -> int:
     try:
         args = parser.parse_args(arguments)
     except SystemExit:  # argparse, after --help and --version
-        sys.stdout.flush()
+        ui.flush()
         return 0
     if args.command is None:
         parser.print_help(sys.stderr)
@@ -168,7 +189,6 @@ def _dispatch(arguments: list[str], ui: Ui) -> int:
         ui.document["command"] = args.command
         code = int(args.run(args, ui))
     ui.close()
-    sys.stdout.flush()
     return code
 
 
@@ -220,17 +240,9 @@ def _failed(ui: Ui, error: BnpassError, arguments: list[str]) -> int:
         ok=False, error={"message": error.message, "hint": hint},
         exit_code=error.exit_code,
     )
-    with contextlib.suppress(BrokenPipeError):
-        ui.close()
+    ui.close()
     return error.exit_code
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _reader_left() -> int:
-    """``bnpass ... | head``: the reader has what it wanted; Python must not complain at exit."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0

@@ -17,7 +17,8 @@ def to_json(document: dict[str, Any], *, indent: int | None = 2) -> str:
     NaN and infinity, which JSON does not know, become the strings ``"nan"``, ``"inf"``, ``"-inf"``;
     numpy numbers and arrays become numbers and lists, paths become strings.
     """
-    return json.dumps(plain({"schema": SCHEMA, **document}), indent=indent, allow_nan=False)
+    text = json.dumps(plain({"schema": SCHEMA, **document}), indent=indent, allow_nan=False)
+    return text.replace("\x7f", "\\u007f")  # the only control character that json lets through
 
 
 def plain(value: Any) -> Any:

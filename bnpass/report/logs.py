@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -28,13 +29,19 @@ class _Handler(logging.Handler):
 
 @contextlib.contextmanager
 def shown(ui: Ui) -> Iterator[None]:
-    """Show records as log lines, debug records with ``-v`` only, warnings always."""
+    """Show records as log lines, debug records with ``-v`` only, warnings always.
+
+    Warnings that Python's libraries give (of Pillow about a file) become log lines, too.
+    """
     logger = logging.getLogger("bnpass")
     handler, level = _Handler(ui), logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
+    given = warnings.showwarning
+    warnings.showwarning = lambda message, category, *_: ui.log(f"{category.__name__}: {message}")
     try:
         yield
     finally:
+        warnings.showwarning = given
         logger.removeHandler(handler)
         logger.setLevel(level)

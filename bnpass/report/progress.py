@@ -8,6 +8,9 @@ import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from bnpass.report import streams
+from bnpass.report.terminal import one_line
+
 LINE_EVERY = 3.0
 """Seconds between two plain lines."""
 
@@ -38,9 +41,8 @@ class _Lines:
             return
         self.next = now + LINE_EVERY
         of = f"/{self.total}" if self.total else ""
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(f"{self.title}: {done}{of} {note}".rstrip() + "\n")
-            sys.stderr.flush()
+        line = one_line(f"{self.title}: {done}{of} {note}".rstrip())
+        streams.write(sys.stderr, f"{line}\n", flush=True)
 
 
 class _Bar:

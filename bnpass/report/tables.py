@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
+
+from bnpass.report.terminal import CELL, one_line
 
 PIPE_WIDTH = 160
 """Columns where there is no terminal to ask."""
@@ -62,25 +65,53 @@ def size(count: int) -> str:
     return f"{amount:.2f} GB"
 
 
-def render(table: Table, file: TextIO) -> None:
-    """Write a table; NO_COLOR and a stream that is no terminal get plain text."""
+def render(table: Table, file: TextIO, terminal: TextIO | None = None) -> None:
+    """Write a table; NO_COLOR and a stream that is no terminal get plain text.
+
+    Args:
+        table: what is written; its texts may hold anything (see :mod:`bnpass.report.terminal`).
+        file: where it is written.
+        terminal: the stream where it will be shown, if another one.
+    """
     from rich import box
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table as RichTable
 
     rich_table = RichTable(
-        title=escape(table.title) or None, title_justify="left", box=box.SIMPLE_HEAD,
-        caption=escape(table.note) or None, caption_justify="left", title_style="bold",
+        title=_safe(table.title) or None, title_justify="left", box=box.SIMPLE_HEAD,
+        caption=_safe(table.note) or None, caption_justify="left", title_style="bold",
     )
     for index, heading in enumerate(table.columns):
         rich_table.add_column(
-            escape(heading), justify="right" if index in table.right else "left", overflow="fold"
+            _safe(heading), justify="right" if index in table.right else "left", overflow="fold"
         )
     for row in table.rows:
-        rich_table.add_row(*(escape(cell) for cell in row))
-    width = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns if not file.isatty() else None
-    console = Console(file=file, width=width, highlight=False)
-    with console.capture() as captured:  # rich itself would leave the process on a closed pipe
-        console.print(rich_table)
-    file.write(captured.get())
+        rich_table.add_row(*(_safe(cell) for cell in row))
+    shown = _Held(terminal or file)
+    width = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns if not shown.isatty() else None
+    Console(file=shown, width=width, highlight=False).print(rich_table)
+    file.write(shown.getvalue())
+
+
+class _Held(io.StringIO):
+    """What rich writes for a stream, held back: it would leave the process on a closed pipe."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def isatty(self) -> bool:
+        """Whether the stream is a terminal."""
+        return self._stream.isatty()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The stream's: it decides with what lines are drawn."""
+        return self._stream.encoding or "utf-8"
+
+
+def _safe(text: str) -> str:
+    """Text as it may stand in a cell, no markup."""
+    from rich.markup import escape
+
+    return escape(one_line(text, CELL))

@@ -1,15 +1,21 @@
 """Where a command's output goes: results to stdout, log and progress to stderr.
 
-With ``--json`` the tables are held back and one JSON object is printed on stdout at the end.
+With ``--json`` the tables are held back and one JSON object is printed on stdout at the end. All
+text is escaped here (see :mod:`bnpass.report.terminal`). A stream that takes nothing any more stops
+no work: what was lost on stdout is kept in :attr:`Ui.lost`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+from bnpass.report import streams
+from bnpass.report.terminal import lines, one_line
 
 if TYPE_CHECKING:
     from bnpass.report.progress import ProgressBar
@@ -34,6 +40,7 @@ class Ui:
         quiet: no log and no progress.
         verbose: also details.
         document: what ``--json`` prints, filled by the command.
+        lost: why a result could not be printed on stdout, or None.
     """
 
     def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
@@ -41,6 +48,7 @@ class Ui:
         self.quiet = quiet
         self.verbose = verbose
         self.document: dict[str, Any] = {}
+        self.lost: OSError | None = None
 
     @classmethod
     def from_arguments(cls, arguments: Sequence[str]) -> Ui:
@@ -52,7 +60,7 @@ class Ui:
     def log(self, text: str) -> None:
         """One line on stderr about what is being done."""
         if not self.quiet:
-            self.raw(f"{text}\n")
+            self.raw(one_line(text) + "\n")
 
     def detail(self, text: str) -> None:
         """One line on stderr with ``-v`` only."""
@@ -61,30 +69,35 @@ class Ui:
 
     def warn(self, text: str) -> None:
         """One line on stderr that the user should not miss, also with ``-q``."""
-        self.raw(f"warning: {text}\n")
+        self.raw(f"warning: {one_line(text)}\n")
         self.document.setdefault("warnings", []).append(text)
 
     def error(self, message: str, hint: str) -> None:
         """The ``error:`` line and the ``hint:`` line."""
-        self.raw(f"error: {message}\n" + (f"hint: {hint}\n" if hint else ""))
+        self.raw(f"error: {one_line(message)}\n" + (f"hint: {one_line(hint)}\n" if hint else ""))
 
     def raw(self, text: str) -> None:
-        """Text on stderr as it is; a stderr that nobody reads is no error."""
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(text)
-            sys.stderr.flush()
+        """Lines on stderr; a stderr that nobody reads is no error."""
+        streams.write(sys.stderr, lines(text), flush=True)
 
     def table(self, table: Table) -> None:
         """A table on stdout."""
         if not self.json:
             from bnpass.report.tables import render
 
-            render(table, sys.stdout)
+            text = io.StringIO()
+            render(table, text, terminal=sys.stdout or text)
+            self._result(text.getvalue())
 
     def say(self, text: str) -> None:
         """A line of the result on stdout."""
         if not self.json:
-            sys.stdout.write(f"{text}\n")
+            self._result(one_line(text) + "\n")
+
+    def _result(self, text: str, *, flush: bool = False) -> None:
+        """Text on stdout, safe by now; the first failure is remembered."""
+        if self.lost is None:
+            self.lost = streams.write(sys.stdout, text, flush=flush)
 
     @contextlib.contextmanager
     def progress(self, title: str, total: int | None = None) -> Iterator[ProgressBar]:
@@ -94,9 +107,15 @@ class Ui:
         with open_progress(title, total, quiet=self.quiet) as progress:
             yield progress
 
+    def flush(self) -> None:
+        """Print what is held back, so that a failure is known."""
+        self._result("", flush=True)
+
     def close(self) -> None:
-        """Print the JSON document if one was asked for."""
+        """Print the JSON document if one was asked for, and what is held back of the rest."""
+        text = ""
         if self.json:
             from bnpass.report.document import to_json
 
-            sys.stdout.write(to_json(self.document) + "\n")
+            text = to_json(self.document) + "\n"
+        self._result(text, flush=True)

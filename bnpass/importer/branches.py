@@ -11,6 +11,7 @@ import onnx
 
 from bnpass.importer.node import NotExactError
 from bnpass.importer.values import Const
+from bnpass.onnx_model.scopes import graphs
 
 if TYPE_CHECKING:
     from bnpass.importer.convert import Importer
@@ -32,8 +33,34 @@ def condition(importer: Importer, node: onnx.NodeProto, model: onnx.ModelProto) 
         return bool(value.tensor.reshape(()).item())
     known = _Static(importer, model).value(name)
     if known is None or known.size != 1 or known.reshape(-1)[0] is None:
-        raise NotExactError(f"the condition {name!r} is not the same in every run")
+        raise NotExactError(_why(name, model))
     return bool(known.reshape(-1)[0])
+
+
+def _why(name: str, model: onnx.ModelProto) -> str:
+    """Names the inputs that a condition is computed from: they can be given."""
+    made_by = makers(model)
+    constants = {t.name for t in model.graph.initializer}
+    inputs = [i.name for i in model.graph.input if i.name not in constants]
+    open_, seen = [name], {name}
+    while open_:
+        maker = made_by.get(open_.pop())
+        more = [] if maker is None else [i for i in maker.input if i and i not in seen]
+        seen.update(more)
+        open_ += more
+    deciding = [i for i in inputs if i in seen]
+    text = f"the condition {name!r} is not the same in every run"
+    if not deciding:
+        return text
+    return (
+        f"{text}; it depends on {', '.join(deciding)}: give what decides it, "
+        f"to_torch(..., inputs={{{deciding[-1]!r}: value}})"
+    )
+
+
+def makers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """The node that makes a value, by the value's name; nodes of all bodies among them."""
+    return {o: n for graph in graphs(model.graph) for n in graph.node for o in n.output if o}
 
 
 class _Static:
@@ -41,7 +68,7 @@ class _Static:
 
     def __init__(self, importer: Importer, model: onnx.ModelProto) -> None:
         self._importer = importer
-        self._makers = {o: n for n in model.graph.node for o in n.output if o}
+        self._makers = makers(model)
         self._shapes = importer.static_shapes(model)
 
     def value(self, name: str) -> Known | None:

@@ -39,10 +39,17 @@ class Importer:
         plan: what the freed batch changes.
         folder: of a model that to_torch has read itself: it may lose the bytes of a tensor once it
             is converted, and its initializers may lie in other files.
+        shared: names on tensors of Constant nodes that stand for one constant of a function.
+        given: values that inputs have in every run, by name.
     """
 
     def __init__(
-        self, opsets: Mapping[str, int], plan: BatchPlan | None = None, folder: Path | None = None
+        self,
+        opsets: Mapping[str, int],
+        plan: BatchPlan | None = None,
+        folder: Path | None = None,
+        shared: frozenset[str] = frozenset(),
+        given: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self.graph = torch.fx.Graph()
         self.store = Store(self.graph)
@@ -51,6 +58,9 @@ class Importer:
         self._overrides = self._plan.overrides
         self._folder = folder
         self._release = folder is not None
+        self._shared = shared
+        self._given = given or {}
+        self._of_functions: dict[str, Const] = {}
         self._values: dict[str, Value] = {}
         self._problems: list[str] = []
         self._lost: set[str] = set()
@@ -91,6 +101,9 @@ class Importer:
         for value in graph.input:
             if value.name in constants:  # the format of IR version 3 lists constants here too
                 continue
+            if value.name in self._given:
+                self._values[value.name] = Const(tensor=self._given[value.name])
+                continue
             if not value.type.HasField("tensor_type"):
                 self._problems.append(f"input {value.name!r} is no tensor")
             elem = value.type.tensor_type.elem_type
@@ -110,10 +123,24 @@ class Importer:
             const = Const(proto.name, proto, release=self._release, folder=self._folder)
             self._constant(const)
 
-    def _constant(self, const: Const) -> None:
-        const.numeric = const.name in self._numeric
-        const.arrange(self._gates.get(const.name, ()))
-        self._values[const.name] = const
+    def _constant(self, const: Const, name: str = "") -> None:
+        name = name or const.name
+        const.numeric |= name in self._numeric
+        order = self._gates.get(name, ())
+        if const.gates and const.gates != order:
+            raise NotExactError("calls of its function read its gates in different orders")
+        if order and not const.gates:
+            const.arrange(order)
+        self._values[name] = const
+
+    def _of_node(self, node: onnx.NodeProto) -> Const:
+        """The constant of a Constant node: one for all the calls of a function that holds it."""
+        const = _constant(node, self._release)
+        name = node.attribute[0].t.name
+        if name not in self._shared:
+            return const
+        const.name = name
+        return self._of_functions.setdefault(name, const)
 
     def value(self, name: str) -> Value | None:
         """A value that is known so far."""
@@ -123,7 +150,9 @@ class Importer:
         """Dimensions by value name, from shape inference (done once, without the weights)."""
         if self._shapes is None:
             from bnpass.frontends.onnx.free_batch.shapes import infer_shapes
+            from bnpass.importer.given import with_constants
 
+            model = with_constants(model, self._given) if self._given else model
             self._shapes = {
                 name: [d if isinstance(d, int) else None for d in dims]
                 for name, dims in infer_shapes(model).items()
@@ -158,7 +187,7 @@ class Importer:
 
     def _add_node(self, node: onnx.NodeProto) -> None:
         if node.op_type == "Constant" and not node.domain:
-            self._constant(_constant(node, self._release))
+            self._constant(self._of_node(node), node.output[0])
             return
         if node.op_type == "If" and not node.domain:
             self._add_branch(node)

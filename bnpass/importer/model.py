@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 import torch
@@ -15,6 +15,8 @@ from bnpass.errors import InputError, UnsupportedError, UsageError
 from bnpass.frontends.onnx.free_batch import BatchPlan, plan_batch
 from bnpass.importer.convert import Importer
 from bnpass.importer.functions.common import fixed_batch
+from bnpass.importer.given import given_inputs, with_constants
+from bnpass.importer.inlining import inline_functions
 from bnpass.onnx_model.storage.detached import open_light_model
 
 OLDEST, META = 7, "bnpass"
@@ -23,7 +25,10 @@ Batch = Literal["auto", "free", "keep"]
 
 
 def to_torch(
-    model: str | os.PathLike[str] | onnx.ModelProto, *, batch: Batch = "auto"
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    *,
+    batch: Batch = "auto",
+    inputs: Mapping[str, Any] | None = None,
 ) -> torch.fx.GraphModule:
     """Import an ONNX model (opset 7 and newer) as a trainable torch.fx.GraphModule.
 
@@ -40,32 +45,37 @@ def to_torch(
         model: path, or a ModelProto (not changed).
         batch: ``"auto"`` frees a fixed batch size where it provably is one, and else lets the
             module refuse other sizes; ``"free"`` raises instead; ``"keep"`` leaves it alone.
+        inputs: values (arrays or numbers) that inputs of the model have in every run, by name: they
+            are no inputs of the module, and an If whose condition they decide can be imported.
 
     Returns:
         The module, in train mode like every new torch module. Several outputs come as a tuple.
 
     Raises:
         UnsupportedError: an operator is unknown, or cannot be imported exactly; lists all of them.
-        InputError: no ONNX model; or, with ``batch="free"``, no provable batch (names the node).
+        InputError: no ONNX model; a value for an input that there is not, or of another shape; a
+            BatchNormalization whose parameters do not fit; or, with ``batch="free"``, no provable
+            batch (names the node).
     """
     if batch not in ("auto", "free", "keep"):
         raise UsageError(f"batch={batch!r} is unknown", "take 'auto', 'free' or 'keep'")
     with collector_paused():
-        return _imported(model, batch)
+        return _imported(model, batch, inputs or {})
 
 
 def _imported(
-    model: str | os.PathLike[str] | onnx.ModelProto, batch: Batch
+    model: str | os.PathLike[str] | onnx.ModelProto, batch: Batch, values: Mapping[str, Any]
 ) -> torch.fx.GraphModule:
     folder: Path | None = None
     if isinstance(model, onnx.ModelProto):
-        proto = inline_functions(model)
+        proto, shared = inline_functions(model)
     else:
         folder = Path(model).parent
-        proto = inline_functions(open_light_model(model))
+        proto, shared = inline_functions(open_light_model(model))
     opsets = opset_versions(proto)
-    plan, refusal = _plan(proto, batch)
-    importer = Importer(opsets, plan, folder)
+    given = given_inputs(proto, values)
+    plan, refusal = _plan(with_constants(proto, given) if given else proto, batch)
+    importer = Importer(opsets, plan, folder, shared, given)
     inputs, outputs = importer.run(proto)
     if refusal is not None:
         _guard(importer.graph, proto, refusal)
@@ -112,16 +122,6 @@ def _same_since(node: onnx.NodeProto, opset: int) -> bool:
     except onnx.defs.SchemaError:
         return False
     return bool(then == since)
-
-
-def inline_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its own functions expanded (itself if it has none)."""
-    if not proto.functions:
-        return proto
-    import onnx.inliner
-
-    inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(proto)
-    return inlined
 
 
 def _plan(proto: onnx.ModelProto, batch: Batch) -> tuple[BatchPlan | None, InputError | None]:

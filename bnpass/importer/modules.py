@@ -10,7 +10,7 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class BatchNorm(_BatchNorm):
-    """Batch normalisation over axis 1 of an input of any rank >= 2 (ONNX BatchNormalization).
+    """ONNX BatchNormalization over axis 1; a vector is N samples of one channel.
 
     Source: Ioffe & Szegedy 2015, Algorithm 1 and 2. ``momentum`` has torch's meaning: ONNX 0.9 is
     0.1 here.
@@ -26,19 +26,45 @@ class BatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch calls it so
         """What torch's own layer computes, in fewer steps where it is called in training."""
-        if not self.training or torch.compiler.is_compiling():
-            return super().forward(input)
-        weight, bias = self._parameters["weight"], self._parameters["bias"]
+        if input.dim() == self.num_features == 1:  # by ONNX a vector of N samples of one channel
+            return self.forward(input.unsqueeze(1)).squeeze(1)
+        weight, bias = self._affine("weight"), self._affine("bias")
         mean, var, count = map(self._buffers.get, _STATISTICS)
         if weight is None or bias is None or mean is None or var is None or count is None:
             return super().forward(input)
-        if self.momentum is None:
+        if weight.dtype != mean.dtype or weight.dtype not in (input.dtype, torch.float32):
+            return self._widened(input, weight, bias, mean, var)
+        if not self.training or torch.compiler.is_compiling() or self.momentum is None:
             return super().forward(input)
         self._check_input_dim(input)
         count.add_(1)
         return torch.batch_norm(
             input, weight, bias, mean, var, True, self.momentum, self.eps, True
         )
+
+    def _affine(self, name: str) -> Tensor | None:
+        """Scale or shift: a parameter, or a buffer where the model computes it."""
+        return self._parameters.get(name, self._buffers.get(name))
+
+    def _widened(
+        self, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor
+    ) -> Tensor:
+        """ONNX allows three element types (data; scale and bias; statistics): in the widest."""
+        kind = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), mean.dtype)
+        m, v, w, b = (t.to(kind) for t in (mean, var, weight, bias))
+        momentum = self._count() if self.training else 0.0
+        y = nn.functional.batch_norm(x.to(kind), m, v, w, b, self.training, momentum, self.eps)
+        if self.training and kind != mean.dtype:
+            mean.copy_(m)
+            var.copy_(v)
+        return y.to(x.dtype)
+
+    def _count(self) -> float:
+        """Note one more batch; what part of the running statistics it replaces."""
+        count = self._buffers["num_batches_tracked"]
+        assert count is not None
+        count.add_(1)
+        return 1.0 / float(count) if self.momentum is None else self.momentum
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch calls it so
         if input.dim() < 2:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from bnpass.importer.gates import Order
 from bnpass.importer.naming import Paths, identifier
-from bnpass.importer.values import Const
+from bnpass.importer.values import Const, to_array
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Origin:
         uses: (first output, input index) of the nodes that see its new value, if other readers of
             ``name`` must not (shared BN statistics); else empty, for all readers.
         gates: the file's blocks along axis 1 in the module's order, where the two differ.
+        computed: what the model's own nodes make of a statistic that has no tensor in the file.
     """
 
     name: str
     uses: tuple[tuple[str, int], ...] = ()
     gates: Order = ()
+    computed: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass
@@ -87,10 +90,11 @@ class Store:
         """Give the buffer ``path`` of a module a tensor of its own, or add a use to it."""
         slot = self._slots.get(path)
         if slot is None:
-            slot = HeldTensor(const.tensor.clone(), False, Origin(const.name), [path])
-            self._slots[path] = slot
+            computed = None if const.name else to_array(const.tensor.clone())
+            origin = Origin(const.name, computed=computed)
+            slot = self._slots[path] = HeldTensor(const.tensor.clone(), False, origin, [path])
         assert slot.origin is not None
-        slot.origin = Origin(const.name, (*slot.origin.uses, use))
+        slot.origin = replace(slot.origin, uses=(*slot.origin.uses, use))
 
     def install(self, root: nn.Module) -> dict[str, Origin]:
         """Make every tensor an attribute of ``root``; return path -> origin of what can change."""
@@ -138,5 +142,6 @@ def _set(root: nn.Module, path: str, value: torch.Tensor) -> None:
     if isinstance(value, nn.Parameter):
         parent.register_parameter(name, value)
     else:
+        parent._parameters.pop(name, None)
         parent._buffers.pop(name, None)
         parent.register_buffer(name, value)

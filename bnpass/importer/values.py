@@ -45,6 +45,9 @@ WEIGHT_TYPES = frozenset(
     {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 )
 
+KEPT = 1024
+"""Elements up to which a constant may be what shape arithmetic reads."""
+
 # torch.from_numpy does not know the types of ml_dtypes: their bits travel as integers.
 _BITS = {1: np.uint8, 2: np.int16}
 
@@ -169,7 +172,7 @@ class Const:
         if self._tensor is None:
             assert self._proto is not None
             self._tensor = to_tensor(self._proto, self._folder)
-            if self._release:
+            if self._release and self.numel > KEPT:  # shape inference reads the small ones later
                 self._proto.ClearField("raw_data")
             self._proto = None
             if self.gates:

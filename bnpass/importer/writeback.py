@@ -13,10 +13,13 @@ from onnx import numpy_helper
 from bnpass.errors import InputError
 from bnpass.files import load_model
 from bnpass.importer.gates import arranged, inverse
+from bnpass.importer.inlining import function_constants
 from bnpass.importer.model import META
 from bnpass.importer.store import Origin
 from bnpass.importer.values import dense, to_array
-from bnpass.onnx_model.scopes import graphs
+from bnpass.onnx_model.scopes import graphs, nodes_within
+
+_ITS_MODEL = "give the model that the module came from"
 
 
 def write_back(
@@ -61,6 +64,11 @@ def in_file(tensor: torch.Tensor, origin: Origin) -> np.ndarray:
     return array
 
 
+def same_bytes(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays are equal bit for bit."""
+    return bool(a.dtype == b.dtype and a.tobytes() == b.tobytes())
+
+
 @dataclass
 class _Holder:
     """Where a tensor's bytes are: a TensorProto, or the list of floats of a Constant node.
@@ -82,8 +90,7 @@ class _Holder:
 
     def holds(self, value: np.ndarray) -> bool:
         """Whether the bytes are these already."""
-        old = self.value
-        return bool(old.dtype == value.dtype and old.tobytes() == value.tobytes())
+        return same_bytes(self.value, value)
 
     def check(self, name: str, value: np.ndarray) -> None:
         """Refuse a value of another shape or type.
@@ -96,7 +103,7 @@ class _Holder:
             raise InputError(
                 f"tensor {name!r} is {kind}{list(shape)} in the model, "
                 f"{value.dtype}{list(value.shape)} in the module",
-                "give the model that the module came from",
+                _ITS_MODEL,
             )
 
     def fill(self, value: np.ndarray) -> None:
@@ -111,6 +118,25 @@ class _Holder:
         if self.sparse_in is not None:
             self.tensor = _make_dense(self.sparse_in, self.tensor)
             self.sparse_in = None
+
+
+def _holder(node: onnx.NodeProto) -> _Holder:
+    """Of a Constant node."""
+    attribute = node.attribute[0]
+    return _Holder(attribute.t) if attribute.name == "value" else _Holder(attribute=attribute)
+
+
+def _only_statistics(function: onnx.FunctionProto, name: str) -> bool:
+    """Whether BatchNormalizations alone read a value of a function, as mean or variance."""
+    uses = (
+        (n.op_type, i)
+        for n in nodes_within(function.node)
+        for i, x in enumerate(n.input)
+        if x == name
+    )
+    return name not in function.output and all(
+        kind == "BatchNormalization" and index in (3, 4) for kind, index in uses
+    )
 
 
 def _make_dense(graph: onnx.GraphProto, tensor: onnx.TensorProto) -> onnx.TensorProto:
@@ -141,8 +167,12 @@ class _Writer:
         self._names = {i.name for i in model.graph.input}
         self._replaced: set[str] = set()
         self._before: dict[str, np.ndarray] = {}
+        self._in_functions: dict[str, bool] = {}  # whether only statistics are read of it
         for graph in graphs(model.graph):
             self._index(graph)
+        for name, function, node in function_constants(model):
+            self._holders[name] = _holder(node)
+            self._in_functions[name] = _only_statistics(function, node.output[0])
 
     def _index(self, graph: onnx.GraphProto) -> None:
         self._holders.update({i.name: _Holder(i) for i in graph.initializer})
@@ -156,10 +186,7 @@ class _Writer:
             if node.output:
                 self._nodes[node.output[0]] = node
             if node.op_type == "Constant" and not node.domain:
-                attribute = node.attribute[0]
-                named = attribute.name == "value"
-                holder = _Holder(attribute.t) if named else _Holder(attribute=attribute)
-                self._holders[node.output[0]] = holder
+                self._holders[node.output[0]] = _holder(node)
             elif node.op_type == "Identity" and not node.domain:
                 self._identities[node.output[0]] = node
         for output in graph.output:
@@ -185,19 +212,45 @@ class _Writer:
     def write_statistics(self, values: dict[Origin, np.ndarray]) -> None:
         """Statistics in place, or under a name of their own where others read the same tensor."""
         for origin, value in values.items():
+            if origin.computed is not None:
+                if not same_bytes(origin.computed, value):
+                    self._split_off(origin, value)
+                continue
             source = self._source(origin.name)
             holder = self._checked(source, value)
             if holder.holds(value):
                 continue
-            if source == origin.name and self._readers.get(source, 0) == len(origin.uses):
+            if source == origin.name and self._only_used_by(origin):
                 holder.fill(value)
                 continue
-            output, index = origin.uses[0]
-            name = self._fresh(f"{output}.{('mean', 'var')[index - 3]}")
-            self._add(value, name)
-            for output, index in origin.uses:
-                self._nodes[output].input[index] = name
+            self._split_off(origin, value)
             self._readers[source] -= len(origin.uses)
+
+    def _only_used_by(self, origin: Origin) -> bool:
+        """Whether all that reads a tensor sees it as this statistic.
+
+        Raises:
+            InputError: others do, and it lies in a function, where it cannot be split off.
+        """
+        alone = self._in_functions.get(origin.name)
+        if alone is None:
+            return self._readers.get(origin.name, 0) == len(origin.uses)
+        if not alone:
+            raise InputError(
+                f"the statistic {origin.name!r} of a function is read by other operators, too",
+                "inline the functions first: onnx.inliner.inline_local_functions(model)",
+            )
+        return True
+
+    def _split_off(self, origin: Origin, value: np.ndarray) -> None:
+        """Store a statistic under a name of its own, for the BatchNormalizations that use it."""
+        output, index = origin.uses[0]
+        name = self._fresh(f"{output}.{('mean', 'var')[index - 3]}")
+        self._add(value, name)
+        for output, index in origin.uses:
+            if output not in self._nodes:
+                raise InputError(f"the model has no node that makes {output!r}", _ITS_MODEL)
+            self._nodes[output].input[index] = name
 
     def keep_copies(self, written: set[str]) -> None:
         """An Identity of a weight that the module holds as a constant keeps the old value.
@@ -219,7 +272,7 @@ class _Writer:
     def _checked(self, name: str, value: np.ndarray) -> _Holder:
         holder = self._holders.get(name)
         if holder is None:
-            raise InputError(f"the model has no tensor {name!r}", "give the model it came from")
+            raise InputError(f"the model has no tensor {name!r}", _ITS_MODEL)
         holder.check(name, value)
         return holder
 

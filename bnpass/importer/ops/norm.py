@@ -27,7 +27,10 @@ def batch_normalization(op: ImportedNode) -> Arg:
     training = bool(op.attr("training_mode", 0)) or any(map(op.wants, range(1, 5)))
     eps, keep = op.attr("epsilon", 1e-5), op.attr("momentum", 0.9)
     constant = all(isinstance(v, Const) for v in op.inputs[1:5])
-    if constant and not training and len({op.shape(i) for i in range(1, 5)}) == 1:
+    shapes = [op.shape(i) for i in range(1, 5)]
+    if len(set(shapes) - {None}) > 1 or any(s is not None and len(s) != 1 for s in shapes):
+        op.fail(f"scale, bias, mean and variance have the shapes {', '.join(map(str, shapes))}")
+    if constant and not training:
         return op.module(*_module(op, eps, 1.0 - keep), op.tensor(0))
     scale, bias, mean, var = op.weight(1), op.weight(2), op.buffer(3), op.buffer(4)
     x = op.tensor(0)

@@ -279,7 +279,14 @@ def _batch_norm(rewrite: Rewrite, context: RuleContext) -> NewWeights:
     )
 
 
+def _shifted(rewrite: Rewrite, _: RuleContext) -> NewWeights:
+    """A product that scales the sums of a quantised layer: a shift behind it is an Add."""
+    after = rewrite.output_map
+    return NewWeights(add=after.shift if after is not None and after.has_shift else None)
+
+
 _REWRITERS = {
+    "Mul": _shifted,
     "Conv": _conv,
     "ConvTranspose": _conv,
     "Gemm": _contraction,

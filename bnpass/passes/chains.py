@@ -73,6 +73,7 @@ def find_chains(planner: Planner, selected: Callable[[Op], bool]) -> Found:
         op
         for op in planner.graph.ops_in_order
         if op.kind in AFFINE and op.name not in planner.removed and selected(op)
+        and op.name not in planner.atoms
     ]
     links_of = _untouched_norms(candidates, planner)
     for op in candidates:
@@ -146,7 +147,7 @@ def _next(link: Link, planner: Planner, selected: Callable[[Op], bool]) -> Link 
             return None
         uses = planner.graph.uses(op.outputs[0])
         op = uses[0].op
-    if op.name in planner.removed or not selected(op):
+    if op.name in planner.removed or op.name in planner.atoms or not selected(op):
         return None
     follower = _link(op, planner)
     if follower is None or follower.data != uses[0].index:

@@ -3,7 +3,10 @@
 1. backward: into the operators whose outputs it is applied to;
 2. forward: into all operators that read its result;
 3. split: the scale forward and the shift backward, or the other way round;
-4. else a chain of several operators becomes one, with the reason why it stays.
+4. a BatchNorm only: backward or split, into the last constants of a composite;
+5. else a chain of several operators becomes one, with the reason why it stays.
+
+The constants of a composite (``bnpass.passes.composites``) neither leave nor join a chain.
 
 Source: arXiv:1502.03167, Algorithm 2 (the inference transform) and section 3.1.
 """
@@ -20,12 +23,14 @@ import numpy as np
 from bnpass.ir.affine import Map
 from bnpass.ir.edits import FoldEdits, Leftover
 from bnpass.ir.graph import Graph, Op, Use
+from bnpass.passes.atoms import find_atoms
 from bnpass.passes.chains import Chain, find_chains, refreshed
 from bnpass.passes.cleanup import drop_inverse_pairs, keep_adds
 from bnpass.passes.planner import Planner
 from bnpass.passes.propagation import Propagation
 from bnpass.passes.select import selector
 from bnpass.rules import MapRefusedError
+from bnpass.rules.maps import ARITHMETIC
 
 _ROUNDS = 4  # a fold can clear the way for another; more rounds were never needed
 _SPELT_OUT = 3  # arithmetic operators from which on one BatchNormalization is the shorter text
@@ -60,11 +65,13 @@ class FoldPlan:
         entries: what leaves, and what stays of what people expect to leave.
         edits: what is to be done.
         arithmetic: single Adds, Muls and the like that stay, as they do in most networks.
+        spared: constants of composites, which are left alone.
     """
 
     entries: list[FoldEntry] = field(default_factory=list)
     edits: FoldEdits = field(default_factory=FoldEdits)
     arithmetic: list[FoldEntry] = field(default_factory=list)
+    spared: list[FoldEntry] = field(default_factory=list)
 
     @property
     def folded(self) -> list[FoldEntry]:
@@ -78,7 +85,10 @@ class FoldPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return {"folds": [asdict(e) for e in self.entries]}
+        return {
+            "folds": [asdict(e) for e in self.entries],
+            "spared": [asdict(e) for e in self.spared],
+        }
 
 
 def plan_fold(
@@ -88,6 +98,7 @@ def plan_fold(
     skip: Sequence[str] = (),
     leftover: str = "bn",
     avoid: frozenset[str] = frozenset(),
+    fold_norms: bool = False,
 ) -> FoldPlan:
     """Plan the fold of every affine chain of a graph.
 
@@ -96,8 +107,9 @@ def plan_fold(
         only, skip: glob patterns on operator names.
         leftover: what a chain becomes that has to stay: ``bn`` or ``affine`` (a Mul and an Add).
         avoid: operators that must not take anything in (their results would overflow).
+        fold_norms: gamma and beta of norms that are spelt out may leave, too.
     """
-    planner = Planner(graph)
+    planner = Planner(graph, find_atoms(graph, fold_norms=fold_norms))
     selected = selector(only, skip)
     entries: list[FoldEntry] = []
     reasons: dict[str, str] = {}
@@ -144,7 +156,23 @@ def plan_fold(
         leftovers=tuple(left for _, left in leftovers if left is not None),
         changed=frozenset(planner.changed),
     )
-    return FoldPlan(entries, drop_inverse_pairs(keep_adds(edits, graph, avoid), graph), arithmetic)
+    edits = drop_inverse_pairs(keep_adds(edits, graph, avoid), graph)
+    return FoldPlan(entries, edits, arithmetic, _spared(planner))
+
+
+def _spared(planner: Planner) -> list[FoldEntry]:
+    """What would be a chain of its own, were it not part of a composite."""
+    atoms, taken_in = planner.atoms, planner.rewrites
+    return [
+        FoldEntry(op.name, op.kind, (op.name,), "", (), atoms.reason(op))
+        for op in planner.graph.ops_in_order
+        if op.name in atoms and op.name not in taken_in and _holds_a_constant(op, planner.graph)
+    ]
+
+
+def _holds_a_constant(op: Op, graph: Graph) -> bool:
+    fixed = [name for name in op.inputs if graph.constant(name) is not None]
+    return op.kind in ARITHMETIC and len(fixed) == 1
 
 
 # --- one chain
@@ -158,6 +186,10 @@ def _along(entry: FoldEntry, chain: Chain, planner: Planner) -> FoldEntry:
     """The entry of a chain that went along with another one."""
     _remove(chain, planner)
     return FoldEntry(chain.head.name, chain.head.kind, chain.names, entry.how, entry.into)
+
+
+_Attempt = Callable[[Chain, Planner], list[Propagation]]
+"""Tries one way for a chain to leave; MapRefusedError where it does not lead anywhere."""
 
 
 class _Way(NamedTuple):
@@ -207,10 +239,21 @@ def _tail_way(
 def _best_way(
     chain: Chain, planner: Planner, avoid: frozenset[str]
 ) -> tuple[_Way | None, list[str]]:
+    """A way that leaves composites alone; for a BatchNorm else one into their last constants."""
+    way, reasons = _first_way(_WAYS, chain, planner, avoid)
+    if way is None and chain.norms and planner.atoms:
+        with planner.atoms.opened():
+            way, _ = _first_way([w for w in _WAYS if w[0] != "forward"], chain, planner, avoid)
+    return way, reasons
+
+
+def _first_way(
+    ways: Sequence[tuple[str, _Attempt]], chain: Chain, planner: Planner, avoid: frozenset[str]
+) -> tuple[_Way | None, list[str]]:
     """The first way that costs nothing, else the first that costs an Add behind a MatMul."""
     costly: _Way | None = None
     reasons = []
-    for how, attempt in _WAYS:
+    for how, attempt in ways:
         try:
             propagations = attempt(chain, planner)
             into = _takers(propagations)
@@ -312,7 +355,7 @@ def _forward(chain: Chain, planner: Planner) -> list[Propagation]:
     return [planner.forward(chain.result, chain.map)]
 
 
-_WAYS: tuple[tuple[str, Callable[[Chain, Planner], list[Propagation]]], ...] = (
+_WAYS: tuple[tuple[str, _Attempt], ...] = (
     ("backward", _backward),
     ("forward", _forward),
     ("split", _scale_on_shift_back),

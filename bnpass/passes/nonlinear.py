@@ -1,8 +1,7 @@
-"""Finds nonlinearities: single operators, and composites by their dataflow.
+"""Finds nonlinearities: single operators, and activations that are spelt out.
 
-A composite (x*sigmoid(x), GELU, hard-swish) is a region of elementwise operators that reads one
-value, its entry, besides scalar constants, and that ends in a product of two of its values. The
-entry is the value to normalise. An SE gate x*sigmoid(fc(pool(x))) is none: fc is not elementwise.
+The entry of a composite activation (``bnpass.passes.composites``) is the value to normalise. An SE
+gate x*sigmoid(fc(pool(x))) is none: fc is not elementwise.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bnpass.ir.graph import RECURRENT, Graph, Op
+from bnpass.passes.composites import find_activations
 
 SINGLE = frozenset(
     {
@@ -23,18 +23,11 @@ SINGLE = frozenset(
 BOUNDED = frozenset({"Sigmoid", "Tanh", "HardSigmoid", "Softsign", "Clip", "Min", "Max"})
 """Nonlinearities whose result is bounded: those that serve as gates."""
 
-_CORE = frozenset(
-    {"Sigmoid", "Tanh", "Erf", "Clip", "HardSigmoid", "Softplus", "Max", "Min", "Relu", "Exp"}
-)
-_ELEMENTWISE = _CORE | frozenset(
-    {"Add", "Sub", "Mul", "Div", "Neg", "Pow", "Sqrt", "Log", "Abs", "Identity", "Cast"}
-)
 _THROUGH = frozenset(
     {"Identity", "Cast", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose",
      "Expand", "Resize", "Upsample"}
 )  # fmt: skip
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "RNN", "LSTM", "GRU"})
-_REGION = 32  # operators: the longest spelling of a known activation has 9
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,10 @@ class Nonlinearity:
 
 def find_nonlinearities(graph: Graph) -> list[Nonlinearity]:
     """All nonlinearities of a graph, in topological order."""
-    found = _composites(graph)
+    found = [
+        Nonlinearity(one.end, (one.entry,), one.region, "composite")
+        for one in find_activations(graph)
+    ]
     taken = frozenset().union(*(n.region for n in found)) if found else frozenset()
     for op in graph.ops_in_order:
         if op.name in taken:
@@ -119,92 +115,6 @@ def _continues(single: Nonlinearity, found: list[Nonlinearity], graph: Graph) ->
 
 def _scalar(shape: tuple[int, ...]) -> bool:
     return all(n == 1 for n in shape)
-
-
-# --- composites
-
-
-def _composites(graph: Graph) -> list[Nonlinearity]:
-    found: list[Nonlinearity] = []
-    taken: set[str] = set()
-    for op in graph.ops_in_order:
-        for value in [*op.outputs, *(graph.inputs if op is graph.ops_in_order[0] else ())]:
-            if not value or len(graph.uses(value)) < 2:
-                continue
-            one = _composite(value, graph, taken)
-            if one is not None:
-                taken |= one.region
-                found.append(one)
-    return found
-
-
-def _composite(entry: str, graph: Graph, taken: set[str]) -> Nonlinearity | None:
-    """The largest region behind ``entry`` that ends in a product and leaks nothing."""
-    members = _closure(entry, graph, taken)
-    ends = [
-        op
-        for op in members
-        if op.kind == "Mul" and len({v for v in op.inputs if graph.constant(v) is None}) == 2
-    ]
-    for end in reversed(ends):
-        region = _ancestors(end, entry, {op.name for op in members}, graph)
-        inner = [graph.ops[name] for name in region if name != end.name]
-        if not any(op.kind in _CORE for op in inner):
-            continue
-        if not any(use.op.name in region for use in graph.uses(entry)):
-            continue
-        if all(_read_inside(op, region, graph) for op in inner):
-            return Nonlinearity(end, (entry,), frozenset(region), "composite")
-    return None
-
-
-def _closure(entry: str, graph: Graph, taken: set[str]) -> list[Op]:
-    """Elementwise operators that read nothing but ``entry``, each other and scalars, in order."""
-    values = {entry}
-    members: list[Op] = []
-    front = [use.op for use in graph.uses(entry)]
-    seen: set[str] = set()
-    while front and len(members) < _REGION:
-        front.sort(key=lambda op: graph.order[op.name], reverse=True)
-        op = front.pop()
-        if op.name in seen:
-            continue
-        if op.kind not in _ELEMENTWISE or op.name in taken or not _reads_only(op, values, graph):
-            continue
-        seen.add(op.name)
-        members.append(op)
-        values.update(op.outputs)
-        front += [use.op for name in op.outputs for use in graph.uses(name)]
-    return members
-
-
-def _reads_only(op: Op, values: set[str], graph: Graph) -> bool:
-    for name in op.inputs:
-        if not name or name in values:
-            continue
-        constant = graph.constant(name)
-        if constant is None or not _scalar(constant.shape):
-            return False
-    return True
-
-
-def _ancestors(end: Op, entry: str, members: set[str], graph: Graph) -> set[str]:
-    region, stack = {end.name}, [end]
-    while stack:
-        for name in stack.pop().inputs:
-            maker = graph.producer(name)
-            if name != entry and maker is not None and maker.name in members - region:
-                region.add(maker.name)
-                stack.append(maker)
-    return region
-
-
-def _read_inside(op: Op, region: set[str], graph: Graph) -> bool:
-    return all(
-        not graph.is_output(name) and all(use.op.name in region for use in graph.uses(name))
-        for name in op.outputs
-        if name
-    )
 
 
 # --- gates and last ones

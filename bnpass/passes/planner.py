@@ -15,9 +15,10 @@ from bnpass.ir.affine import Map
 from bnpass.ir.edits import Rewrite
 from bnpass.ir.graph import Constant, Dim, Graph, Op, Use
 from bnpass.passes.asks import filled, merged_asks, settle_unread
+from bnpass.passes.atoms import Atoms
 from bnpass.passes.propagation import Propagation, Worklist
 from bnpass.passes.search import search
-from bnpass.rules import RULES, MapRefusedError, Step
+from bnpass.rules import RULES, MapRefusedError, Step, quantised
 from bnpass.rules.absorbers import weight
 
 _NEW = Op("a new operator", "BatchNormalization", [], [])
@@ -25,10 +26,16 @@ _MANY = 1 << 20  # paths: more than any real sum has
 
 
 class Planner:
-    """A graph together with the maps that its constants have taken in so far."""
+    """A graph together with the maps that its constants have taken in so far.
 
-    def __init__(self, graph: Graph) -> None:
+    Args:
+        graph: the view.
+        atoms: the composites whose constants take nothing in; none by default.
+    """
+
+    def __init__(self, graph: Graph, atoms: Atoms | None = None) -> None:
         self.graph = graph
+        self.atoms = atoms or Atoms()
         self.constant: Callable[[str], Constant | None] = graph.constants.get
         self.rewrites: dict[str, Rewrite] = {}
         self.removed: dict[str, int] = {}
@@ -116,7 +123,7 @@ class Planner:
         rule = RULES.get(op.kind)
         if rule is None or op.name in self.removed or self.graph.is_output(value):
             return None
-        if m.has_gaps or m.is_identity:
+        if m.has_gaps or m.is_identity or op.name in self.atoms:
             return None
         step, *others = rule.backward(op, (m,), self)
         if others or step.asks:
@@ -156,10 +163,14 @@ class Planner:
             return [Step()]
         if op.name in self.removed:
             return [Step(asks={self.removed[op.name]: m}) for m in asks[:1] if m is not None]
+        layer = self.atoms.quantised(op)
+        if layer is not None:
+            rest = quantised.layer_backward(op, layer.scales, asks, layer.axis, self)
+            return self.atoms.sparing(op, rest, self.constant)
         rule = RULES.get(op.kind)
         if rule is None:
             raise MapRefusedError("a map does not pass it", op)
-        return rule.backward(op, asks, self)
+        return self.atoms.sparing(op, rule.backward(op, asks, self), self.constant)
 
     def _take_back(self, op: Op, step: Step, worklist: Worklist, propagation: Propagation) -> None:
         propagation.take(op, step)
@@ -255,12 +266,13 @@ class Planner:
         if rule is None:
             raise MapRefusedError("a map does not pass it", op)
         try:
-            return rule.forward(op, carried, self)
+            steps = rule.forward(op, carried, self)
         except MapRefusedError:
             more = self._join(op, carried, worklist, propagation)
             if not more:
                 raise
-            return rule.forward(op, {**carried, **more}, self)
+            steps = rule.forward(op, {**carried, **more}, self)
+        return self.atoms.sparing(op, steps, self.constant)
 
     def _join(
         self, op: Op, carried: dict[int, Map], worklist: Worklist, propagation: Propagation

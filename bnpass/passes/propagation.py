@@ -62,6 +62,10 @@ class Propagation:
         for index, m in step.constants.items():
             if not m.is_identity:
                 self.constants.append((op, index, m))
+        for other, index, m in step.elsewhere:
+            if not m.is_identity:
+                self.constants.append((other, index, m))
+                self.changed.update(other.outputs)
         self.crossed.add(op.name)
         self.adds += step.adds
 

@@ -60,6 +60,7 @@ class Step:
         input_map, output_map: the map that the operator's own weights take in.
         constants: maps for single constant inputs, by index.
         adds: operators that this step costs (the Add behind a MatMul).
+        elsewhere: maps for constant inputs of other operators: (operator, input index, map).
     """
 
     asks: dict[int, Map] = field(default_factory=dict)
@@ -68,6 +69,7 @@ class Step:
     output_map: Map | None = None
     constants: dict[int, Map] = field(default_factory=dict)
     adds: int = 0
+    elsewhere: list[tuple[Op, int, Map]] = field(default_factory=list)
 
 
 Backward = Callable[[Op, Sequence[Map | None], RuleContext], list[Step]]

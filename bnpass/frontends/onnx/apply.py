@@ -90,11 +90,10 @@ def _add_behind(editor: Editor, op: Op, shift: np.ndarray) -> None:
     node = editor.scope.nodes[op.name]
     axes = [i for i, n in enumerate(shift.shape) if n != 1]
     shape = shift.shape[axes[0] :] if axes else (1,)
-    constant = editor.scope.graph.constant(op.inputs[0]) or editor.scope.graph.constant(
-        op.inputs[1]
-    )
-    assert constant is not None
-    name = editor.add_rounded(op, f"{op.name}.bias", shift.reshape(shape), constant.dtype)
+    dtype = editor.scope.graph.dtype(op.outputs[0]) or "float32"
+    for constant in map(editor.scope.graph.constant, op.inputs[:2]):
+        dtype = dtype if constant is None else constant.dtype
+    name = editor.add_rounded(op, f"{op.name}.bias", shift.reshape(shape), dtype)
     result = node.output[0]
     inner = editor.unique(f"{result}_product")
     node.output[0] = inner

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bnpass.passes.sites import Site
 
 INITS = ("fresh", "preserve", "calibrated")
+SUMS = ("branches", "value")
 LEFTOVERS = ("bn", "affine")
 TRAINING_MODES = ("refuse", "inference")
 
@@ -78,6 +79,9 @@ def insert(
     norms: bool = False,
     allow_unfoldable: bool = False,
     clone: bool = False,
+    sums: str = "branches",
+    linear: bool = False,
+    zero_gamma: bool = False,
     strip: Sequence[str] = (),
     eps: float = 1e-5,
     momentum: float = 0.1,
@@ -105,6 +109,10 @@ def insert(
         norms: also behind a LayerNorm, InstanceNorm or GroupNorm.
         allow_unfoldable: insert also where the BatchNorm could not be folded back.
         clone: duplicate the layer where something else reads its value too.
+        sums: where a sum of several layers is normalised: ``branches`` (each of them, as the
+            published residual networks do) or ``value`` (the sum).
+        linear: also behind layers that no nonlinearity follows (linear bottlenecks).
+        zero_gamma: gamma 0 in the BatchNorm that ends a residual branch (``fresh`` only).
         strip: take ``lrn`` or ``dropout`` out first, see :func:`strip`.
         eps: added to the variance.
         momentum: torch's momentum of the running statistics.
@@ -123,9 +131,14 @@ def insert(
     _choice("init", init, INITS)
     if init == "calibrated" and data is None and not plan_only:
         raise UsageError("init='calibrated' needs data", "pass data=..., or use init='preserve'")
+    _choice("sums", sums, SUMS)
+    if zero_gamma and init != "fresh":
+        raise UsageError(f"zero_gamma changes the function, init={init!r} keeps it",
+                         "leave one of them out")
     policy = Policy(
-        gates, last, tuple(only), tuple(skip), tuple(before), norms, allow_unfoldable, clone
-    )
+        gates, last, tuple(only), tuple(skip), tuple(before), norms, allow_unfoldable, clone,
+        sums, linear, zero_gamma,
+    )  # fmt: skip
     if is_module(model):
         from bnpass.frontends.fx import fx_insert
 

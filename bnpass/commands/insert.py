@@ -43,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="duplicate a layer whose output is also read elsewhere")
     group.add_argument("--norms", action="store_true",
                        help="also behind a LayerNorm, InstanceNorm or GroupNorm")
+    group.add_argument("--sums", choices=("branches", "value"), default="branches",
+                       help="where a sum of several layers is normalised: each of them (default), "
+                       "or the sum")
+    group.add_argument("--linear", action="store_true",
+                       help="also behind layers that no nonlinearity follows")
     group.add_argument("--allow-unfoldable", action="store_true",
                        help="also where the BatchNorm could not be folded back")
     options.add_strip(parser.add_argument_group("layers that BatchNorm makes unnecessary"))
@@ -50,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--init", choices=("fresh", "preserve", "calibrated"), default="fresh",
                        help="gamma 1, beta 0, for training from scratch (default); the function "
                        "unchanged, without data; unchanged, with the statistics of --data")
+    group.add_argument("--zero-gamma", action="store_true",
+                       help="gamma 0 at the end of residual branches, with --init fresh")
     group.add_argument("--data", metavar="DATA", help="samples for --init calibrated")
     group.add_argument("--eps", type=options.positive, default=1e-5, metavar="N",
                        help="added to the variance (default 1e-5)")
@@ -70,6 +77,9 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     if args.init == "calibrated" and not args.data and path is not None:
         raise UsageError("--init calibrated needs samples", "add --data DATA, or use --init "
                          "preserve")
+    if args.zero_gamma and args.init != "fresh":
+        raise UsageError(f"--zero-gamma changes the function, --init {args.init} keeps it",
+                         "leave one of them out")
     model, external = options.read_model(args.model)
     options.check_patterns((*args.only, *args.skip), options.node_names(model))
     model = _stripped(model, args, ui)
@@ -105,7 +115,8 @@ def _policy(args: argparse.Namespace) -> Policy:
     from bnpass.passes.sites import Policy
 
     return Policy(args.gates, args.last, tuple(args.only), tuple(args.skip), args.before,
-                  args.norms, args.allow_unfoldable, args.clone)
+                  args.norms, args.allow_unfoldable, args.clone, args.sums, args.linear,
+                  args.zero_gamma)
 
 
 def _moments(model: onnx.ModelProto, args: argparse.Namespace) -> Measure | None:
@@ -133,5 +144,7 @@ def _show(plan: InsertPlan, args: argparse.Namespace, ui: Ui) -> None:
     else:
         ui.say(f"{len(plan.sites)} BatchNorms for {plan.nonlinearities - len(plan.skipped)} of "
                f"{plan.nonlinearities} nonlinearities, {plan.dropped} biases dropped")
+    if plan.per_branch:
+        ui.say(f"{len(plan.per_branch)} nonlinearities read a sum that is normalised per branch")
     if plan.skipped and plan.sites and not args.explain:
         ui.say(f"{len(plan.skipped)} nonlinearities without one: --explain gives the reasons")

@@ -25,7 +25,8 @@ def new_norms(
 
     Args:
         plan: the plan.
-        init: ``fresh`` (gamma 1, beta 0, mean 0, var 1), ``preserve`` (the same outputs in eval
+        init: ``fresh`` (gamma 1, or 0 at the end of a residual branch where that is asked for,
+            beta 0, mean 0, var 1), ``preserve`` (the same outputs in eval
             mode: gamma = sqrt(1 + eps), beta = the dropped bias) or ``calibrated`` (the same, with
             the population's statistics: gamma = sqrt(var + eps), beta = mean + bias).
         epsilon: added to the variance.
@@ -37,7 +38,7 @@ def new_norms(
     for site in plan.sites:
         n = site.channels
         ones, zeros = np.ones(n), np.zeros(n)
-        scale, bias, mean, var = ones, zeros, zeros, ones
+        scale, bias, mean, var = zeros if site.zero else ones, zeros, zeros, ones
         if init != "fresh":
             bias = site.constant
             if site.value in measured:

@@ -4,7 +4,9 @@
    any gamma and beta folds backward by the table of rules; in front of Dropout, Cast, Resize,
    Expand, Tile and Pad, whose outputs have other statistics in training or hold copies.
 2. Where no such value exists (a MaxPool, a residual Add whose skip is no layer), the walk goes on
-   in front of it: every branch that leads to an absorber gets its own BatchNorm.
+   in front of it: every branch that leads to an absorber gets its own BatchNorm. So it does where
+   the map would cross a sum of several values that all have sites of their own: with one
+   BatchNorm on the sum only all branches together are scale-invariant, and their ratio drifts.
 3. The BatchNorm replaces the value for all its readers, so all of them must lead to sites only.
 4. A bias that reaches a site as nothing but a per-channel constant goes: beta takes its place.
 
@@ -13,6 +15,7 @@ Source: arXiv:1502.03167, section 3.2 (BN goes on Wu, right before g; b is dropp
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +31,7 @@ from bnpass.passes.nonlinear import (
 )
 from bnpass.passes.planner import Planner
 from bnpass.passes.propagation import Propagation
+from bnpass.passes.residual import residual_ends
 from bnpass.passes.select import matches
 from bnpass.passes.sites import InsertionPoint, InsertPlan, Policy, Site, Skip, any_map
 from bnpass.rules import RULES, MapRefusedError
@@ -36,6 +40,7 @@ EARLIER = frozenset({"Dropout", "Cast", "Resize", "Upsample", "Expand", "Tile", 
 """A BatchNorm stands in front of these, not behind them."""
 
 _NORMED = "already normalised"
+_SUMS = frozenset({"Add", "Sub", "Sum", "Mean"})
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Gather"})
 _NORMS = frozenset(
     {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization"}
@@ -73,8 +78,12 @@ class _Inserter:
         places: dict[str, tuple[InsertionPoint, list[str]]] = {}
         for n in chosen:
             skipped += self._locate(n, places)
+        if self.policy.linear:
+            self._linear(places, last)
         sites = [self._site(place, names) for place, names in places.values()]
         sites = drop_biases(sites, places, self.graph, self.planner)
+        if self.policy.zero_gamma:
+            sites = self._zeroed(sites)
         order = self.graph.order
         skipped.sort(key=lambda s: order[s.node])
         return InsertPlan(sites, skipped, len(found))
@@ -119,6 +128,43 @@ class _Inserter:
             return [Skip(n.op.name, n.op.kind, reasons[0])]
         return []
 
+    def _linear(
+        self, places: dict[str, tuple[InsertionPoint, list[str]]], last: frozenset[str]
+    ) -> None:
+        """Places behind the layers that have none yet: another layer follows them directly."""
+        taken = {name for place, _ in places.values() for name in place.propagation.into}
+        for op in self.graph.ops_in_order:
+            if op.kind not in _LAYERS - {"Gather"} or op.name in taken:
+                continue
+            if op.name in last and not self.policy.last:
+                continue
+            value = self._with_bias(op)
+            if any(use.op.kind in _NORMS for use in self.graph.uses(value)):
+                continue
+            with suppress(MapRefusedError):
+                place = self._here(value)
+                if op.name in place.propagation.into:
+                    places.setdefault(place.value, (place, []))
+
+    def _with_bias(self, op: Op) -> str:
+        """A layer's result, the constant that a lone Add behind it adds included."""
+        value = op.outputs[0]
+        uses = self.graph.uses(value)
+        if len(uses) == 1 and uses[0].op.kind == "Add" and not self._sums(uses[0].op):
+            return uses[0].op.outputs[0]
+        return value
+
+    def _zeroed(self, sites: list[Site]) -> list[Site]:
+        """The same sites; those that end a residual branch start with gamma 0."""
+        ends = residual_ends(
+            self.graph,
+            {site.value for site in sites},
+            lambda op: op.kind in _LAYERS,
+            self._sums,
+            _may_cross,
+        )
+        return [replace(site, zero=site.value in ends) for site in sites]
+
     def _force(self, entry: str, n: Nonlinearity, reason: str) -> list[InsertionPoint] | str:
         """What the policy allows where no place is legal: a clone, or a BatchNorm that stays."""
         if self.policy.clone and self.other_reader(entry):
@@ -160,7 +206,8 @@ class _Inserter:
         reason = f"a BatchNorm stands in front of {producer.kind} {producer.name!r}"
         if producer.kind not in EARLIER:
             try:
-                return [self._here(value)]
+                place = self._here(value)
+                return self._on_branches(place, producer) or [place]
             except MapRefusedError as refusal:
                 reason = refusal.reason
         if not _may_cross(producer) or value in self.recurrent:
@@ -174,7 +221,34 @@ class _Inserter:
                 places = self.find(name)
                 if not isinstance(places, str):
                     found += places
-        return found
+        return self._as_branches(found, op)
+
+    def _as_branches(self, places: list[InsertionPoint], op: Op) -> list[InsertionPoint]:
+        """The same places, noted as those of one sum's branches where they are that."""
+        if not self._sums(op):
+            return places
+        return [replace(place, branch_of=place.branch_of or op.name) for place in places]
+
+    def _on_branches(self, place: InsertionPoint, op: Op) -> list[InsertionPoint]:
+        """The places in front of a sum that ``place`` stands behind; none if it is to stay there.
+
+        Several branches, each with places of its own; ``op`` is what makes the place's value.
+        """
+        if self.policy.sums != "branches" or place.value in self.recurrent:
+            return []
+        if not any(self._sums(self.graph.ops[name]) for name in place.propagation.crossed):
+            return []
+        values = [v for v in dict.fromkeys(_data_inputs(op)) if self.graph.constant(v) is None]
+        found = [self.find(value) for value in values] if _may_cross(op) else ["a layer"]
+        if any(isinstance(places, str) for places in found):
+            return []
+        places = {p.value: p for places in found if not isinstance(places, str) for p in places}
+        return self._as_branches(list(places.values()), op) if len(places) > 1 else []
+
+    def _sums(self, op: Op) -> bool:
+        """Whether an operator adds several computed values."""
+        computed = {name for name in op.inputs if name and self.graph.constant(name) is None}
+        return op.kind in _SUMS and len(computed) > 1
 
     def _deeper_reason(self, op: Op, reason: str) -> str:
         inner = [self.find(n) for n in _data_inputs(op) if self.graph.constant(n) is None]
@@ -266,6 +340,7 @@ class _Inserter:
             constant=np.zeros(place.channels),
             readers=place.readers,
             clones=place.clones,
+            branch_of=place.branch_of,
         )
 
 

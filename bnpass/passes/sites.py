@@ -26,6 +26,9 @@ class Site:
         absorbers: names of the operators into which it will fold.
         dropped: names of the operators that lose their bias.
         drops: the biases, and ``constant`` (C,): what they add to the value together.
+        branch_of: the sum of several values in front of the nonlinearities, where the BatchNorm
+            stands on one of its branches; empty: it stands on what they read.
+        zero: its gamma starts at 0: it ends a residual branch, which then starts as nothing.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Site:
     constant: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)
     readers: frozenset[str] | None = None
     clones: tuple[Op, ...] = ()
+    branch_of: str = ""
+    zero: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -52,6 +57,8 @@ class Site:
             "absorbers": list(self.absorbers),
             "dropped": list(self.dropped),
             "cloned": [op.name for op in self.clones],
+            "branch_of": self.branch_of,
+            "zero_gamma": self.zero,
         }
 
 
@@ -72,6 +79,11 @@ class InsertPlan:
     skipped: list[Skip] = field(default_factory=list)
     nonlinearities: int = 0
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def per_branch(self) -> frozenset[str]:
+        """Nonlinearities that read a sum of branches which are normalised one by one."""
+        return frozenset(n for site in self.sites if site.branch_of for n in site.nonlinearities)
 
     @property
     def dropped(self) -> int:
@@ -100,6 +112,10 @@ class Policy:
         norms: also behind a LayerNorm, InstanceNorm or GroupNorm.
         allow_unfoldable: insert also where the BatchNorm cannot be folded back.
         clone: duplicate the layer where something else reads its value too.
+        sums: where a sum of several layers is normalised: ``branches`` (each of them) or
+            ``value`` (the sum).
+        linear: also behind layers that no nonlinearity follows before the next layer.
+        zero_gamma: let residual branches start as nothing (gamma 0 in their last BatchNorm).
     """
 
     gates: bool = False
@@ -110,6 +126,9 @@ class Policy:
     norms: bool = False
     allow_unfoldable: bool = False
     clone: bool = False
+    sums: str = "branches"
+    linear: bool = False
+    zero_gamma: bool = False
 
 
 def wanted(op: Op, policy: Policy) -> bool:
@@ -132,6 +151,7 @@ class InsertionPoint:
     propagation: Propagation
     readers: frozenset[str] | None = None
     clones: tuple[Op, ...] = ()
+    branch_of: str = ""
 
 
 def any_map(axis: int, rank: int, size: int) -> Map:

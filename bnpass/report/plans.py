@@ -16,8 +16,9 @@ def site_table(plan: InsertPlan) -> Table:
     table = Table("BatchNorm to insert", ["site", "channels", "before", "folds into",
                                           "biases dropped"], right=frozenset({1}))
     for site in plan.sites:
-        table.add(site.name, site.channels, site.nonlinearities, site.absorbers,
-                  site.dropped or None)
+        branch = (f"(a branch of {site.branch_of})",) if site.branch_of else ()
+        before = (*site.nonlinearities, *branch)
+        table.add(site.name, site.channels, before, site.absorbers, site.dropped or None)
     return table
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
 from torch import Tensor, nn  # noqa: E402
 
+import bnpass  # noqa: E402
 from bnpass.importer import ImportedNode, register_op, registry, to_torch, write_back  # noqa: E402
 from bnpass.importer.gates import arranged  # noqa: E402
 from tests.importer.nets import export, ort_run, relative, take_one_step  # noqa: E402
@@ -206,3 +208,41 @@ def test_exports_have_the_parameters_of_torchs_module(kind: str, both: bool, dyn
     assert torch.equal(gm(x), module(x)) or relative(gm(x), module(x).detach().numpy()) < 1e-6
     if dynamo:  # the older exporter writes the length down
         assert relative(gm(wide), module(wide).detach().numpy()) < 1e-6
+
+
+@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+@pytest.mark.parametrize("loop", [False, True])
+def test_of_what_insert_adds_only_batch_norms_are_trained(kind, direction, loop):
+    extra = "clip = 9.0," if loop else ""
+    text = layer(kind, "z", direction=direction, extra=extra)
+    ds = 2 if direction == "bidirectional" else 1
+    plain = model(f"(float[T,N,3] x) => (float[T,D,N,5] y) {{ {text} y = Mul(z, t) }}",
+                  {**weights(kind, ds), "t": normal(5)})  # fmt: skip
+    inserted = bnpass.insert(plain, last=True)
+    gm = to_torch(inserted, batch="keep")
+    old, norm = to_torch(plain, batch="keep"), 2 * ds * GATES[kind] * 5
+    size = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
+    half = GATES[kind] * 5 * ds  # Wb, dropped; a state bias holds its zeros
+    assert size(gm) - norm - half <= size(old) - half
+    before = {n: v.clone() for n, v in gm.state_dict().items()}
+    take_one_step(gm, torch.from_numpy(normal(6, 4, 3)))
+    trained = write_back(gm, inserted)
+    arrays = {t.name: numpy_helper.to_array(t) for t in trained.graph.initializer}
+    identity = next(a for n, a in arrays.items() if n.endswith("identity"))
+    assert (identity.reshape(half, half) == np.eye(half)).all()
+    bias = next(a for n, a in arrays.items() if n.endswith("state_bias"))
+    assert not bias[:, : bias.shape[1] // 2].any() and bias.any()
+    assert any(not torch.equal(v, before[n]) for n, v in gm.state_dict().items())
+    deployed = bnpass.fold(trained)
+    assert [n.op_type for n in deployed.graph.node] == [kind, "Mul"]
+
+
+@pytest.mark.parametrize(("W", "trained"), [(np.eye(5), False), (np.eye(5) + 1e-3, True)])
+def test_only_an_exact_identity_behind_a_product_is_no_weight(W: np.ndarray, trained: bool) -> None:
+    arrays = {**weights("RNN", 1, 5), "W": W[np.newaxis].astype(np.float32), "p": normal(3, 5)}
+    head = "(float[T,N,3] x) => (float[T,D,N,5] y)"
+    behind = model(f"{head} {{ c = MatMul(x, p) {layer('RNN', given='c, W, R, B')} }}", arrays)
+    assert ("W" in dict(to_torch(behind).named_parameters())) is trained
+    alone = model(f"{head.replace('3]', '5]')} {{ {layer('RNN')} }}", arrays)
+    assert "W" in dict(to_torch(alone).named_parameters())

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 import bnpass
 from bnpass.errors import InputError, UsageError
-from tests.helpers import Norm, assert_equal_bytes, assert_same, build
+from tests.helpers import Norm, assert_equal_bytes, assert_same, build, nodes
 from tests.helpers_insert import insert
 
 W = {"w": (4, 3, 3, 3), "b": (4,), "v": (2, 4, 3, 3), "d": (2,)}
@@ -196,10 +196,114 @@ def test_concat_of_two_layers_has_one_site():
     assert set(result.plan.sites[0].absorbers) == {"c", "e"}
 
 
-def test_a_projection_shares_one_site():
-    text = "e = Conv(x, u)\n p = Add(c, e)\n a = Relu(p)"
-    result = insert(net(text, {"u": (4, 3, 3, 3)}))
-    assert result.sites == {"p": ("a",)}
+SUMS = ["Add(c, e)", "Sub(c, e)", "Sum(c, e)", "Mean(c, e)"]
+
+
+@pytest.mark.parametrize("op", SUMS)
+def test_the_layers_of_a_sum_have_a_site_each(op):
+    result = insert(net(f"e = Conv(x, u, b)\n p = {op}\n a = Relu(p)", {"u": (4, 3, 3, 3)}))
+    assert result.sites == {"c": ("a",), "e": ("a",)}
+    assert {site.branch_of for site in result.plan.sites} == {"p"}
+    assert result.plan.per_branch == {"a"} and result.dropped == {"c", "e"}
+
+
+@pytest.mark.parametrize("op", SUMS)
+def test_one_site_on_the_sum_if_asked(op):
+    model = net(f"e = Conv(x, u, b)\n p = {op}\n a = Relu(p)", {"u": (4, 3, 3, 3)})
+    result = insert(model, sums="value")
+    assert result.sites == {"p": ("a",)} and not result.plan.per_branch
+
+
+@pytest.mark.parametrize(
+    ("text", "sites"),
+    [
+        ("p = Sum(c, e, f)\n a = Relu(p)", {"c", "e", "f"}),
+        ("q = Add(c, e)\n p = Add(q, f)\n a = Relu(p)", {"c", "e", "f"}),
+        ("q = Add(c, e)\n p = GlobalAveragePool(q)\n a = Relu(p)", {"c", "e"}),
+        ("q = Add(c, e)\n p = Concat <axis = 1> (q, f)\n a = Relu(p)", {"c", "e", "f"}),
+        ("q = Add(c, c)\n a = Relu(q)", {"q"}),
+        ("q = Dropout(c)\n p = Add(q, e)\n a = Relu(p)", {"c", "e"}),
+        ("p = Add(c, k)\n a = Relu(p)", {"p"}),
+    ],
+)
+def test_sums_under_and_behind_other_operators(text, sites):
+    model = net(f"e = Conv(x, u)\n f = Conv(x, o)\n {text}",
+                {"u": (4, 3, 3, 3), "o": (4, 3, 3, 3), "k": (4, 1, 1)},
+                last="y = Identity(a)")  # fmt: skip
+    assert set(insert(model, last=True).sites) == sites
+
+
+def test_a_sum_with_a_normalised_branch_has_a_site_on_the_other():
+    text = "e = Conv(x, u)\n g = BN(e, n)\n p = Add(c, g)\n a = Relu(p)"
+    result = insert(net(text, {"u": (4, 3, 3, 3), "n": Norm(4)}))
+    assert result.sites == {"c": ("a",)}
+
+
+def test_a_recurrent_layers_contributions_share_one_site():
+    text = """(float[T,N,3] x) => (float[] y) {
+      i = MatMul(x, w)
+      j = MatMul(x, v)
+      k = Add(i, j)
+      h = LSTM <hidden_size = 2> (k, o, r)
+      y = Mul(h, t)
+    }"""
+    weights = {"w": (3, 8), "v": (3, 8), "o": np.eye(8, dtype=np.float32)[np.newaxis],
+               "r": (1, 8, 2), "t": (2,)}  # fmt: skip
+    result = insert(build(text, weights), last=True, foldable=False)
+    assert set(result.sites) == {"k"}
+
+
+BOTTLENECK = """r = Relu(c)
+      e = Conv(r, u, b)
+      f = Conv(e, o)
+      a = Relu(f)"""
+
+
+def test_linear_layers_have_a_site_if_asked():
+    model = net(BOTTLENECK, {"u": (4, 4, 1, 1), "o": (4, 4, 1, 1)})
+    assert insert(model).sites == {"c": ("r",), "f": ("a",)}
+    result = insert(model, linear=True)
+    assert result.sites == {"c": ("r",), "f": ("a",), "e": ()} and result.dropped == {"c", "e"}
+
+
+def test_linear_layers_that_something_else_must_see_plain_have_none():
+    text = """(float[N,3,8,8] x) => (float[] y, float[] e) {
+      c = Conv(x, w, b)
+      r = Relu(c)
+      e = Conv(r, u)
+      y = Conv(e, v)
+    }"""
+    weights = {"w": (4, 3, 3, 3), "b": (4,), "u": (4, 4, 1, 1), "v": (2, 4, 1, 1)}
+    assert set(insert(build(text, weights), linear=True).sites) == {"c"}
+
+
+RESIDUAL = """r = Relu(c)
+      e = Conv <pads = [1,1,1,1]> (r, u)
+      s = Relu(e)
+      f = Conv <pads = [1,1,1,1]> (s, u)
+      g = Conv(r, o)
+      p = Add({left}, {right})
+      a = Relu(p)"""
+
+
+@pytest.mark.parametrize("operands", [("f", "g"), ("g", "f"), ("f", "r"), ("r", "f")])
+def test_residual_branches_start_as_nothing_if_asked(operands):
+    text = RESIDUAL.format(left=operands[0], right=operands[1])
+    text = text if "g" in operands else text.replace("g = Conv(r, o)\n", "")
+    weights = {"u": (4, 4, 3, 3), **({"o": (4, 4, 1, 1)} if "g" in operands else {})}
+    model = net(text, weights)
+    plan = bnpass.insert(model, zero_gamma=True, plan_only=True)
+    assert [site.value for site in plan.sites if site.zero] == ["f"]
+    after = bnpass.insert(model, zero_gamma=True)
+    tensors = {t.name: numpy_helper.to_array(t) for t in after.graph.initializer}
+    gammas = {n.input[0]: tensors[n.input[1]] for n in nodes(after.graph)
+              if n.op_type == "BatchNormalization"}  # fmt: skip
+    assert not gammas.pop("f").any() and all((g == 1).all() for g in gammas.values())
+
+
+def test_zero_gamma_and_a_function_that_stays_exclude_each_other():
+    with pytest.raises(UsageError, match="zero_gamma"):
+        bnpass.insert(net("a = Relu(c)"), zero_gamma=True, init="preserve")
 
 
 def test_a_residual_join_has_its_batch_norm_on_the_branch():

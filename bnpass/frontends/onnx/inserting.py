@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from bnpass.errors import InputError
 from bnpass.frontends.onnx import recurrent
 from bnpass.frontends.onnx.apply import apply_fold, apply_insert
 from bnpass.frontends.onnx.read import Reading, copied, read
+from bnpass.ir.graph import RECURRENT, Op
 from bnpass.passes.initial import new_norms
 from bnpass.passes.insert import plan_insert
 from bnpass.passes.nonlinear import find_nonlinearities
@@ -61,11 +62,7 @@ def insert_model(
         InputError: the model is quantised, or older than opset 7.
     """
     _refuse_quantized(model)
-    copy = copied(model)
-    notes = recurrent.split(copy, lambda op: wanted(op, options.policy))
-    reading = read(copy, folder=folder)
-    plan = plan_insert(reading.main.graph, options.policy)
-    plan.notes.extend(notes)
+    copy, reading, plan = _planned(model, options.policy, folder)
     plan.skipped.extend(_inside_bodies(reading))
     if plan_only or not plan.sites:
         return Inserted(copy, plan)
@@ -78,6 +75,30 @@ def insert_model(
     )
     apply_insert(reading, reading.main, norms)
     return Inserted(copy, plan)
+
+
+def _planned(
+    model: onnx.ModelProto, policy: Policy, folder: Path | None
+) -> tuple[onnx.ModelProto, Reading, InsertPlan]:
+    """A copy whose recurrent layers are split where that gives a site, its views, and the plan."""
+
+    def attempt(chosen: Callable[[Op], bool]) -> tuple[onnx.ModelProto, Reading, InsertPlan]:
+        copy = copied(model)
+        notes = recurrent.split(copy, chosen)
+        reading = read(copy, folder=folder)
+        plan = plan_insert(reading.main.graph, policy)
+        plan.notes.extend(notes)
+        return copy, reading, plan
+
+    tried = attempt(lambda op: wanted(op, policy))
+    plan, ops = tried[2], tried[1].main.graph.ops
+    bare = {s.node for s in plan.skipped if s.node in ops and ops[s.node].kind in RECURRENT}
+    if not bare:
+        return tried
+    copy, reading, again = attempt(lambda op: op.name not in bare and wanted(op, policy))
+    reasons = [skip for skip in plan.skipped if skip.node in bare]
+    again.skipped.extend(reasons)
+    return copy, reading, replace(again, nonlinearities=again.nonlinearities + len(reasons))
 
 
 @dataclass

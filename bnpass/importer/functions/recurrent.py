@@ -168,6 +168,12 @@ def _biases(bias: Weights) -> Sequence[Tensor]:
     return bias.reshape(2 * bias.shape[0], -1).unbind(0) if isinstance(bias, Tensor) else bias
 
 
+def state_bias(bias: Tensor) -> Tensor:
+    """B (D, 2*g*H) of a layer whose Wb, the first half, is 0 and stays so: Rb alone is trained."""
+    own = bias.shape[1] // 2
+    return torch.cat([torch.zeros_like(bias[:, :own]), bias[:, own:]], 1)
+
+
 # -- a loop over time ------------------------------------------------------------------------------
 
 

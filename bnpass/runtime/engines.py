@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from bnpass.errors import BnpassError, InputError, MissingDependencyError
+from bnpass.onnx_model.attributes import is_onnx
 from bnpass.onnx_model.scopes import all_nodes
 from bnpass.onnx_model.signature import inputs_of, is_float, outputs_of
 from bnpass.runtime import ort
@@ -112,33 +113,33 @@ class OrtEngine:
         return dict(zip(names, self.session.run(names, feeds), strict=True))
 
 
-class OnnxReferenceEngine:
-    """onnx's own ReferenceEvaluator: slow, in numpy, but it has every operator in every type."""
+class OwnEngine:
+    """Our own evaluator in float64: it needs no kernels, and judges no operator by its type.
 
-    kind = "onnx reference"
+    onnx's ReferenceEvaluator does not stand in: it mixes the batch's statistics into a
+    BatchNormalization of opset 9 to 13, as momentum has a default there.
+    """
+
+    kind = "bnpass float64"
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        """Prepare the evaluator."""
-        from onnx.reference import ReferenceEvaluator
+        """Prepare the evaluator.
 
-        self.names = [o.name for o in model.graph.output]
-        try:
-            self.evaluator = ReferenceEvaluator(model)
-        except Exception as error:
-            raise InputError(
-                f"onnx's reference evaluator cannot load the model: {error}"
-            ) from error
+        Raises:
+            UnsupportedError: it does not know an operator of the model.
+        """
+        from bnpass.verdict.evaluator import Evaluator, UnknownOperatorError, known
+
+        own = {(f.domain, f.name) for f in model.functions}
+        for node in all_nodes(model):
+            kind = node.op_type if is_onnx(node) else f"{node.domain}::{node.op_type}"
+            if not known(kind) and (node.domain, node.op_type) not in own:
+                raise UnknownOperatorError(f"the evaluator does not know {kind}")
+        self.evaluator = Evaluator(model)
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """See :class:`Engine`."""
-        try:
-            found = self.evaluator.run(None, dict(feeds))
-        except Exception as error:
-            message = str(error).strip().splitlines()
-            raise InputError(
-                f"onnx's reference evaluator cannot run the model: {(message or ['?'])[0][:300]}"
-            ) from error
-        return {name: np.asarray(value) for name, value in zip(self.names, found, strict=True)}
+        return self.evaluator.run(feeds)
 
 
 class TorchEngine:
@@ -218,15 +219,9 @@ def onnx_engine(model: Loaded, **options: Any) -> Engine:
         return stand_in(model, error)
 
 
-_SLOW = 200  # nodes: from here on numpy's convolutions take long enough to prefer torch
-
-
 def stand_in(model: Loaded, cause: BnpassError) -> Engine:
     """Return an engine for a model that onnxruntime's CPU provider cannot run."""
-    choices = [_onnx_reference, _torch_float64]
-    if sum(1 for _ in all_nodes(model.proto)) > _SLOW:
-        choices.reverse()
-    for choice in choices:
+    for choice in (_own, _torch_float64):
         try:
             return choice(model)
         except (InputError, MissingDependencyError, ImportError):
@@ -234,8 +229,8 @@ def stand_in(model: Loaded, cause: BnpassError) -> Engine:
     raise cause
 
 
-def _onnx_reference(model: Loaded) -> Engine:
-    return OnnxReferenceEngine(model.whole())
+def _own(model: Loaded) -> Engine:
+    return OwnEngine(model.whole())
 
 
 def _torch_float64(model: Loaded) -> Engine:

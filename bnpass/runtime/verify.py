@@ -36,7 +36,7 @@ class VerifyReport:
         mapping: the candidate's name of each output.
         rule: the tolerance that was applied.
         first_difference: on failure, the first tensor that differs; None if it cannot be told.
-        reference_engine: ``"onnxruntime"`` (graph optimizations off), ``"onnx reference"``,
+        reference_engine: ``"onnxruntime"`` (graph optimizations off), ``"bnpass float64"``,
             ``"torch float64"`` or ``"torch"``.
         candidate_engine: likewise, optimizations on.
         provider: where the candidate ran.

@@ -137,6 +137,10 @@ class Map:
         """The composition x -> self(inner(x))."""
         return Map(self.scale * inner.scale, self.scale * inner.shift + self.shift)
 
+    def of(self, array: np.ndarray) -> np.ndarray:
+        """The map applied to a value's numbers."""
+        return np.asarray(self.scale * array + self.shift)
+
     def scale_only(self) -> Map:
         """The same map without its shift."""
         return Map(self.scale, np.zeros((1,) * self.rank))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bnpass.ir.affine import Map
+from bnpass.ir.correspondence import Correspondences
 from bnpass.ir.graph import Op
 
 
@@ -80,13 +81,18 @@ class FoldEdits:
         rewrites: operators whose constants change.
         removed: operators that go; each passes its data input (index given) on as its output.
         leftovers: chains that become one operator.
-        changed: values whose numbers differ from the original's although their names stay.
+        correspondences: which new value stands for which old one.
     """
 
     rewrites: tuple[Rewrite, ...] = ()
     removed: tuple[tuple[Op, int], ...] = ()
     leftovers: tuple[Leftover, ...] = ()
-    changed: frozenset[str] = frozenset()
+    correspondences: Correspondences = field(default_factory=Correspondences)
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """Values whose numbers differ from the original's, or whose names are gone."""
+        return self.correspondences.changed
 
     @property
     def empty(self) -> bool:

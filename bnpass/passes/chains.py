@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 from bnpass.ir.affine import Map
@@ -116,6 +117,35 @@ def refreshed(chain: Chain, planner: Planner) -> Chain:
     if any(link is None for link in links):
         raise MapRefusedError("what it took in makes it no map", chain.head)
     return Chain([link for link in links if link is not None])
+
+
+def relate(chain: Chain, count: int, planner: Planner, carried: Map | None = None) -> None:
+    """Note what becomes of the values inside of a chain that is about to go.
+
+    Behind one of the first ``count`` operators the value is from now on what the chain reads;
+    behind a later one it is what the chain makes, but for a map that the result carries.
+    """
+    links = chain.links
+    inner: Map | None = None
+    for link, following in list(pairwise(links))[:count]:
+        inner = link.map if inner is None else link.map.after(inner)
+        for value in _between(link, following, planner):
+            planner.relations.move(value, later=inner)
+    rest: Map | None = None
+    for link, following in reversed(list(pairwise(links[count:]))):
+        rest = following.map if rest is None else rest.after(following.map)
+        for value in _between(link, following, planner):
+            planner.relations.move(value, now=rest, later=carried)
+
+
+def _between(link: Link, following: Link, planner: Planner) -> list[str]:
+    """The value that one operator hands to the next, under every name that it has had."""
+    values = [following.op.inputs[following.data]]
+    while values[-1] != link.op.outputs[0]:
+        op = planner.graph.producer(values[-1])
+        assert op is not None
+        values.append(op.inputs[planner.removed[op.name]])
+    return values
 
 
 def _link(op: Op, planner: Planner, found: Found | None = None) -> Link | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from bnpass.ir.affine import Map
+from bnpass.ir.correspondence import Relations
 from bnpass.ir.edits import FoldEdits, Rewrite
 from bnpass.ir.graph import Graph, Op
 
@@ -14,14 +15,15 @@ _RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _UNDONE = _RESHAPES | {"Transpose"}
 
 
-def keep_adds(edits: FoldEdits, graph: Graph, avoid: frozenset[str] = frozenset()) -> FoldEdits:
+def keep_adds(
+    edits: FoldEdits, graph: Graph, relations: Relations, avoid: frozenset[str] = frozenset()
+) -> FoldEdits:
     """A shift behind a MatMul enters the Add that stood there, instead of a new one.
 
     Not one of ``avoid``, whose constant would overflow.
     """
     removed = {op.name: data for op, data in edits.removed}
     rewrites = {r.op.name: r for r in edits.rewrites}
-    changed = set(edits.changed)
     for rewrite in edits.rewrites:
         if rewrite.op.kind not in ("MatMul", "Einsum"):
             continue
@@ -33,15 +35,16 @@ def keep_adds(edits: FoldEdits, graph: Graph, avoid: frozenset[str] = frozenset(
             continue
         add = _removed_add(rewrite.op, removed, graph)
         if add is not None and add.name not in avoid:
-            slot = 1 - removed.pop(add.name)
-            changed.add(add.outputs[0])
+            data = removed.pop(add.name)
+            for value in _values_up_to(rewrite.op, add.inputs[data], removed, graph):
+                relations.move(value, later=rewrite.output_map.shift_only())
             rewrites[rewrite.op.name] = Rewrite(
                 rewrite.op, None, rewrite.output_map.scale_only(), sources=rewrite.sources
             )
             new = Map(np.zeros_like(rewrite.output_map.shift), rewrite.output_map.shift)
-            rewrites[add.name] = Rewrite(add, constants={slot: new}, sources=rewrite.sources)
+            rewrites[add.name] = Rewrite(add, constants={1 - data: new}, sources=rewrite.sources)
     kept = tuple((op, data) for op, data in edits.removed if op.name in removed)
-    return FoldEdits(tuple(rewrites.values()), kept, edits.leftovers, frozenset(changed))
+    return FoldEdits(tuple(rewrites.values()), kept, edits.leftovers)
 
 
 def _removed_add(op: Op, removed: dict[str, int], graph: Graph) -> Op | None:
@@ -57,7 +60,17 @@ def _removed_add(op: Op, removed: dict[str, int], graph: Graph) -> Op | None:
         value = follower.outputs[0]
 
 
-def drop_inverse_pairs(edits: FoldEdits, graph: Graph) -> FoldEdits:
+def _values_up_to(op: Op, last: str, removed: dict[str, int], graph: Graph) -> list[str]:
+    """An operator's output and the outputs of the removed ones behind it, up to the last."""
+    values = [last]
+    while values[-1] != op.outputs[0]:
+        maker = graph.producer(values[-1])
+        assert maker is not None
+        values.append(maker.inputs[removed[maker.name]])
+    return values
+
+
+def drop_inverse_pairs(edits: FoldEdits, graph: Graph, relations: Relations) -> FoldEdits:
     """Two Transposes, or two reshapings, that undo each other once what stood between is gone.
 
     Then those around them, and so on.
@@ -72,6 +85,7 @@ def drop_inverse_pairs(edits: FoldEdits, graph: Graph) -> FoldEdits:
             continue
         second = _next_kept(first, removed, kept, graph)
         if second is not None and second.name not in removed and _inverse(first, second, graph):
+            relations.gone.update(_values_up_to(first, second.inputs[0], removed, graph))
             removed[first.name] = removed[second.name] = 0
             pairs += [(first, 0), (second, 0)]
             gone.append((first, 0))

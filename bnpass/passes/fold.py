@@ -14,7 +14,7 @@ Source: arXiv:1502.03167, Algorithm 2 (the inference transform) and section 3.1.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from bnpass.ir.affine import Map
 from bnpass.ir.edits import FoldEdits, Leftover
 from bnpass.ir.graph import Graph, Op, Use
 from bnpass.passes.atoms import find_atoms
-from bnpass.passes.chains import Chain, find_chains, refreshed
+from bnpass.passes.chains import Chain, find_chains, refreshed, relate
 from bnpass.passes.cleanup import drop_inverse_pairs, keep_adds
 from bnpass.passes.planner import Planner
 from bnpass.passes.propagation import Propagation
@@ -150,14 +150,25 @@ def plan_fold(
     ]
     order = graph.order
     entries.sort(key=lambda e: order[e.node])
+    written = tuple(left for _, left in leftovers if left is not None)
+    return FoldPlan(entries, _edits(planner, written, avoid), arithmetic, _spared(planner))
+
+
+def _edits(
+    planner: Planner, leftovers: tuple[Leftover, ...], avoid: frozenset[str]
+) -> FoldEdits:
+    """All edits of a plan, and what becomes of every value."""
+    graph, relations = planner.graph, planner.relations
     edits = FoldEdits(
         rewrites=tuple(planner.rewrites.values()),
         removed=tuple((graph.ops[name], data) for name, data in planner.removed.items()),
-        leftovers=tuple(left for _, left in leftovers if left is not None),
-        changed=frozenset(planner.changed),
+        leftovers=leftovers,
     )
-    edits = drop_inverse_pairs(keep_adds(edits, graph, avoid), graph)
-    return FoldPlan(entries, edits, arithmetic, _spared(planner))
+    edits = keep_adds(edits, graph, relations, avoid)
+    edits = drop_inverse_pairs(edits, graph, relations)
+    stay = {left.ops[-1].name for left in leftovers}
+    removed = [(op, data) for op, data in edits.removed if op.name not in stay]
+    return replace(edits, correspondences=relations.correspondences(graph, removed))
 
 
 def _spared(planner: Planner) -> list[FoldEntry]:
@@ -184,6 +195,8 @@ def _current(chain: Chain, planner: Planner) -> Map:
 
 def _along(entry: FoldEntry, chain: Chain, planner: Planner) -> FoldEntry:
     """The entry of a chain that went along with another one."""
+    chain = refreshed(chain, planner)
+    relate(chain, len(chain.links), planner)
     _remove(chain, planner)
     return FoldEntry(chain.head.name, chain.head.kind, chain.names, entry.how, entry.into)
 
@@ -337,6 +350,9 @@ def _shifted(propagations: list[Propagation]) -> set[Op]:
 def _commit(chain: Chain, propagations: list[Propagation], planner: Planner) -> None:
     for propagation in propagations:
         planner.commit(propagation, chain.names)
+    backward = any(chain.source in p.asked for p in propagations)
+    carried = [p.carried[chain.result] for p in propagations if chain.result in p.carried]
+    relate(chain, 0 if backward else len(chain.links), planner, carried[0] if carried else None)
     _remove(chain, planner)
 
 
@@ -371,6 +387,10 @@ def _leave(
 ) -> tuple[FoldEntry | None, Leftover | None]:
     """A chain that stays becomes one operator where that is shorter, and its numbers are finite."""
     head, names = chain.head, chain.names
+    try:
+        chain = refreshed(chain, planner)
+    except MapRefusedError:
+        return FoldEntry(head.name, head.kind, names, "", (), reason), None
     overflows = not avoid.isdisjoint(names)
     if chain.norms and (style == "bn" or overflows):
         along_others = any(axis != 1 for link in chain.links for axis in link.map.axes)
@@ -382,8 +402,8 @@ def _leave(
     written = chain.norms or (len(names) >= _SPELT_OUT and m.axes == (1,))
     if not written or overflows:
         return None, None
+    relate(chain, len(chain.links), planner)
     _remove(chain, planner)
-    planner.changed.update(link.op.outputs[0] for link in chain.links[:-1])
     left = Leftover(tuple(link.op for link in chain.links), m, 1, style)
     return FoldEntry(head.name, head.kind, names, "merged", (head.name,), reason), left
 
@@ -404,6 +424,6 @@ def _merge_into_norm(chain: Chain, planner: Planner) -> None:
             (norm.op, 1, Map(vectors[0], np.zeros(n))),
             (norm.op, 2, Map(*vectors)),
         ]
-    propagation.changed.update(link.op.outputs[0] for link in chain.links[:-1])
+    relate(chain, place, planner)
     planner.commit(propagation, tuple(n for n in chain.names if n != norm.op.name))
     _remove(chain, planner, but=norm.op)

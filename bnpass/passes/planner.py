@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bnpass.ir.affine import Map
+from bnpass.ir.correspondence import Relations
 from bnpass.ir.edits import Rewrite
 from bnpass.ir.graph import Constant, Dim, Graph, Op, Use
 from bnpass.passes.asks import filled, merged_asks, settle_unread
@@ -39,7 +40,7 @@ class Planner:
         self.constant: Callable[[str], Constant | None] = graph.constants.get
         self.rewrites: dict[str, Rewrite] = {}
         self.removed: dict[str, int] = {}
-        self.changed: set[str] = set()
+        self.relations = Relations()
         self._past_constants = False
         self._paths: dict[str, int] = {}
         # chains that wait, by their result: their operators and their map
@@ -128,7 +129,7 @@ class Planner:
         step, *others = rule.backward(op, (m,), self)
         if others or step.asks:
             return None
-        propagation = Propagation(changed={value})
+        propagation = Propagation(asked={value: m})
         propagation.take(op, step)
         return propagation
 
@@ -152,11 +153,30 @@ class Planner:
             self._past_constants = False
 
     def _walk_back(self, worklist: Worklist, propagation: Propagation) -> Propagation:
-        def steps(op: Op, worklist: Worklist, _: Propagation) -> list[Step]:
-            found = self._step_back(op, [self._settled(o, worklist) for o in op.outputs])
+        def steps(op: Op, worklist: Worklist, propagation: Propagation) -> list[Step]:
+            asks = [self._settled(o, worklist) for o in op.outputs]
+            asked = zip(op.outputs, asks, strict=True)
+            propagation.asked.update((value, m) for value, m in asked if m is not None)
+            found = self._step_back(op, asks)
             return found[::-1] if self._past_constants else found
 
-        return search(self.graph, worklist, propagation, steps, self._take_back)
+        found = search(self.graph, worklist, propagation, steps, self._take_back)
+        for name in found.crossed:
+            self._note_unread(self.graph.ops[name], found)
+        return found
+
+    def _note_unread(self, op: Op, propagation: Propagation) -> None:
+        """Parts of a Split that nobody reads change as well; other such outputs may, too."""
+        values = [v for v in op.outputs if v and v not in propagation.asked and self.unread(v)]
+        if len(op.outputs) == 1 or not values:
+            return
+        m = propagation.asked.get(op.inputs[0]) if op.kind == "Split" else None
+        if m is None:
+            propagation.lost.update(values)
+            return
+        (step,) = RULES[op.kind].forward(op, {0: m}, self)
+        parts = {op.outputs[index]: part for index, part in step.gives.items()}
+        propagation.asked.update((value, parts[value]) for value in values if value in parts)
 
     def _step_back(self, op: Op, asks: Sequence[Map | None]) -> list[Step]:
         if asks.count(None) == len(asks):
@@ -175,10 +195,7 @@ class Planner:
     def _take_back(self, op: Op, step: Step, worklist: Worklist, propagation: Propagation) -> None:
         propagation.take(op, step)
         for value in op.outputs:  # whoever reads them has asked by now
-            if worklist.asks.pop(value, None) is not None:
-                propagation.changed.add(value)
-        if len(op.outputs) > 1:  # parts of a Split that nobody reads change as well
-            propagation.changed.update(o for o in op.outputs if self.unread(o))
+            worklist.asks.pop(value, None)
         for index, m in step.asks.items():
             value = op.inputs[index]
             if self.graph.constant(value) is None:
@@ -293,18 +310,21 @@ class Planner:
 
     def _take_on(self, op: Op, step: Step, worklist: Worklist, propagation: Propagation) -> None:
         propagation.take(op, step)
-        propagation.changed.update(name for name in op.inputs if name in worklist.carried)
         for index, m in step.constants.items():
             if not m.is_identity:
                 _check_weight(op, index, self)
         for index, m in step.gives.items():
             if index < len(op.outputs) and op.outputs[index] and not m.is_identity:
                 self._give(op.outputs[index], m, worklist, propagation)
+        if step.gives:
+            others = (o for i, o in enumerate(op.outputs) if i not in step.gives)
+            propagation.lost.update(filter(None, others))
 
     def _give(self, value: str, m: Map, worklist: Worklist, propagation: Propagation) -> None:
         if value in worklist.stops:
             propagation.arrived[value] = m
             return
+        propagation.carried[value] = m
         if self.graph.is_output(value):
             raise MapRefusedError(f"{value!r} is an output of the graph")
         for use in self.graph.uses(value):
@@ -323,7 +343,11 @@ class Planner:
             self.rewrites[op.name] = self._rewrite(op).add_output_map(m, sources)
         for op, index, m in propagation.constants:
             self.rewrites[op.name] = self._rewrite(op).add_constant(index, m, sources)
-        self.changed |= propagation.changed
+        for value, m in propagation.asked.items():
+            self.relations.move(value, now=m)
+        for value, m in propagation.carried.items():
+            self.relations.move(value, later=m)
+        self.relations.gone |= propagation.lost
 
     def _rewrite(self, op: Op) -> Rewrite:
         return self.rewrites.get(op.name) or Rewrite(op)

@@ -17,7 +17,9 @@ class Propagation:
     Attributes:
         input_maps, output_maps: maps that operators' weights take in.
         constants: maps that single constant inputs take in.
-        changed: values whose numbers would differ.
+        asked: backward: values that would hold m(what they hold), and m.
+        carried: forward: values that hold m(what they would hold), and m.
+        lost: values that would differ in another way than by a map along their channels.
         crossed: names of the operators that the map goes through or ends in.
         arrived: forward: the maps that reached a value where the walk was told to stop.
         joined: forward: results of other chains whose maps had to come along.
@@ -27,7 +29,9 @@ class Propagation:
     input_maps: list[tuple[Op, Map]] = field(default_factory=list)
     output_maps: list[tuple[Op, Map]] = field(default_factory=list)
     constants: list[tuple[Op, int, Map]] = field(default_factory=list)
-    changed: set[str] = field(default_factory=set)
+    asked: dict[str, Map] = field(default_factory=dict)
+    carried: dict[str, Map] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
     crossed: set[str] = field(default_factory=set)
     arrived: dict[str, Map] = field(default_factory=dict)
     joined: set[str] = field(default_factory=set)
@@ -46,7 +50,9 @@ class Propagation:
             self.input_maps[:],
             self.output_maps[:],
             self.constants[:],
-            set(self.changed),
+            dict(self.asked),
+            dict(self.carried),
+            set(self.lost),
             set(self.crossed),
             dict(self.arrived),
             set(self.joined),
@@ -65,7 +71,7 @@ class Propagation:
         for other, index, m in step.elsewhere:
             if not m.is_identity:
                 self.constants.append((other, index, m))
-                self.changed.update(other.outputs)
+                self.lost.update(other.outputs)
         self.crossed.add(op.name)
         self.adds += step.adds
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -20,6 +20,7 @@ from bnpass.frontends.onnx.read import (
     copied,
     read,
 )
+from bnpass.ir.correspondence import Correspondences
 from bnpass.ir.graph import RECURRENT, Graph
 from bnpass.onnx_model.attributes import set_attributes
 from bnpass.onnx_model.faults import blaming_the_model
@@ -52,7 +53,7 @@ class Folded:
     Attributes:
         model: the new model.
         plan: entries of all graphs; names inside a nested body carry the way there.
-        changed: values of the main graph whose numbers differ from the original's.
+        correspondences: which value of the new main graph stands for which old one.
         grown: bytes of weights that had to be stored twice.
         unsettled: operators were written that a further fold may take in.
         avoid: operators that must not take anything in, as their weights would overflow.
@@ -60,10 +61,15 @@ class Folded:
 
     model: onnx.ModelProto
     plan: FoldPlan
-    changed: frozenset[str] = frozenset()
+    correspondences: Correspondences = field(default_factory=Correspondences)
     grown: int = 0
     unsettled: bool = False
     avoid: frozenset[str] = frozenset()
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """Values of the main graph whose numbers differ from the original's."""
+        return self.correspondences.changed
 
 
 def _prepared(model: onnx.ModelProto, options: FoldOptions, own: bool) -> onnx.ModelProto:
@@ -147,7 +153,7 @@ def _settled(
         done = Folded(
             more.model,
             done.plan,
-            done.changed | more.changed,
+            done.correspondences.then(more.correspondences),
             done.grown + more.grown,
             more.unsettled,
         )
@@ -176,7 +182,7 @@ def _fold_model(
                 for scope, plan in reversed(list(zip(reading.scopes, plans, strict=True)))
             )
             _check_growth(reading.model, grown, options.max_growth)
-            joined = not plan_only and _join_recurrent(reading, whole, avoid)
+            joined = None if plan_only else _join_recurrent(reading, whole, avoid)
         except OverflowedError as error:
             if error.op in avoid:
                 raise  # a plan that does not avoid it: there would be no end
@@ -187,8 +193,11 @@ def _fold_model(
             continue
         if plan_only:
             return Folded(model, whole, avoid=avoid)
-        unsettled = joined or any(_writes_operators(plan) for plan in plans)
-        return Folded(reading.model, whole, plans[0].edits.changed, grown, unsettled)
+        found = plans[0].edits.correspondences
+        if joined is not None:
+            found = found.then(joined)
+        unsettled = joined is not None or any(_writes_operators(plan) for plan in plans)
+        return Folded(reading.model, whole, found, grown, unsettled)
 
 
 def _planned(
@@ -229,23 +238,28 @@ def _writes_operators(plan: FoldPlan) -> bool:
     return bool(plan.edits.leftovers) or any(e.how == "merged" for e in plan.entries) or any(shifts)
 
 
-def _join_recurrent(reading: Reading, plan: FoldPlan, avoid: frozenset[str]) -> bool:
+def _join_recurrent(
+    reading: Reading, plan: FoldPlan, avoid: frozenset[str]
+) -> Correspondences | None:
     """The inverse of the insertion's split; the plan gets an entry for each layer.
 
     Only where a BatchNorm has left between the layer and what makes its input: a MatMul that the
-    model has in front of a layer for itself is none of the fold's business.
+    model has in front of a layer for itself is none of the fold's business. None where there is
+    nothing to join.
     """
     if not any(op.kind in RECURRENT for op in reading.main.graph.ops.values()):
-        return False
+        return None
     from bnpass.frontends.onnx import recurrent
 
     there = recurrent.joinable(reading.main.graph)
     folded = read(reading.model, folder=reading.folder, store=reading.store)
+    pairs = recurrent.joinable(folded.main.graph)
     names = recurrent.join(folded, there.keys() | avoid)
     for name in names:
         kind = folded.main.graph.ops[name].kind
         plan.entries.append(FoldEntry(name, kind, (name,), "forward", (name,)))
-    return bool(names)
+    gone = (op.outputs[0] for name in names for op in pairs[name] if op is not None)
+    return Correspondences(gone=frozenset(gone)) if names else None
 
 
 def _check_growth(model: onnx.ModelProto, grown: int, most: float) -> None:

@@ -94,7 +94,8 @@ def fold_in_front(front: InFront, options: FoldOptions | None = None) -> Folded:
     _restore_size(rest.model, front.port)
     stays = [e for e in rest.plan.arithmetic if set(e.nodes) & set(front.nodes)]
     plan = replace(rest.plan, entries=[*done.plan.entries, *stays, *rest.plan.entries])
-    return Folded(rest.model, plan, done.changed | rest.changed, done.grown + rest.grown,
+    return Folded(rest.model, plan,
+                  done.correspondences.then(rest.correspondences), done.grown + rest.grown,
                   rest.unsettled)
 
 

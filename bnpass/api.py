@@ -179,6 +179,7 @@ def fold(
     training_mode: str = "refuse",
     freeze_inputs: bool = False,
     max_growth: float = 4.0,
+    fold_norms: bool = False,
     to: str | None = None,
     to_io: bool = False,
     verify: bool = True,
@@ -201,6 +202,8 @@ def fold(
         freeze_inputs: take initializers that callers may override for constants; those that a
             fold has used are inputs no longer.
         max_growth: how many times the model may grow where shared weights have to be cloned.
+        fold_norms: gamma and beta of norms that are spelt out go forward, too; runtimes that fuse
+            such norms then find none.
         to: ONNX only: also convert the folded model to ``"float16"`` or ``"bfloat16"``; see
             :mod:`bnpass.frontends.onnx.half`.
         to_io: with ``to``: inputs and outputs too; they stay float32 otherwise.
@@ -224,13 +227,14 @@ def fold(
 
         return fx_fold(
             model, example_inputs, only=tuple(only), skip=tuple(skip), leftover=leftover,
-            training_mode=training_mode, max_growth=max_growth, plan_only=plan_only,
+            training_mode=training_mode, max_growth=max_growth, fold_norms=fold_norms,
+            plan_only=plan_only,
         )  # fmt: skip
     from bnpass.frontends.onnx.folding import FoldOptions, fold_model
 
     _check_output(model, output, force)
     options = FoldOptions(
-        tuple(only), tuple(skip), leftover, training_mode, freeze_inputs, max_growth
+        tuple(only), tuple(skip), leftover, training_mode, freeze_inputs, max_growth, fold_norms
     )
     if to is not None and not plan_only:
         narrow = _fold_to_half(model, options, to, to_io, verify)

@@ -16,7 +16,7 @@ from bnpass.commands import half, normalising, options
 from bnpass.commands.checking import check
 from bnpass.errors import UsageError
 from bnpass.files import check_output
-from bnpass.report.plans import fold_table, refused_table
+from bnpass.report.plans import fold_table, refused_table, spared_summary, spared_table
 from bnpass.report.tables import size
 from bnpass.report.ui import Ui
 
@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        "that a fold has used are inputs no longer")
     group.add_argument("--max-growth", type=options.positive, default=4.0, metavar="N",
                        help="times the file may grow where shared weights are cloned (default 4)")
+    group.add_argument("--fold-norms", action="store_true",
+                       help="also fold gamma and beta of norms that are spelt out: for runtimes "
+                       "that do not fuse them")
     group.add_argument("--sidecar", metavar="FILE",
                        help="also write what bnpass unfold needs to undo the fold exactly")
     half.add_arguments(group)
@@ -68,7 +71,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         model = load_model(args.model, data=False)
         options.check_patterns((*args.only, *args.skip), options.node_names(model))
     wanted = FoldOptions(tuple(args.only), tuple(args.skip), args.leftover, args.training_mode,
-                         args.freeze_inputs, args.max_growth)
+                         args.freeze_inputs, args.max_growth, args.fold_norms)
 
     chosen = normalising.normalised(args, ui)
     prepare = None if chosen is None else chosen.prepare
@@ -167,13 +170,16 @@ def _count_left(model: onnx.ModelProto, ui: Ui) -> int:
 def _show(done: Folded, args: argparse.Namespace, chosen: Normalised | None, ui: Ui) -> None:
     plan = done.plan
     _warn_of_statistics(done, args, ui)
-    ui.document.update(ok=True, folded=len(plan.folded), refused=len(plan.refused))
+    ui.document.update(ok=True, folded=len(plan.folded), refused=len(plan.refused),
+                       spared=len(plan.spared))
     if ui.json:
         ui.document["plan"] = plan.to_dict()
     if args.explain:
-        for table in (fold_table(plan), refused_table(plan)):
+        for table in (fold_table(plan), refused_table(plan), spared_table(plan)):
             if table.rows:
                 ui.table(table)
+    if plan.spared:
+        ui.say(f"{len(plan.spared)} constants left alone: {spared_summary(plan)}")
     if not plan.entries:
         ui.say("nothing to do: the model has no BatchNorm and no other per-channel scale or shift "
                "to fold")

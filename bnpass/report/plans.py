@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from bnpass.report.tables import Table
@@ -44,3 +45,17 @@ def refused_table(plan: FoldPlan) -> Table:
     for entry in plan.refused:
         table.add(entry.node, entry.kind, entry.how or "stays", entry.reason)
     return table
+
+
+def spared_table(plan: FoldPlan) -> Table:
+    """Every constant that is left alone because a runtime fuses what it is part of."""
+    table = Table("left alone", ["node", "kind", "reason"])
+    for entry in plan.spared:
+        table.add(entry.node, entry.kind, entry.reason)
+    return table
+
+
+def spared_summary(plan: FoldPlan) -> str:
+    """How many constants are left alone for which reason."""
+    counts = Counter(entry.reason for entry in plan.spared)
+    return ", ".join(f"{reason} ({n})" for reason, n in counts.most_common())

@@ -54,6 +54,7 @@ def fx_fold(
     leftover: str = "bn",
     training_mode: str = "refuse",
     max_growth: float = 4.0,
+    fold_norms: bool = False,
     plan_only: bool = False,
 ) -> fx.GraphModule | FoldPlan:
     """Fold every per-channel affine map of a torch module; see :func:`bnpass.fold`.
@@ -69,6 +70,7 @@ def fx_fold(
         leftover: what a chain becomes that cannot fold: ``bn``, or ``affine``.
         training_mode: ``inference``: take it as if it were in eval mode.
         max_growth: how many times its tensors may take their bytes where shared ones are cloned.
+        fold_norms: gamma and beta of norms that are spelt out may leave, too.
         plan_only: return the plan and change nothing.
 
     Raises:
@@ -86,7 +88,14 @@ def fx_fold(
         joined = join(gm, only=only, skip=skip)
         reading = read(gm)
         before = _bytes(gm)
-        plan = plan_fold(reading.graph, only=only, skip=skip, leftover=leftover, avoid=avoid)
+        plan = plan_fold(
+            reading.graph,
+            only=only,
+            skip=skip,
+            leftover=leftover,
+            avoid=avoid,
+            fold_norms=fold_norms,
+        )
         plan.entries[:0] = joined
         try:
             apply_fold(reading, plan.edits)

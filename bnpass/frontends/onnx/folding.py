@@ -44,6 +44,7 @@ class FoldOptions:
     training_mode: str = "refuse"
     freeze_inputs: bool = False
     max_growth: float = 4.0
+    fold_norms: bool = False
 
 
 @dataclass
@@ -104,6 +105,7 @@ def plan_folds(reading: Reading, options: FoldOptions, avoid: frozenset[str]) ->
             skip=options.skip,
             leftover=options.leftover,
             avoid=avoid,
+            fold_norms=options.fold_norms,
         )
         for scope in reading.scopes
     ]
@@ -280,7 +282,7 @@ def _joined(plans: Sequence[FoldPlan], reading: Reading) -> FoldPlan:
         entries += [_inside(entry, scope) for entry in plan.entries]
     if not plans:
         return FoldPlan(entries)
-    return FoldPlan(entries, plans[0].edits, plans[0].arithmetic)
+    return FoldPlan(entries, plans[0].edits, plans[0].arithmetic, plans[0].spared)
 
 
 def _inside(entry: FoldEntry, scope: Scope) -> FoldEntry:

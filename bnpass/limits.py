@@ -49,7 +49,7 @@ LIMITS = {
 """Every limit by its name in :data:`VARIABLE`."""
 
 
-class LimitError(InputError):
+class BudgetError(InputError):
     """A file asks for more work than its limit; the hint says how to lift it."""
 
 
@@ -76,14 +76,14 @@ def check(name: str, amount: float, where: str, file_size: int = 0) -> None:
         file_size: bytes of the file that says so.
 
     Raises:
-        LimitError: it is beyond.
+        BudgetError: it is beyond.
     """
     most = allowed(name, file_size)
     if amount <= most:
         return
     limit = LIMITS[name]
     shown = (_bytes(amount), _bytes(most)) if limit.bytes else (f"{amount:,.0f}", f"{most:,.0f}")
-    raise LimitError(
+    raise BudgetError(
         f"{where} asks for {shown[0]}: the limit of {limit.what} is {shown[1]}",
         f"where the file is to be trusted, set {VARIABLE}={name}={_suggested(amount, limit)} (or "
         f"{VARIABLE}=off)",

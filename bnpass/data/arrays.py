@@ -31,7 +31,7 @@ def read_npz(path: Path, split: str) -> tuple[Array, Array | None]:
 
     Raises:
         InputError: no .npz, a damaged one, or no array that could be the samples.
-        LimitError: its arrays would take more memory than such a file may ask for.
+        BudgetError: its arrays would take more memory than such a file may ask for.
     """
     with (
         reading(path, ".npz", "write it with numpy.savez(path, x=..., y=...)"),

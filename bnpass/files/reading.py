@@ -137,6 +137,31 @@ def _no_onnx(path: Path, content: bytes) -> InputError:
     return InputError(f"not an ONNX model: {path}", hint)
 
 
+def names_data(model: PathLike) -> bool:
+    """Whether a model file may have external data; found without parsing it."""
+    return contains(model, b"location")
+
+
+def contains(path: PathLike, wanted: bytes) -> bool:
+    """Whether a file holds these bytes; it is read piece by piece."""
+    end = b""
+    with Path(path).open("rb") as file:
+        while piece := file.read(1 << 22):
+            if wanted in end + piece:
+                return True
+            end = piece[-len(wanted) :]
+    return False
+
+
+def data_names(model: Path) -> set[str]:
+    """The locations of external data that a file names, unchecked; none where it is no model."""
+    try:
+        found = ext.externals(_parse(model)) if names_data(model) else []
+    except (InputError, OSError, ValueError):
+        return set()
+    return {e.value for tensor in found for e in tensor.external_data if e.key == "location"}
+
+
 def data_files(model: PathLike) -> list[Path]:
     """The external data files of a model file, each once."""
     path = check_input(model)

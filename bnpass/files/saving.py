@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnpass.errors import OutputError
+from bnpass.files.groups import replacing, together, writing
+from bnpass.files.leftovers import new_data_name
+from bnpass.files.outputs import check_output
 from bnpass.files.reading import PROTOBUF_LIMIT, PathLike
-from bnpass.files.replacing import check_output, commit, replacing, scratch
 from bnpass.onnx_model.storage import external as ext
 
 if TYPE_CHECKING:
@@ -47,16 +48,13 @@ def save_model(
     size = _check_tensors(model, path.parent)
     if external is None:
         external = size > PROTOBUF_LIMIT - _MARGIN
-    if not external:
-        _write_proto(model, path)
-        return path
-    with _data_beside(model, path) as pointing:
-        _write_proto(pointing, path)
+    with together():
+        _write_proto(_data_beside(model, path) if external else model, path, force=force)
     return path
 
 
-def _write_proto(model: onnx.ModelProto, path: Path) -> None:
-    with replacing(path) as temporary:
+def _write_proto(model: onnx.ModelProto, path: Path, *, force: bool) -> None:
+    with replacing(path, force=force) as temporary:
         temporary.write_bytes(_serialize(model, path))
 
 
@@ -84,27 +82,26 @@ def _serialize(model: onnx.ModelProto, path: Path) -> bytes:
                           "save it with external data (external=True)") from error
 
 
-@contextlib.contextmanager
-def _data_beside(model: onnx.ModelProto, path: Path) -> Iterator[onnx.ModelProto]:
-    """Write the large initializers to ``NAME.<hash>.data``; yield a model that points there.
+def _data_beside(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Write the large initializers to ``NAME.<hash>.data``; returns a model that points there.
 
-    The data file goes again if the body fails, unless an earlier output has the same data.
+    The data file goes again if the model is not written, unless an earlier output has the same
+    data. A model without large initializers gets none.
     """
     import hashlib
 
+    target = Path(os.path.realpath(path))
+    draft = new_data_name(target)
     digest = hashlib.sha256()
-    with scratch(path) as temporary:
-        with temporary.open("wb") as file:
+    with together() as group, writing(path):
+        with group.temporary(draft).open("wb") as file:
             written = ext.write(model.graph.initializer, file, digest)
-        named = path.with_name(f"{path.name}.{digest.hexdigest()[:16]}.data")
-        fresh = not named.exists()
-        commit(temporary, named)
-    try:
-        yield _pointing(model, named.name, written)
-    except BaseException:
-        if fresh:
-            named.unlink(missing_ok=True)
-        raise
+        if not written:
+            group.drop(draft)
+            return model
+        named = target.with_name(f"{target.name}.{digest.hexdigest()[:16]}.data")
+        group.settle(draft, named)
+    return _pointing(model, named.name, written)
 
 
 def _pointing(

@@ -13,7 +13,7 @@ import pytest
 
 from bnpass.data import open_data
 from bnpass.errors import InputError, UsageError
-from bnpass.limits import LimitError
+from bnpass.limits import BudgetError
 
 PIXELS = np.arange(6 * 5 * 5, dtype=np.uint8).reshape(6, 5, 5)
 LABELS = np.arange(6) % 3
@@ -74,7 +74,7 @@ def test_gzip_that_declares_more_than_the_limit(
     folder = images(tmp_path, gzip.compress(idx(large)))
     (folder / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(8, np.uint8)))
     monkeypatch.setenv("BNPASS_LIMITS", "decompressed=1M")
-    with pytest.raises(LimitError, match="train-images") as caught:
+    with pytest.raises(BudgetError, match="train-images") as caught:
         open_data(folder)
     assert "BNPASS_LIMITS=decompressed=" in caught.value.hint
     monkeypatch.setenv("BNPASS_LIMITS", "decompressed=4M")
@@ -101,7 +101,7 @@ def test_damaged_npz(tmp_path: Path, place: int, bits: int) -> None:
 def test_npz_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BNPASS_LIMITS", "decompressed=1M")
     (tmp_path / "d.npz").write_bytes(npz(x=np.zeros((6, 1 << 20), np.uint8), y=LABELS))
-    with pytest.raises(LimitError, match=r"d\.npz"):
+    with pytest.raises(BudgetError, match=r"d\.npz"):
         open_data(tmp_path / "d.npz")
 
 

@@ -132,8 +132,9 @@ def _run(job: str, arguments: list[str], path: Path, result: Path) -> None:
 
 
 def _free_batch(path: Path, result: Path) -> None:
-    from bnpass.errors import InputError
     from bnpass.frontends.onnx.batch import free_batch
+
+    from bnpass.errors import InputError
 
     model = onnx.load(path)
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from bnpass.frontends.onnx.folding import FoldOptions
     from bnpass.frontends.onnx.inserting import Measure
+    from bnpass.onnx_model.model import OnnxModel
     from bnpass.passes.sites import Site
 
 INITS = ("fresh", "preserve", "calibrated")
@@ -38,13 +39,37 @@ def _choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise UsageError(f"{name} is {value!r}", hint)
 
 
-def _read(model: Any) -> tuple[onnx.ModelProto, Path | None]:
-    """A ModelProto and the folder of its external data; nothing is copied."""
-    from bnpass.files import load_model
+def _edited(
+    model: Any, output: Any, force: bool, edit: Callable[[OnnxModel], Any], whole: bool = False
+) -> Any:
+    """The edited ModelProto, or the path that it was written to; the model given is unchanged.
 
-    proto = load_model(model)
-    folder = Path(model).parent if isinstance(model, str | os.PathLike) else None
-    return proto, folder
+    From file to file, the weights of a large model do not come into memory, unless the edit needs
+    the ``whole`` of it.
+    """
+    from bnpass.files import check_output, save_model
+    from bnpass.onnx_model.editing import edit_file
+    from bnpass.onnx_model.model import OnnxModel
+
+    if output is None:
+        given = OnnxModel.of(model)
+        return edit(given if _is_path(model) else given.copy()).model
+    if _is_path(model):
+        edit_file(model, output, edit, force=force, whole=whole)
+        return Path(output)
+    check_output(output, force=force)
+    return save_model(edit(OnnxModel.of(model).copy()).model, output, force=force)
+
+
+def _is_path(model: object) -> bool:
+    return isinstance(model, str | os.PathLike)
+
+
+def _check_output(model: Any, output: Any, force: bool) -> None:
+    if output is not None:
+        from bnpass.files import check_output
+
+        check_output(output, force=force, source=model if _is_path(model) else None)
 
 
 def _written(result: onnx.ModelProto, model: Any, output: Any, force: bool) -> Any:
@@ -52,16 +77,7 @@ def _written(result: onnx.ModelProto, model: Any, output: Any, force: bool) -> A
 
     if output is None:
         return result
-    source = model if isinstance(model, str | os.PathLike) else None
-    return save_model(result, output, force=force, source=source)
-
-
-def _check_output(model: Any, output: Any, force: bool) -> None:
-    if output is not None:
-        from bnpass.files import check_output
-
-        source = model if isinstance(model, str | os.PathLike) else None
-        check_output(output, force=force, source=source)
+    return save_model(result, output, force=force, source=model if _is_path(model) else None)
 
 
 def insert(
@@ -148,15 +164,20 @@ def insert(
             model, example_inputs, policy=policy, init=init, data=data, eps=eps,
             momentum=momentum, sync=sync, plan_only=plan_only,
         )  # fmt: skip
-    from bnpass.frontends.onnx.inserting import InsertOptions, insert_model
+    from bnpass.frontends.onnx import inserting as onnx_passes
+    from bnpass.onnx_model.model import OnnxModel
 
-    _check_output(model, output, force)
-    proto, folder = _read(model)
-    proto = _strip(proto, strip) if strip else proto
     moments = _moments(data) if init == "calibrated" else None
-    options = InsertOptions(policy, init, eps, momentum)
-    done = insert_model(proto, options, folder=folder, moments=moments, plan_only=plan_only)
-    return done.plan if plan_only else _written(done.model, model, output, force)
+    options = onnx_passes.InsertOptions(policy, init, eps, momentum)
+
+    def edit(proto: OnnxModel) -> Any:
+        if strip:
+            onnx_passes.strip(proto, onnx_passes.StripOptions(strip))
+        return onnx_passes.insert(proto, options, moments=moments, plan_only=plan_only)
+
+    if plan_only:
+        return edit(OnnxModel.of(model, data=False).copy()).plan
+    return _edited(model, output, force, edit, whole=moments is not None)
 
 
 def _moments(data: Any) -> Measure:
@@ -230,7 +251,9 @@ def fold(
             training_mode=training_mode, max_growth=max_growth, fold_norms=fold_norms,
             plan_only=plan_only,
         )  # fmt: skip
-    from bnpass.frontends.onnx.folding import FoldOptions, fold_model
+    from bnpass.frontends.onnx import folding
+    from bnpass.frontends.onnx.folding import FoldOptions
+    from bnpass.onnx_model.model import OnnxModel
 
     _check_output(model, output, force)
     options = FoldOptions(
@@ -239,25 +262,25 @@ def fold(
     if to is not None and not plan_only:
         narrow = _fold_to_half(model, options, to, to_io, verify)
         return _written(narrow, model, output, force)
-    if output is not None and isinstance(model, str | os.PathLike) and not plan_only:
+    if plan_only:
+        return folding.plan(OnnxModel.of(model, data=False), options).plan
+    if output is not None and isinstance(model, str | os.PathLike):
         from bnpass.frontends.onnx.fold_file import fold_file
 
         check = _verify if verify else None
         fold_file(Path(model), Path(output), options, check=check, force=force)
         return Path(output)
-    proto, folder = _read(model)
-    done = fold_model(proto, options, folder=folder, plan_only=plan_only)
-    if plan_only:
-        return done.plan
+    given = OnnxModel.of(model)
+    done = folding.fold(given.copy(), options)
     if verify:
-        _verify(proto, done.model, done.changed)
+        _verify(given.proto, done.model, done.changed)
     return _written(done.model, model, output, force)
 
 
 def _fold_to_half(model: Any, options: FoldOptions, to: str, io: bool, verify: bool) -> Any:
     from bnpass.frontends.onnx.half.fold import fold_to_half, verify_half
 
-    given = Path(model) if isinstance(model, str | os.PathLike) else _read(model)[0]
+    given = Path(model) if _is_path(model) else model
     checks: dict[str, Any] = {"check": _verify, "check_half": verify_half} if verify else {}
     return fold_to_half(given, options, to, io=io, **checks)[0].model
 
@@ -297,12 +320,10 @@ def strip(
         from bnpass.frontends.fx import fx_strip
 
         return fx_strip(model, what, example_inputs, dropout=dropout, only=only, skip=skip)
-    from bnpass.frontends.onnx.inserting import strip_model
+    from bnpass.frontends.onnx import inserting as onnx_passes
 
-    _check_output(model, output, force)
-    proto, folder = _read(model)
-    done = strip_model(proto, what, dropout=dropout, only=only, skip=skip, folder=folder)
-    return _written(done.model, model, output, force)
+    options = onnx_passes.StripOptions(what, dropout, only, skip)
+    return _edited(model, output, force, lambda proto: onnx_passes.strip(proto, options))
 
 
 _strip = strip  # :func:`insert` has an argument of that name
@@ -347,7 +368,7 @@ def inspect(model: Any, example_inputs: tuple[Any, ...] | None = None) -> Any:
 
         return fx_inspect(model, example_inputs)
     from bnpass.frontends.onnx.read import read
+    from bnpass.onnx_model.model import OnnxModel
     from bnpass.passes.inspect import inspect_graph
 
-    proto, folder = _read(model)
-    return inspect_graph(read(proto, folder=folder).main.graph)
+    return inspect_graph(read(OnnxModel.of(model, data=False)).main.graph)

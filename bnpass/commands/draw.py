@@ -7,7 +7,6 @@ need Graphviz. To browse a large model, use Netron.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnpass.commands import options
@@ -29,15 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
-    from bnpass.files import check_output, load_model
+    from bnpass.files import check_output
     from bnpass.frontends.onnx.read import read
+    from bnpass.onnx_model.model import OnnxModel
     from bnpass.report.drawing import draw
 
     if not args.output:
         raise UsageError("no output given", "add -o FILE.svg (or .dot, .mmd, .png, .pdf)")
     path = check_output(args.output, force=args.force, source=args.model)
-    model = load_model(args.model, data=False)
-    graph = read(model, folder=Path(args.model).parent).main.graph
+    graph = read(OnnxModel.of(args.model, data=False)).main.graph
     draw(graph, path, _marks(graph), force=args.force)
     ui.document.update(ok=True, output=path, operators=len(graph.ops))
     ui.say(f"wrote {path} ({len(graph.ops)} operators)")

@@ -60,16 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
-    from bnpass.files import load_model
     from bnpass.frontends.onnx.fold_file import fold_file
     from bnpass.frontends.onnx.folding import FoldOptions
 
     path = options.want_output(args, "folded")
     sidecar = _wanted_sidecar(args)
     half.check_arguments(args)
-    if args.only or args.skip:
-        model = load_model(args.model, data=False)
-        options.check_patterns((*args.only, *args.skip), options.node_names(model))
+    options.check_patterns((*args.only, *args.skip), args.model)
     wanted = FoldOptions(tuple(args.only), tuple(args.skip), args.leftover, args.training_mode,
                          args.freeze_inputs, args.max_growth, args.fold_norms)
 
@@ -115,13 +112,12 @@ def _warn_of_statistics(done: Folded, args: argparse.Namespace, ui: Ui) -> None:
 def _planned(
     args: argparse.Namespace, wanted: FoldOptions, chosen: Normalised | None
 ) -> Folded:
-    from bnpass.files import load_model
-    from bnpass.frontends.onnx.folding import fold_model
+    from bnpass.frontends.onnx.folding import plan
+    from bnpass.onnx_model.model import OnnxModel
 
     if chosen is not None:
         return chosen.fold(None, wanted)
-    model = load_model(args.model, data=False)
-    return fold_model(model, wanted, folder=Path(args.model).parent, plan_only=True)
+    return plan(OnnxModel.of(args.model, data=False), wanted)
 
 
 def _fold_normalised(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
 from bnpass.commands.checking import check
@@ -20,7 +20,8 @@ from bnpass.report.ui import Ui
 if TYPE_CHECKING:
     import onnx
 
-    from bnpass.frontends.onnx.inserting import Measure
+    from bnpass.frontends.onnx.inserting import Inserted, Measure
+    from bnpass.onnx_model.model import OnnxModel
     from bnpass.passes.sites import InsertPlan, Policy
 
 
@@ -70,9 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
-    from bnpass.files import save_model
-    from bnpass.frontends.onnx.inserting import InsertOptions, insert_model
-
     path = options.want_output(args, "bn")
     if args.init == "calibrated" and not args.data and path is not None:
         raise UsageError("--init calibrated needs samples", "add --data DATA, or use --init "
@@ -80,35 +78,72 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     if args.zero_gamma and args.init != "fresh":
         raise UsageError(f"--zero-gamma changes the function, --init {args.init} keeps it",
                          "leave one of them out")
-    model, external = options.read_model(args.model)
-    options.check_patterns((*args.only, *args.skip), options.node_names(model))
-    model = _stripped(model, args, ui)
-    wanted = InsertOptions(_policy(args), args.init, args.eps, args.momentum)
-    done = insert_model(model, wanted, folder=Path(args.model).parent, plan_only=path is None,
-                        moments=_moments(model, args))
-    _show(done.plan, args, ui)
+    options.check_patterns((*args.only, *args.skip), args.model)
+    job = _Insertion(args, ui)
+    plan = job.planned() if path is None else job.written(path)
+    _show(plan, args, ui)
     if path is None:
         ui.say("nothing written (no -o, or --dry-run)")
     else:
-        if args.init != "fresh" and not args.no_verify and done.plan.sites:
-            check(model, done.model, ui)
-        save_model(done.model, path, force=args.force, source=args.model, external=external)
         ui.document["output"] = path
         ui.say(f"wrote {path} ({size(path.stat().st_size)}) | next: bnpass train {path} --data "
                f"DATA -o {options.sibling(path, 'trained')}")
-    return 1 if args.require_change and not done.plan.sites else 0
+    return 1 if args.require_change and not plan.sites else 0
 
 
-def _stripped(model: onnx.ModelProto, args: argparse.Namespace, ui: Ui) -> onnx.ModelProto:
-    if not args.strip and args.dropout is None:
-        return model
-    from bnpass.frontends.onnx.inserting import strip_model
+class _Insertion:
+    """What the command does with a model.
 
-    done = strip_model(model, args.strip or ("dropout",), dropout=args.dropout)
-    ui.document["strip"] = done.plan.to_dict()
-    ui.say(f"strip: {len(done.plan.removed)} layers taken out, {len(done.plan.reduced)} Dropouts "
-           "reduced")
-    return done.model
+    Attributes:
+        reference: computes what the written model must compute.
+    """
+
+    def __init__(self, args: argparse.Namespace, ui: Ui) -> None:
+        self.args, self.ui = args, ui
+        self.proves = args.init != "fresh" and not args.no_verify
+        self.strips = bool(args.strip) or args.dropout is not None
+        self.reference: Any = args.model
+
+    def planned(self) -> InsertPlan:
+        """The plan alone."""
+        from bnpass.onnx_model.model import OnnxModel
+
+        return self.edit(OnnxModel.of(self.args.model, data=False), plan_only=True).plan
+
+    def written(self, path: Path) -> InsertPlan:
+        """The plan, carried out: the result is at ``path``."""
+        from bnpass.onnx_model.editing import edit_file
+
+        runs = self.args.init == "calibrated" or (self.proves and self.strips)
+        done = edit_file(self.args.model, path, self.edit, check=self.prove,
+                         force=self.args.force, whole=runs)
+        return done.plan
+
+    def edit(self, model: OnnxModel, plan_only: bool = False) -> Inserted:
+        """Strip and insert, in place."""
+        from bnpass.frontends.onnx.inserting import InsertOptions, insert
+
+        args = self.args
+        if self.strips:
+            self._strip(model)
+            if self.proves and not plan_only:
+                self.reference = model.copy().proto
+        wanted = InsertOptions(_policy(args), args.init, args.eps, args.momentum)
+        return insert(model, wanted, plan_only=plan_only, moments=_moments(model.proto, args))
+
+    def _strip(self, model: OnnxModel) -> None:
+        from bnpass.frontends.onnx.inserting import StripOptions, strip
+
+        kinds = self.args.strip or ("dropout",)
+        plan = strip(model, StripOptions(kinds, self.args.dropout)).plan
+        self.ui.document["strip"] = plan.to_dict()
+        self.ui.say(f"strip: {len(plan.removed)} layers taken out, {len(plan.reduced)} Dropouts "
+                    "reduced")
+
+    def prove(self, done: Inserted, result: Any) -> None:
+        """Compare what is about to be written with what was given."""
+        if self.proves and done.plan.sites:
+            check(self.reference, result, self.ui)
 
 
 def _policy(args: argparse.Namespace) -> Policy:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bnpass.errors import UsageError
 
 if TYPE_CHECKING:
-    import onnx
+    pass
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -149,18 +149,6 @@ def want_output(args: argparse.Namespace, suggested: str) -> Path | None:
     raise UsageError("no output given", f"add -o {name}, or --dry-run to plan only")
 
 
-def read_model(path: str) -> tuple[onnx.ModelProto, bool | None]:
-    """A model with its data, and whether its data was external (then the output's is too)."""
-    from bnpass.files import load_model
-    from bnpass.onnx_model.storage import external
-
-    model = load_model(path, data=False)
-    if not any(external.is_external(tensor) for tensor in external.tensors(model)):
-        return model, None
-    external.embed(model, Path(path).parent)
-    return model, True
-
-
 def sibling(path: Path, word: str) -> Path:
     """The name that the next step's output could have: ``net.trained.onnx`` beside ``net.onnx``."""
     steps = {".bn", ".trained", ".ready", ".folded", ".stripped"}
@@ -169,22 +157,23 @@ def sibling(path: Path, word: str) -> Path:
     return path.with_name(f"{kept}.{word}.onnx")
 
 
-def node_names(model: onnx.ModelProto) -> list[str]:
+def _node_names(path: str) -> list[str]:
     """Names and operator types that ``--only`` and ``--skip`` can match."""
     from bnpass.onnx_model.attributes import node_name
-    from bnpass.onnx_model.scopes import all_nodes
+    from bnpass.onnx_model.model import OnnxModel
 
     names: dict[str, int] = {}
-    for node in all_nodes(model):
+    nodes = list(OnnxModel.of(path, data=False).nodes())
+    for node in nodes:
         name = node_name(node)
         names[name] = names.get(name, 0) + 1
     # Nodes that share a name are told apart by a number, as in reports.
     again = [f"{name}#{n}" for name, times in names.items() for n in range(2, times + 1)]
-    return [*names, *again, *sorted({node.op_type for node in all_nodes(model)})]
+    return [*names, *again, *sorted({node.op_type for node in nodes})]
 
 
-def check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse a glob pattern that matches none of the names.
+def check_patterns(patterns: Sequence[str], path: str) -> None:
+    """Refuse a glob pattern that matches none of the nodes of a model file.
 
     Raises:
         UsageError: with close matches as the hint.
@@ -193,6 +182,7 @@ def check_patterns(patterns: Sequence[str], names: Sequence[str]) -> None:
 
     from bnpass.errors import close_matches
 
+    names = _node_names(path) if patterns else []
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UsageError(f"no node matches {pattern!r}", close_matches(pattern, names)

@@ -28,15 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
-    from bnpass.files import save_model
-    from bnpass.frontends.onnx.inserting import strip_model
+    from bnpass.frontends.onnx.inserting import StripOptions, strip
+    from bnpass.onnx_model.editing import edit_file
+    from bnpass.onnx_model.model import OnnxModel
 
     path = options.want_output(args, "stripped")
-    model, external = options.read_model(args.model)
-    options.check_patterns((*args.only, *args.skip), options.node_names(model))
-    done = strip_model(model, args.strip, dropout=args.dropout, only=tuple(args.only),
-                       skip=tuple(args.skip))
-    plan = done.plan
+    options.check_patterns((*args.only, *args.skip), args.model)
+    wanted = StripOptions(args.strip, args.dropout, tuple(args.only), tuple(args.skip))
+    if path is None:
+        plan = strip(OnnxModel.of(args.model, data=False), wanted).plan
+    else:
+        plan = edit_file(args.model, path, lambda m: strip(m, wanted), force=args.force).plan
     ui.document.update(ok=True, plan=plan.to_dict())
     if args.explain:
         ui.table(strip_table(plan))
@@ -46,7 +48,6 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     if path is None:
         ui.say("nothing written (no -o, or --dry-run)")
     else:
-        save_model(done.model, path, force=args.force, source=args.model, external=external)
         ui.document["output"] = path
         ui.say(f"wrote {path} ({size(path.stat().st_size)}) | next: bnpass insert {path} -o "
                f"{options.sibling(path, 'bn')}")

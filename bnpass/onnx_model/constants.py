@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from io import RawIOBase
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -17,7 +15,6 @@ from bnpass.ir.graph import Constant
 from bnpass.onnx_model.attributes import attribute
 from bnpass.onnx_model.scopes import has_bodies
 from bnpass.onnx_model.storage import external
-from bnpass.onnx_model.storage.patching import Store
 
 # Not evaluated: they draw numbers, or hold weights in a quantised form that has to stay.
 _KEPT = frozenset(
@@ -54,28 +51,14 @@ _PLAIN: dict[int, np.dtype[Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where external data is read.
-
-    Attributes:
-        folder: of the model; None where it has no external data.
-        store: holds what an earlier pass has changed of it already.
-    """
-
-    folder: Path | None = None
-    store: Store | None = None
+class Places(Protocol):
+    """Knows where external data lies: an :class:`~bnpass.onnx_model.model.OnnxModel`."""
 
     def place(self, tensor: onnx.TensorProto) -> external.Place:
         """Where a tensor's numbers lie."""
-        if self.folder is None:
-            raise ValueError(f"external data of {tensor.name!r}: the model's folder is not known")
-        if self.store is not None:
-            return self.store.place(tensor, self.folder)
-        return external.place(tensor, self.folder)
 
 
-def load_tensor(tensor: onnx.TensorProto, source: Source) -> np.ndarray:
+def load_tensor(tensor: onnx.TensorProto, source: Places) -> np.ndarray:
     """A tensor's data."""
     if not external.is_external(tensor):
         return numpy_helper.to_array(tensor)
@@ -101,7 +84,7 @@ class TensorConstant(Constant):
 
     __slots__ = ("_source", "_tensor")
 
-    def __init__(self, name: str, tensor: onnx.TensorProto, source: Source) -> None:
+    def __init__(self, name: str, tensor: onnx.TensorProto, source: Places) -> None:
         self.name = name
         self._tensor, self._source = tensor, source
         self._shape = self._dtype = self._small = None
@@ -157,7 +140,7 @@ def array_constant(name: str, array: np.ndarray) -> Constant:
 
 
 def graph_constants(
-    initializers: dict[str, onnx.TensorProto], overridable: set[str], source: Source
+    initializers: dict[str, onnx.TensorProto], overridable: set[str], source: Places
 ) -> dict[str, Constant]:
     """Initializers that nobody can override."""
     return {
@@ -172,7 +155,7 @@ def node_constants(
     inputs: list[str],
     constants: dict[str, Constant],
     opset: int,
-    source: Source,
+    source: Places,
 ) -> list[Constant]:
     """The outputs of a node that are constants because all that it reads is."""
     for name in inputs:

@@ -39,6 +39,14 @@ def rename_reads(node: onnx.NodeProto, final: dict[str, str]) -> None:
                 identity.input.append(final[output.name])
 
 
+def become(node: onnx.NodeProto, kind: str, inputs: list[str], outputs: list[str]) -> None:
+    """Make one of ONNX's own operators of a node; its name stays, its attributes go."""
+    node.op_type, node.domain = kind, ""
+    del node.attribute[:]
+    node.input[:] = inputs
+    node.output[:] = outputs
+
+
 # Inputs that were attributes in older opsets.
 _ATTRIBUTES = {("Pad", 2): "value", ("Dropout", 1): "ratio"}
 

@@ -109,7 +109,7 @@ def test_a_failed_verification_writes_nothing(
 ) -> None:
     from bnpass.frontends.onnx import fold_file
 
-    right = fold_file.fold_model
+    right = fold_file.fold
 
     def wrong(*arguments: object, **options: object) -> object:
         done = right(*arguments, **options)  # type: ignore[arg-type]
@@ -117,7 +117,7 @@ def test_a_failed_verification_writes_nothing(
         bias.CopyFrom(onnx.numpy_helper.from_array(np.full(3, 9, np.float32), "b1"))
         return done
 
-    monkeypatch.setattr(fold_file, "fold_model", wrong)
+    monkeypatch.setattr(fold_file, "fold", wrong)
     result = bnpass("fold", normed, "-o", tmp_path / "out.onnx")
     assert result.code == 1
     assert "the two models differ" in result.errors[0]

@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
 
-from bnpass.frontends.onnx.read import Reading, Scope
-from bnpass.ir.affine import all_finite
+from bnpass.frontends.onnx.numbers import Numbers
+from bnpass.frontends.onnx.read import Scope
 from bnpass.ir.graph import Op
-from bnpass.ir.scaled import Scaled
 from bnpass.onnx_model.messages import (
-    np_dtype,
+    become,
     overwrite,
     rename_reads,
     reorder,
     set_attribute,
 )
+from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.storage import external
-from bnpass.onnx_model.storage.patching import APPEND_FROM
-
-
-class OverflowedError(Exception):
-    """New weights that the weight's own type cannot hold; ``op`` names the operator."""
-
-    def __init__(self, op: str) -> None:
-        super().__init__(op)
-        self.op = op
+from bnpass.onnx_model.storage.patching import APPEND_FROM, Staged
 
 
 class Editor:
-    """Collects the edits of one scope; :meth:`finish` rebuilds its list of nodes.
+    """Collects the edits of one scope; :meth:`finish` rebuilds its list of nodes."""
 
-    Attributes:
-        grown: bytes of weights that had to be stored a second time.
-    """
-
-    def __init__(self, reading: Reading, scope: Scope) -> None:
-        self.reading, self.scope = reading, scope
+    def __init__(self, model: OnnxModel, scope: Scope) -> None:
+        self.model, self.scope = model, scope
         self.graph = scope.proto
-        self.grown = 0
-        self._names: set[str] | None = None  # of the whole model, once a new one is needed
         self._nodes = list(self.graph.node)  # kept, so that their ids stay theirs
         self._initializers = scope.initializers
         self._behind: dict[int, list[onnx.NodeProto]] = {}
@@ -51,50 +37,21 @@ class Editor:
         self._rename: dict[str, str] = {}
         self._overwritten: set[str] = set()
 
-    # --- names
-
-    def unique(self, base: str) -> str:
-        """A name that nothing in the model has yet, ``base`` if it is free."""
-        if self._names is None:
-            self._names = _all_names(self.reading)
-        name, n = base, 1
-        while name in self._names:
-            n += 1
-            name = f"{base}_{n}"
-        self._names.add(name)
-        return name
-
     # --- constants
 
-    def set_constant(self, op: Op, index: int, array: np.ndarray) -> None:
-        """Give an operator a new float constant, rounded once to the type of the old one.
+    def set_constant(self, op: Op, index: int, numbers: Numbers) -> None:
+        """Give an operator a new constant, which has the type of the old one.
 
         A tensor that nothing else reads is overwritten; any other stays for its readers.
-
-        Raises:
-            OverflowedError: the rounded values are not finite.
         """
-        self.set_constants([op], index, array[np.newaxis])
-
-    def set_constants(self, ops: Sequence[Op], index: int, arrays: np.ndarray) -> None:
-        """:meth:`set_constant` of operators whose constants have one type: arrays (n, *shape)."""
-        name = ops[0].input(index)
-        old = self.scope.graph.constant(name)
-        rounded = self._rounded(ops, arrays, old.dtype if old is not None else self._dtype(ops[0]))
-        for op, array in zip(ops, rounded, strict=True):
-            self._store(op, index, array)
-
-    def set_scaled(self, op: Op, index: int, scaled: Scaled) -> None:
-        """:meth:`set_constant` of a large weight that is there, times factors."""
-        name, dtype = op.input(index), np_dtype(scaled.constant.dtype)
-        tensor, store = self._own(name), self.reading.store
-        try:
-            if tensor is not None and store is not None and external.is_external(tensor):
-                store.patch(tensor, scaled.pieces(dtype))
-            else:
-                self._store(op, index, scaled.rounded(dtype))
-        except OverflowError:
-            raise OverflowedError(op.name) from None
+        tensor, store = self._own(op.input(index)), self.model.store
+        if isinstance(numbers, Staged):
+            assert tensor is not None and store is not None  # noqa: PT018
+            store.commit(tensor, numbers)
+        elif tensor is not None:
+            self._overwrite(tensor, numbers)
+        else:
+            self._store(op, index, numbers)
 
     def _own(self, name: str) -> onnx.TensorProto | None:
         """The tensor of that name if a single input reads it, so that it may be overwritten."""
@@ -104,43 +61,21 @@ class Editor:
         return self._initializers.get(name)
 
     def _store(self, op: Op, index: int, array: np.ndarray) -> None:
-        name = op.input(index)
-        tensor = self._own(name)
-        if tensor is not None:
-            self._overwrite(tensor, array)
-            return
-        node = self.scope.nodes[op.name]
+        name, node = op.input(index), self.scope.nodes[op.name]
         if name not in node.input and self.scope.graph.constant(name) is not None:
             set_attribute(node, index, float(array.reshape(-1)[0]))
             return
         suffix = ("weight", "weight", "bias")[min(index, 2)]
-        if self.scope.owner(name).readers[name] > 1:  # others keep the old one
-            self.grown += array.nbytes
         base = f"{name}_folded" if name else f"{op.name}.{suffix}"
         self.set_input(node, index, self.add_initializer(base, array))
 
     def _overwrite(self, tensor: onnx.TensorProto, array: np.ndarray) -> None:
         if tuple(tensor.dims[:]) != array.shape:
             self._retype(tensor.name, array)
-        elif self.reading.store is not None and external.is_external(tensor):
-            self.reading.store.patch(tensor, [array])
+        elif self.model.store is not None and external.is_external(tensor):
+            self.model.store.commit(tensor, self.model.store.stage(tensor, [array]))
             return
         overwrite(tensor, array)
-
-    def _rounded(self, ops: Sequence[Op], arrays: np.ndarray, dtype: str) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            rounded = arrays.astype(np_dtype(dtype), order="C")
-        if not all_finite(rounded):
-            bad = next(op for op, array in zip(ops, rounded, strict=True) if not all_finite(array))
-            raise OverflowedError(bad.name)
-        return rounded
-
-    def _dtype(self, op: Op) -> str:
-        for name in (*op.inputs[1:2], *op.inputs[:1], *op.outputs[:1]):
-            dtype = self.scope.graph.dtype(name)
-            if dtype is not None and not dtype.startswith(("int", "uint", "bool")):
-                return dtype
-        return "float32"
 
     def _retype(self, name: str, array: np.ndarray) -> None:
         """Initializers that are listed as inputs (IR 3) or in value_info: their shape changes."""
@@ -149,24 +84,16 @@ class Editor:
             if info.name == name:
                 info.CopyFrom(onnx.helper.make_tensor_value_info(name, elem, array.shape))
 
-    def add_rounded(self, op: Op, base: str, array: np.ndarray, dtype: str) -> str:
-        """:meth:`add_initializer` on behalf of an operator, rounded once to a type.
-
-        Raises:
-            OverflowedError: the rounded values are not finite.
-        """
-        return self.add_initializer(base, self._rounded([op], array[np.newaxis], dtype)[0])
-
     def add_initializer(self, base: str, array: np.ndarray) -> str:
         """Store a new constant; returns its name."""
-        name = self.unique(base)
+        name = self.model.fresh(base)
         tensor = self.graph.initializer.add(name=name)
-        if self.reading.store is not None and array.nbytes >= APPEND_FROM:
-            self.reading.store.append(tensor, array)
+        if self.model.store is not None and array.nbytes >= APPEND_FROM:
+            self.model.store.append(tensor, array)
         else:
             overwrite(tensor, array)
         self._initializers[name] = tensor
-        if self.reading.model.ir_version < 4 and self.scope.outer is None:
+        if self.model.proto.ir_version < 4 and self.scope.outer is None:
             self.graph.input.append(
                 onnx.helper.make_tensor_value_info(name, tensor.data_type, array.shape)
             )
@@ -234,10 +161,7 @@ class Editor:
         elif self._may_rename(source):
             self._rename[source] = result
         else:
-            node.op_type, node.domain = "Identity", ""
-            del node.attribute[:]
-            del node.input[:]
-            node.input.append(op.inputs[data])
+            become(node, "Identity", [op.inputs[data]], [result])
             return
         self._gone.add(id(node))
 
@@ -261,7 +185,7 @@ class Editor:
             self._arrange(gone)
         if self._alias or self._rename:
             self._forget_infos()
-        if self.reading.model.ir_version >= 4:
+        if self.model.proto.ir_version >= 4:
             self._freeze_inputs()
 
     def _freeze_inputs(self) -> None:
@@ -360,16 +284,3 @@ def _drop_initializers(scope: Scope, dead: set[str]) -> None:
         del scope.initializers[name]
     for place in reversed([i for i, v in enumerate(graph.input) if v.name in gone]):
         del graph.input[place]
-
-
-def _all_names(reading: Reading) -> set[str]:
-    names: set[str] = set()
-    for scope in reading.scopes:
-        graph = scope.proto
-        names.update(t.name for t in graph.initializer)
-        names.update(t.values.name for t in graph.sparse_initializer)
-        names.update(i.name for i in (*graph.input, *graph.output, *graph.value_info))
-        for node in graph.node:
-            names.update(node.output)
-            names.add(node.name)
-    return names

@@ -1,32 +1,26 @@
-"""A fold of a whole ModelProto: read, plan, apply. The model given is never changed."""
+"""A fold of a whole model: read, plan, work the new numbers out, and only then edit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import onnx
 
 from bnpass.collector import collector_paused
 from bnpass.errors import RefusedError
+from bnpass.frontends.onnx import recurrent
 from bnpass.frontends.onnx.apply import apply_fold
-from bnpass.frontends.onnx.editor import OverflowedError
 from bnpass.frontends.onnx.functions import in_the_way, inline, inline_norms
-from bnpass.frontends.onnx.read import (
-    Reading,
-    Scope,
-    checked_opset,
-    copied,
-    read,
-)
+from bnpass.frontends.onnx.numbers import Calculation, ScopeNumbers
+from bnpass.frontends.onnx.read import Reading, Scope, checked_opset, read
 from bnpass.ir.correspondence import Correspondences
 from bnpass.ir.graph import RECURRENT, Graph
 from bnpass.onnx_model.attributes import set_attributes
 from bnpass.onnx_model.faults import blaming_the_model
+from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import graphs
 from bnpass.onnx_model.storage import external
-from bnpass.onnx_model.storage.patching import Discarded, PatchedData, Store
 from bnpass.passes.fold import FoldEntry, FoldPlan, plan_fold
 
 _SMALL = 1 << 20  # bytes by which any model may grow
@@ -52,34 +46,28 @@ class Folded:
     """A folded model and what was done.
 
     Attributes:
-        model: the new model.
+        edited: the new model.
         plan: entries of all graphs; names inside a nested body carry the way there.
         correspondences: which value of the new main graph stands for which old one.
         grown: bytes of weights that had to be stored twice.
         unsettled: operators were written that a further fold may take in.
-        avoid: operators that must not take anything in, as their weights would overflow.
     """
 
-    model: onnx.ModelProto
+    edited: OnnxModel
     plan: FoldPlan
     correspondences: Correspondences = field(default_factory=Correspondences)
     grown: int = 0
     unsettled: bool = False
-    avoid: frozenset[str] = frozenset()
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The new model's proto."""
+        return self.edited.proto
 
     @property
     def changed(self) -> frozenset[str]:
         """Values of the main graph whose numbers differ from the original's."""
         return self.correspondences.changed
-
-
-def _prepared(model: onnx.ModelProto, options: FoldOptions, own: bool) -> onnx.ModelProto:
-    checked_opset(model)
-    copy = inline_norms(model)
-    copy = copied(model) if copy is model and not own else copy
-    if options.training_mode == "inference":
-        _stop_training(copy)
-    return copy
 
 
 def _stop_training(model: onnx.ModelProto) -> None:
@@ -96,8 +84,132 @@ def _stop_training(model: onnx.ModelProto) -> None:
             del norm.output[1:]
 
 
-def plan_folds(reading: Reading, options: FoldOptions, avoid: frozenset[str]) -> list[FoldPlan]:
-    """A plan for every graph of a model."""
+def fold_model(
+    model: onnx.ModelProto, options: FoldOptions = FoldOptions(), *, plan_only: bool = False
+) -> Folded:
+    """:func:`fold` of a copy; the model given, which holds its data, is unchanged."""
+    given = OnnxModel.of(model)
+    return plan(given, options) if plan_only else fold(given.copy(), options)
+
+
+def fold(model: OnnxModel, options: FoldOptions = FoldOptions()) -> Folded:
+    """Fold every map of a model that algebra allows to fold, in place.
+
+    Args:
+        model: the model; where it has a store, new weights of external tensors go there.
+        options: what is asked for.
+
+    Raises:
+        RefusedError: cloned weights would make the model larger than ``max_growth`` times.
+        InputError: the model is not valid ONNX, in a way that matters here.
+    """
+    with collector_paused(), blaming_the_model(model.as_given):
+        _prepare(model, options)
+        done = _fold(model, options)
+        for _ in range(_AGAIN):  # so that folding twice is folding once
+            if not done.unsettled:
+                break
+            more = _fold(model, options)
+            if not any(entry.how for entry in more.plan.entries):
+                break
+            found = done.correspondences.then(more.correspondences)
+            done = Folded(model, done.plan, found, done.grown + more.grown, more.unsettled)
+    return done
+
+
+def plan(model: OnnxModel, options: FoldOptions = FoldOptions()) -> Folded:
+    """What :func:`fold` would do; its numbers are worked out, for only they tell what overflows.
+
+    Raises:
+        RefusedError, InputError: as :func:`fold`.
+    """
+    with collector_paused(), blaming_the_model(model.as_given):
+        given = model.copy() if options.training_mode == "inference" else model.twin()
+        _prepare(given, options)
+        planned = _plan(given, options, keep=False)
+    return Folded(model, planned.joined)
+
+
+def _prepare(model: OnnxModel, options: FoldOptions) -> None:
+    checked_opset(model.proto)
+    inlined = inline_norms(model.proto)
+    if inlined is not model.proto:
+        model.proto = inlined
+    if options.training_mode == "inference":
+        _stop_training(model.proto)
+
+
+@dataclass
+class _Planned:
+    """Plans of all graphs of a model, with their new numbers."""
+
+    reading: Reading
+    plans: list[FoldPlan]
+    numbers: list[ScopeNumbers]
+    grown: int
+
+    @property
+    def joined(self) -> FoldPlan:
+        """The entries of all graphs, and the edits of the main one."""
+        entries: list[FoldEntry] = []
+        for plan, scope in zip(self.plans, self.reading.scopes, strict=True):
+            entries += [_inside(entry, scope) for entry in plan.entries]
+        return replace(self.plans[0], entries=entries)
+
+
+def _fold(model: OnnxModel, options: FoldOptions) -> Folded:
+    """One round: plan, then edit."""
+    planned = _plan(model, options)
+    whole = planned.joined
+    edited = zip(planned.reading.scopes, planned.plans, planned.numbers, strict=True)
+    for scope, plan, numbers in reversed(list(edited)):
+        apply_fold(planned.reading.model, scope, plan.edits, numbers)
+    found, joined = planned.plans[0].edits.correspondences, _join_recurrent(planned.reading, whole)
+    if joined is not None:
+        found = found.then(joined)
+    unsettled = joined is not None or any(_writes_operators(plan) for plan in planned.plans)
+    return Folded(model, whole, found, planned.grown, unsettled)
+
+
+def _plan(model: OnnxModel, options: FoldOptions, *, keep: bool = True) -> _Planned:
+    """Plans whose numbers all fit: what would overflow takes nothing in."""
+    avoid: frozenset[str] = frozenset()
+    while True:
+        reading, plans = _planned(model, options, avoid)
+        calculation = Calculation(reading, keep=keep)
+        pairs = list(zip(reading.scopes, plans, strict=True))
+        numbers = [calculation.numbers(scope, plan.edits) for scope, plan in reversed(pairs)]
+        if not calculation.overflowed:
+            break
+        if calculation.overflowed <= avoid:
+            raise RuntimeError(f"a plan that avoids nothing: {sorted(calculation.overflowed)}")
+        avoid |= calculation.overflowed
+    _check_growth(model.proto, calculation.grown, options.max_growth)
+    return _Planned(reading, plans, numbers[::-1], calculation.grown)
+
+
+def _planned(
+    model: OnnxModel, options: FoldOptions, avoid: frozenset[str]
+) -> tuple[Reading, list[FoldPlan]]:
+    """A model's views and plans, local functions inlined where more BatchNorms fold then."""
+    reading = read(model, freeze_inputs=options.freeze_inputs)
+    plans = _plans(reading, options, avoid)
+    while model.proto.functions and (stays := _stays(reading, plans)):
+        before = model.proto
+        inlined = inline(before, in_the_way(reading, stays))
+        if inlined is before:
+            break
+        model.proto = inlined
+        deeper = read(model, freeze_inputs=options.freeze_inputs)
+        better = _plans(deeper, options, avoid)
+        if len(_stays(deeper, better)) >= len(stays):
+            model.proto = before
+            break
+        reading, plans = deeper, better
+    return reading, plans
+
+
+def _plans(reading: Reading, options: FoldOptions, avoid: frozenset[str]) -> list[FoldPlan]:
     return [
         plan_fold(
             scope.graph,
@@ -109,119 +221,6 @@ def plan_folds(reading: Reading, options: FoldOptions, avoid: frozenset[str]) ->
         )
         for scope in reading.scopes
     ]
-
-
-def fold_model(
-    model: onnx.ModelProto,
-    options: FoldOptions = FoldOptions(),
-    *,
-    folder: Path | None = None,
-    plan_only: bool = False,
-    store: Store | None = None,
-    fresh: Callable[[], onnx.ModelProto] | None = None,
-) -> Folded:
-    """Fold every map of a model that algebra allows to fold.
-
-    Args:
-        model: the model; unchanged, unless ``fresh`` can make it again.
-        options: what is asked for.
-        folder: where its external data lies.
-        plan_only: plan, and return the model as it is.
-        store: takes new numbers of external tensors; without it they come into the model.
-        fresh: makes the model anew; given, ``model`` itself is edited and no copy is made.
-
-    Raises:
-        RefusedError: cloned weights would make the model larger than ``max_growth`` times.
-        InputError: the model is not valid ONNX, in a way that matters here.
-    """
-    with collector_paused(), blaming_the_model(lambda: fresh() if fresh else model):
-        done = _fold_model(model, options, folder, plan_only, store, fresh)
-        return done if plan_only else _settled(done, options, folder, store)
-
-
-def _settled(
-    done: Folded, options: FoldOptions, folder: Path | None, store: Store | None
-) -> Folded:
-    """Fold what a first fold has written anew: so that folding twice is folding once."""
-    for _ in range(_AGAIN):
-        if not done.unsettled:
-            break
-        avoid: frozenset[str] = frozenset()
-        if isinstance(store, PatchedData):  # what is patched already cannot be taken back
-            avoid = _fold_model(done.model, options, folder, True, store, None).avoid
-        more = _fold_model(done.model, options, folder, False, store, None, avoid)
-        if not any(entry.how for entry in more.plan.entries):
-            break
-        done = Folded(
-            more.model,
-            done.plan,
-            done.correspondences.then(more.correspondences),
-            done.grown + more.grown,
-            more.unsettled,
-        )
-    return done
-
-
-def _fold_model(
-    model: onnx.ModelProto,
-    options: FoldOptions,
-    folder: Path | None,
-    plan_only: bool,
-    store: Store | None,
-    fresh: Callable[[], onnx.ModelProto] | None,
-    avoid: frozenset[str] = frozenset(),
-) -> Folded:
-    if plan_only:  # carried out on a copy all the same: only the numbers tell what overflows
-        store = Discarded(store if isinstance(store, PatchedData) else None)
-        fresh = None
-    while True:
-        copy = _prepared(model, options, own=fresh is not None)
-        reading, plans = _planned(copy, options, folder, store, avoid)
-        whole = _joined(plans, reading)
-        try:
-            grown = sum(
-                apply_fold(reading, scope, plan.edits)
-                for scope, plan in reversed(list(zip(reading.scopes, plans, strict=True)))
-            )
-            _check_growth(reading.model, grown, options.max_growth)
-            joined = None if plan_only else _join_recurrent(reading, whole, avoid)
-        except OverflowedError as error:
-            if error.op in avoid:
-                raise  # a plan that does not avoid it: there would be no end
-            avoid |= {error.op}
-            model = model if fresh is None else fresh()
-            if store is not None:
-                store.restart()
-            continue
-        if plan_only:
-            return Folded(model, whole, avoid=avoid)
-        found = plans[0].edits.correspondences
-        if joined is not None:
-            found = found.then(joined)
-        unsettled = joined is not None or any(_writes_operators(plan) for plan in plans)
-        return Folded(reading.model, whole, found, grown, unsettled)
-
-
-def _planned(
-    model: onnx.ModelProto,
-    options: FoldOptions,
-    folder: Path | None,
-    store: Store | None,
-    avoid: frozenset[str],
-) -> tuple[Reading, list[FoldPlan]]:
-    """A model's views and plans, local functions inlined where more BatchNorms fold then."""
-    reading = read(model, folder=folder, freeze_inputs=options.freeze_inputs, store=store)
-    plans = plan_folds(reading, options, avoid)
-    while model.functions and (stays := _stays(reading, plans)):
-        inlined = inline(model, in_the_way(reading, stays))
-        if inlined is model:
-            break
-        deeper = read(inlined, folder=folder, freeze_inputs=options.freeze_inputs, store=store)
-        better = plan_folds(deeper, options, avoid)
-        if len(_stays(deeper, better)) >= len(stays):
-            break
-        model, reading, plans = inlined, deeper, better
-    return reading, plans
 
 
 def _stays(reading: Reading, plans: Sequence[FoldPlan]) -> list[tuple[Graph, str]]:
@@ -240,9 +239,7 @@ def _writes_operators(plan: FoldPlan) -> bool:
     return bool(plan.edits.leftovers) or any(e.how == "merged" for e in plan.entries) or any(shifts)
 
 
-def _join_recurrent(
-    reading: Reading, plan: FoldPlan, avoid: frozenset[str]
-) -> Correspondences | None:
+def _join_recurrent(reading: Reading, plan: FoldPlan) -> Correspondences | None:
     """The inverse of the insertion's split; the plan gets an entry for each layer.
 
     Only where a BatchNorm has left between the layer and what makes its input: a MatMul that the
@@ -251,12 +248,10 @@ def _join_recurrent(
     """
     if not any(op.kind in RECURRENT for op in reading.main.graph.ops.values()):
         return None
-    from bnpass.frontends.onnx import recurrent
-
     there = recurrent.joinable(reading.main.graph)
-    folded = read(reading.model, folder=reading.folder, store=reading.store)
+    folded = read(reading.model)
     pairs = recurrent.joinable(folded.main.graph)
-    names = recurrent.join(folded, there.keys() | avoid)
+    names = recurrent.join(folded, there.keys())
     for name in names:
         kind = folded.main.graph.ops[name].kind
         plan.entries.append(FoldEntry(name, kind, (name,), "forward", (name,)))
@@ -268,21 +263,12 @@ def _check_growth(model: onnx.ModelProto, grown: int, most: float) -> None:
     """Raise RefusedError when clones of ``grown`` bytes made a model ``most`` times as large."""
     if grown <= _SMALL:
         return
-    before = sum(external.nbytes(t) or 0 for t in external.tensors(model)) - grown
+    before = sum(external.nbytes(t) or 0 for t in external.tensors(model))
     if grown > (most - 1) * before:
         raise RefusedError(
             f"shared weights would have to be stored {grown / 2**20:.1f} MiB more than once",
             "allow it with --max-growth (max_growth=), or leave layers out with --skip",
         )
-
-
-def _joined(plans: Sequence[FoldPlan], reading: Reading) -> FoldPlan:
-    entries: list[FoldEntry] = []
-    for plan, scope in zip(plans, reading.scopes, strict=True):
-        entries += [_inside(entry, scope) for entry in plan.entries]
-    if not plans:
-        return FoldPlan(entries)
-    return FoldPlan(entries, plans[0].edits, plans[0].arithmetic, plans[0].spared)
 
 
 def _inside(entry: FoldEntry, scope: Scope) -> FoldEntry:

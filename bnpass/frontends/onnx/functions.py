@@ -57,14 +57,14 @@ def inline(model: onnx.ModelProto, wanted: set[Name]) -> onnx.ModelProto:
 
 def in_the_way(reading: Reading, stays: Iterable[tuple[Graph, str]]) -> set[Name]:
     """The functions called where operators of a graph (by name) would fold, and what they call."""
-    local = {f"{f.domain}::{f.name}": (f.domain, f.name) for f in reading.model.functions}
+    local = {f"{f.domain}::{f.name}": (f.domain, f.name) for f in reading.model.proto.functions}
     found = {
         local[call.kind]
         for graph, name in stays
         if name in graph.ops
         for call in _calls_around(graph, graph.ops[name], local)
     }
-    return _called(reading.model, found)
+    return _called(reading.model.proto, found)
 
 
 def _calls_around(graph: Graph, start: Op, local: dict[str, Name]) -> Iterator[Op]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,8 +12,10 @@ import onnx
 from bnpass.errors import InputError
 from bnpass.frontends.onnx import recurrent
 from bnpass.frontends.onnx.apply import apply_fold, apply_insert
-from bnpass.frontends.onnx.read import Reading, copied, read
+from bnpass.frontends.onnx.numbers import Calculation
+from bnpass.frontends.onnx.read import Reading, read
 from bnpass.ir.graph import RECURRENT, Op
+from bnpass.onnx_model.model import OnnxModel
 from bnpass.passes.initial import new_norms
 from bnpass.passes.insert import plan_insert
 from bnpass.passes.nonlinear import find_nonlinearities
@@ -44,86 +45,134 @@ class InsertOptions:
 class Inserted:
     """A model with BatchNorms and what was done."""
 
-    model: onnx.ModelProto
+    edited: OnnxModel
     plan: InsertPlan
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The model's proto."""
+        return self.edited.proto
 
 
 def insert_model(
     model: onnx.ModelProto,
     options: InsertOptions = InsertOptions(),
     *,
-    folder: Path | None = None,
     moments: Measure | None = None,
     plan_only: bool = False,
 ) -> Inserted:
-    """Insert a BatchNorm in front of every nonlinearity of the main graph.
+    """:func:`insert` into a copy; the model given, which holds its data, is unchanged."""
+    return insert(OnnxModel.of(model).copy(), options, moments=moments, plan_only=plan_only)
+
+
+def insert(
+    model: OnnxModel,
+    options: InsertOptions = InsertOptions(),
+    *,
+    moments: Measure | None = None,
+    plan_only: bool = False,
+) -> Inserted:
+    """Insert a BatchNorm in front of every nonlinearity of the main graph, in place.
+
+    Args:
+        model: recurrent layers are split in it, where they are wanted, to make the plan.
+        options: what is asked for.
+        moments: measures values, for ``calibrated``.
+        plan_only: plan, and insert nothing.
 
     Raises:
         InputError: the model is quantised, or older than opset 7.
     """
-    _refuse_quantized(model)
-    copy, reading, plan = _planned(model, options.policy, folder)
+    _refuse_quantized(model.proto)
+    reading, plan = _planned(model, options.policy)
     plan.skipped.extend(_inside_bodies(reading))
     if plan_only or not plan.sites:
-        return Inserted(copy, plan)
+        return Inserted(model, plan)
     norms = new_norms(
         plan,
         options.init,
         epsilon=options.epsilon,
         momentum=options.momentum,
-        moments=None if moments is None else partial(moments, copy),
+        moments=None if moments is None else partial(moments, model.proto),
     )
-    apply_insert(reading, reading.main, norms)
-    return Inserted(copy, plan)
+    apply_insert(model, reading.main, norms)
+    return Inserted(model, plan)
 
 
-def _planned(
-    model: onnx.ModelProto, policy: Policy, folder: Path | None
-) -> tuple[onnx.ModelProto, Reading, InsertPlan]:
-    """A copy whose recurrent layers are split where that gives a site, its views, and the plan."""
+def _planned(model: OnnxModel, policy: Policy) -> tuple[Reading, InsertPlan]:
+    """The views and the plan of a model whose recurrent layers are split where that gives a site.
 
-    def attempt(chosen: Callable[[Op], bool]) -> tuple[onnx.ModelProto, Reading, InsertPlan]:
-        copy = copied(model)
-        notes = recurrent.split(copy, chosen)
-        reading = read(copy, folder=folder)
-        plan = plan_insert(reading.main.graph, policy)
-        plan.notes.extend(notes)
-        return copy, reading, plan
+    A first attempt, on a copy, tells which of them would stay without one.
+    """
+    bare: dict[str, Skip] = {}
+    if any(node.op_type in RECURRENT for node in model.proto.graph.node):
+        reading, tried = _attempt(
+            OnnxModel(model.copy().proto, model.folder), policy, lambda op: wanted(op, policy)
+        )
+        ops = reading.main.graph.ops
+        recurrences = (s for s in tried.skipped if s.node in ops and ops[s.node].kind in RECURRENT)
+        bare = {skip.node: skip for skip in recurrences}
+    reading, plan = _attempt(
+        model, policy, lambda op: op.name not in bare and wanted(op, policy)
+    )
+    plan.skipped.extend(bare.values())
+    return reading, replace(plan, nonlinearities=plan.nonlinearities + len(bare))
 
-    tried = attempt(lambda op: wanted(op, policy))
-    plan, ops = tried[2], tried[1].main.graph.ops
-    bare = {s.node for s in plan.skipped if s.node in ops and ops[s.node].kind in RECURRENT}
-    if not bare:
-        return tried
-    copy, reading, again = attempt(lambda op: op.name not in bare and wanted(op, policy))
-    reasons = [skip for skip in plan.skipped if skip.node in bare]
-    again.skipped.extend(reasons)
-    return copy, reading, replace(again, nonlinearities=again.nonlinearities + len(reasons))
+
+def _attempt(
+    model: OnnxModel, policy: Policy, chosen: Callable[[Op], bool]
+) -> tuple[Reading, InsertPlan]:
+    notes = recurrent.split(model, chosen)
+    reading = read(model)
+    plan = plan_insert(reading.main.graph, policy)
+    plan.notes.extend(notes)
+    return reading, plan
 
 
 @dataclass
 class Stripped:
     """A model without the operators that were asked for, and what was done."""
 
-    model: onnx.ModelProto
+    edited: OnnxModel
     plan: StripPlan
 
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The model's proto."""
+        return self.edited.proto
 
-def strip_model(
-    model: onnx.ModelProto,
-    what: Sequence[str] = ("lrn", "dropout"),
-    *,
-    dropout: float | None = None,
-    only: Sequence[str] = (),
-    skip: Sequence[str] = (),
-    folder: Path | None = None,
-) -> Stripped:
-    """Take LRN and Dropout out of the main graph; see :func:`bnpass.passes.strip.plan_strip`."""
-    copy = copied(model)
-    reading = read(copy, folder=folder)
-    plan = plan_strip(reading.main.graph, what, dropout=dropout, only=only, skip=skip)
-    apply_fold(reading, reading.main, plan.edits)
-    return Stripped(copy, plan)
+
+@dataclass(frozen=True)
+class StripOptions:
+    """What is taken out; the names are those of :func:`bnpass.strip`."""
+
+    what: Sequence[str] = ("lrn", "dropout")
+    dropout: float | None = None
+    only: Sequence[str] = ()
+    skip: Sequence[str] = ()
+
+
+def strip_model(model: onnx.ModelProto, options: StripOptions = StripOptions()) -> Stripped:
+    """:func:`strip` of a copy; the model given, which holds its data, is unchanged."""
+    return strip(OnnxModel.of(model).copy(), options)
+
+
+def strip(model: OnnxModel, options: StripOptions = StripOptions()) -> Stripped:
+    """Take LRN and Dropout out of the main graph, in place.
+
+    See :func:`bnpass.passes.strip.plan_strip`.
+    """
+    reading = read(model)
+    plan = plan_strip(
+        reading.main.graph,
+        options.what,
+        dropout=options.dropout,
+        only=options.only,
+        skip=options.skip,
+    )
+    numbers = Calculation(reading).numbers(reading.main, plan.edits)
+    apply_fold(model, reading.main, plan.edits, numbers)
+    return Stripped(model, plan)
 
 
 def _inside_bodies(reading: Reading) -> list[Skip]:

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from bnpass.errors import InputError
 from bnpass.frontends.onnx.folding import Folded, FoldOptions, fold_model
+from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import all_nodes, bodies
 from bnpass.onnx_model.signature import Port, dtype_of, inputs_of, is_float
 from bnpass.passes.fold import FoldPlan
@@ -94,7 +95,7 @@ def fold_in_front(front: InFront, options: FoldOptions | None = None) -> Folded:
     _restore_size(rest.model, front.port)
     stays = [e for e in rest.plan.arithmetic if set(e.nodes) & set(front.nodes)]
     plan = replace(rest.plan, entries=[*done.plan.entries, *stays, *rest.plan.entries])
-    return Folded(rest.model, plan,
+    return Folded(rest.edited, plan,
                   done.correspondences.then(rest.correspondences), done.grown + rest.grown,
                   rest.unsettled)
 
@@ -107,7 +108,7 @@ def _first_fold(front: InFront, own: tuple[str, ...], options: FoldOptions) -> F
         done = fold_model(front.model, replace(options, only=only, skip=()))
         if done.plan.folded and not done.plan.refused:
             return done
-    return Folded(front.model, FoldPlan())
+    return Folded(OnnxModel.of(front.model), FoldPlan())
 
 
 def _first_input(model: onnx.ModelProto) -> Port:

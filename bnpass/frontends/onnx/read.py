@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,14 +15,13 @@ from bnpass.ir.graph import Dim, Graph, Op
 from bnpass.onnx_model import shapes
 from bnpass.onnx_model.attributes import OLDEST_OPSET, opset_of
 from bnpass.onnx_model.constants import (
-    Source,
     array_constant,
     dtype_name,
     graph_constants,
     node_constants,
 )
+from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import Place, captured_by, has_bodies, placed_bodies
-from bnpass.onnx_model.storage.patching import Store
 
 OVERRIDABLE = "an initializer that callers may override (a graph input with a default)"
 
@@ -75,21 +72,13 @@ class Reading:
 
     Attributes:
         model: the model; edits are applied to it in place.
-        folder: where its external data lies, if it was read from a file.
+        opset: the version of ONNX's own operators.
         scopes: the main graph and every nested body.
-        store: takes new numbers of external tensors; None: they come into the model.
     """
 
-    model: onnx.ModelProto
-    folder: Path | None
+    model: OnnxModel
     opset: int
     scopes: list[Scope] = field(default_factory=list)
-    store: Store | None = None
-
-    @property
-    def source(self) -> Source:
-        """Where external data is read."""
-        return Source(self.folder, self.store)
 
     @property
     def main(self) -> Scope:
@@ -112,52 +101,36 @@ def checked_opset(model: onnx.ModelProto) -> int:
     return version
 
 
-def copied(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy to be edited."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
-
-def read(
-    model: onnx.ModelProto,
-    *,
-    folder: Path | None = None,
-    freeze_inputs: bool = False,
-    store: Store | None = None,
-) -> Reading:
+def read(model: OnnxModel | onnx.ModelProto, *, freeze_inputs: bool = False) -> Reading:
     """Build the views of a model.
 
     Args:
         model: the model; it is referred to, not copied.
-        folder: where its external data lies.
         freeze_inputs: take defaults that callers may override for constants.
-        store: takes new numbers of external tensors.
     """
-    reading = Reading(model, folder, checked_opset(model), store=store)
-    types = shapes.LazyTypes(model)
-    _read_scope(reading, model.graph, types, (), None, "", freeze_inputs)
+    model = OnnxModel.of(model)
+    model.forget()
+    reading = Reading(model, checked_opset(model.proto))
+    _read_scope(reading, model.proto.graph, (), None, "", freeze_inputs)
     return reading
 
 
 def _read_scope(
     reading: Reading,
     proto: onnx.GraphProto,
-    types: shapes.LazyTypes,
     place: Place,
     outer: Scope | None,
     path: str,
     freeze_inputs: bool,
-) -> Scope:
-    builder = _Builder(reading, proto, types.at(place), outer, freeze_inputs)
+) -> None:
+    builder = _Builder(reading, proto, place, outer, freeze_inputs)
     for node in proto.node:
         builder.add(node)
     scope = builder.finish(path)
     reading.scopes.append(scope)
     for name in builder.with_bodies:
         for at, body in placed_bodies(scope.nodes[name], place):
-            _read_scope(reading, body, types, at, scope, f"{path}{name}/", freeze_inputs)
-    return scope
+            _read_scope(reading, body, at, scope, f"{path}{name}/", freeze_inputs)
 
 
 def _named_twice(proto: onnx.GraphProto) -> InputError:
@@ -176,22 +149,22 @@ class _Builder:
         self,
         reading: Reading,
         proto: onnx.GraphProto,
-        types: Callable[[], shapes.ValueTypes],
+        place: Place,
         outer: Scope | None,
         freeze_inputs: bool,
     ) -> None:
-        self.reading, self.proto, self._types, self.outer = reading, proto, types, outer
+        self.model, self.proto, self.outer = reading.model, proto, outer
+        self._types = reading.model.types(place)
         self.with_bodies: list[str] = []
-        self.source = reading.source
         self.reads: list[str] = []
-        fixed = freeze_inputs or reading.model.ir_version < 4 or outer is not None
+        fixed = freeze_inputs or reading.model.proto.ir_version < 4 or outer is not None
         self.initializers = {t.name: t for t in proto.initializer}
         if len(self.initializers) < len(proto.initializer):
             raise _named_twice(proto)
         self.overridable = {
             i.name for i in (() if fixed else proto.input) if i.name in self.initializers
         }
-        self.constants = graph_constants(self.initializers, self.overridable, self.source)
+        self.constants = graph_constants(self.initializers, self.overridable, self.model)
         if outer is not None:
             hidden = {name for node in proto.node for name in node.output}
             hidden |= {i.name for i in proto.input}
@@ -229,7 +202,7 @@ class _Builder:
     def add(self, node: onnx.NodeProto) -> None:
         inputs = node.input[:]
         self.reads += inputs
-        found = node_constants(node, inputs, self.constants, self.context.opset, self.source)
+        found = node_constants(node, inputs, self.constants, self.context.opset, self.model)
         if found:
             self.constants.update((c.name, c) for c in found)
             return

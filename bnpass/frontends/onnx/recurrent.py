@@ -18,17 +18,19 @@ import numpy as np
 import onnx
 
 from bnpass.frontends.onnx.editor import Editor
+from bnpass.frontends.onnx.numbers import Calculation, Numbers
 from bnpass.frontends.onnx.read import Reading, Scope, read
 from bnpass.ir.graph import RECURRENT, Constant, Graph, Op
+from bnpass.onnx_model.model import OnnxModel
 from bnpass.passes.nonlinear import is_split
 
 
-def split(model: onnx.ModelProto, wanted: Callable[[Op], bool]) -> list[str]:
+def split(model: OnnxModel, wanted: Callable[[Op], bool]) -> list[str]:
     """Split the recurrent layers of the main graph, in place; returns notes for people."""
-    if not any(node.op_type in RECURRENT for node in model.graph.node):
+    if not any(node.op_type in RECURRENT for node in model.proto.graph.node):
         return []
     reading = read(model)
-    editor = Editor(reading, reading.main)
+    editor = Editor(model, reading.main)
     notes = []
     for op in reading.main.graph.ops_in_order:
         if op.kind not in RECURRENT or is_split(op, reading.main.graph) or not wanted(op):
@@ -36,7 +38,7 @@ def split(model: onnx.ModelProto, wanted: Callable[[Op], bool]) -> list[str]:
         if not _constant_weights(op, reading.main.graph):
             notes.append(f"{op.kind} {op.name!r}: its weights are no constants")
             continue
-        _split(op, editor, reading)
+        _split(op, editor)
         if op.input(4):
             notes.append(
                 f"{op.kind} {op.name!r}: padded time steps (sequence_lens) enter the statistics"
@@ -56,26 +58,26 @@ def _array(scope: Scope, name: str) -> np.ndarray:
     return constant.load()
 
 
-def _split(op: Op, editor: Editor, reading: Reading) -> None:
-    scope = reading.main
+def _split(op: Op, editor: Editor) -> None:
+    scope = editor.scope
     node, weight = scope.nodes[op.name], _array(scope, op.inputs[1])
     width = weight.shape[0] * weight.shape[1]
     matrix = np.ascontiguousarray(weight.reshape(width, -1).T)
     name = editor.add_initializer(f"{op.name}.input_weight", matrix)
-    value = editor.unique(f"{op.name}_contribution")
+    value = editor.model.fresh(f"{op.name}_contribution")
     new = [
         onnx.helper.make_node(
-            "MatMul", [op.inputs[0], name], [value], editor.unique(f"{op.name}_input")
+            "MatMul", [op.inputs[0], name], [value], editor.model.fresh(f"{op.name}_input")
         )
     ]
     if op.input(3):
         half = weight.shape[1]
         bias = _array(scope, op.inputs[3])
         added = editor.add_initializer(f"{op.name}.input_bias", bias[:, :half].reshape(-1).copy())
-        product, value = value, editor.unique(f"{op.name}_biased")
+        product, value = value, editor.model.fresh(f"{op.name}_biased")
         new.append(
             onnx.helper.make_node(
-                "Add", [product, added], [value], editor.unique(f"{op.name}_input_bias")
+                "Add", [product, added], [value], editor.model.fresh(f"{op.name}_input_bias")
             )
         )
         rest = np.concatenate([np.zeros_like(bias[:, :half]), bias[:, half:]], 1)
@@ -102,18 +104,25 @@ def join(reading: Reading, but: Set[str] = frozenset()) -> list[str]:
         reading: the model.
         but: names of layers that are left alone.
 
-    Raises:
-        OverflowedError: some new weight is not finite; the model is then half edited.
+    A layer whose new weights its type cannot hold is left alone, too.
     """
     graph = reading.main.graph
     found = {name: pair for name, pair in joinable(graph).items() if name not in but}
     if not found:
         return []
-    editor = Editor(reading, reading.main)
-    for name, (product, add) in found.items():
-        _join(graph.ops[name], product, add, editor)
+    calculation = Calculation(reading)
+    numbers = {name: _joined(graph.ops[name], *pair, calculation) for name, pair in found.items()}
+    editor = Editor(reading.model, reading.main)
+    names = [name for name in found if name not in calculation.overflowed]
+    for name in names:
+        for index, array in numbers[name].items():
+            editor.set_constant(graph.ops[name], index, array)
+        product, add = found[name]
+        editor.remove(product, 0)
+        if add is not None:
+            editor.remove(add, 1 - _shift(add, graph))
     editor.finish()
-    return list(found)
+    return names
 
 
 def _contribution(op: Op, graph: Graph) -> tuple[Op, Op | None] | None:
@@ -146,23 +155,33 @@ def _only_maker(value: str, graph: Graph) -> Op | None:
     return graph.producer(value) if lonely else None
 
 
-def _join(op: Op, product: Op, add: Op | None, editor: Editor) -> None:
-    scope = editor.scope
+def _shift(add: Op, graph: Graph) -> int:
+    """Which input of an Add is the constant."""
+    return next(i for i in (0, 1) if graph.constant(add.inputs[i]) is not None)
+
+
+def _joined(
+    op: Op, product: Op, add: Op | None, calculation: Calculation
+) -> dict[int, Numbers]:
+    """The layer's new W, and B where an Add goes into it."""
+    scope = calculation.reading.main
     weight = _array(scope, op.inputs[1]).astype(np.float64)
     matrix = _array(scope, product.inputs[1]).astype(np.float64)
-    editor.set_constant(op, 1, weight @ matrix.T)
+    arrays = {1: weight @ matrix.T}
     if add is not None:
-        place = next(i for i in (0, 1) if scope.graph.constant(add.inputs[i]) is not None)
         shift = np.broadcast_to(
-            _array(scope, add.inputs[place]).astype(np.float64).reshape(-1), (weight.shape[2],)
+            _array(scope, add.inputs[_shift(add, scope.graph)]).astype(np.float64).reshape(-1),
+            (weight.shape[2],),
         )
         half = weight.shape[1]
         bias = np.zeros((weight.shape[0], 2 * half))
         if op.input(3):
             bias += _array(scope, op.inputs[3]).astype(np.float64)
         bias[:, :half] += weight @ shift
-        editor.set_constant(op, 3, bias)
-        editor.remove(product, 0)
-        editor.remove(add, 1 - place)
-    else:
-        editor.remove(product, 0)
+        arrays[3] = bias
+    return {
+        index: numbers
+        for place, array in arrays.items()
+        for new in calculation.rounded(scope, [op], place, array[np.newaxis])
+        for index, numbers in new.constants.items()
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -46,32 +47,15 @@ def _copied(source: int, target: int, start: int, count: int, to: int) -> int:
     return os.write(target, os.read(source, min(count, 1 << 24)))
 
 
-class Discarded:
-    """Takes new numbers and forgets them: for a plan that is not carried out.
+@dataclass(frozen=True)
+class Staged:
+    """New numbers of an external tensor that count once they are committed.
 
-    Args:
-        store: where numbers are read that an earlier pass has changed.
+    Attributes:
+        held: the numbers; None: they lie in the new file already, where they belong.
     """
 
-    def __init__(self, store: PatchedData | None = None) -> None:
-        self._store = store
-
-    def place(self, tensor: onnx.TensorProto, folder: Path) -> external.Place:
-        """Where an external tensor's numbers lie."""
-        return (self._store or external).place(tensor, folder)
-
-    def patch(self, _: onnx.TensorProto, pieces: Iterable[np.ndarray]) -> None:
-        """Work the numbers out, and forget them."""
-        for _piece in pieces:
-            pass
-
-    def append(self, tensor: onnx.TensorProto, array: np.ndarray) -> None:
-        """Note the type and shape."""
-        tensor.dims[:] = array.shape
-        tensor.data_type = _elem_type(array)
-
-    def restart(self) -> None:
-        """Do nothing."""
+    held: np.ndarray | None = None
 
 
 class PatchedData:
@@ -101,16 +85,11 @@ class PatchedData:
         self._kept = False
 
     def __enter__(self) -> PatchedData:
-        self.restart()
-        return self
-
-    def restart(self) -> None:
-        """Begin with empty files of the old ones' sizes: nothing is patched any more."""
         for source, target in self.files.items():
-            target.unlink(missing_ok=True)
             with target.open("xb") as file:
                 file.truncate(source.stat().st_size)
             self._written[source] = {}
+        return self
 
     def __exit__(
         self,
@@ -126,32 +105,46 @@ class PatchedData:
         """Let the new files stay."""
         self._kept = True
 
-    def place(self, tensor: onnx.TensorProto, folder: Path) -> external.Place:
+    def place(self, tensor: onnx.TensorProto) -> external.Place:
         """Where an external tensor's numbers lie now: in the new file if they were written."""
         fields = {entry.key: entry.value for entry in tensor.external_data}
-        source, offset = _file(tensor, folder), int(fields.get("offset") or 0)
+        source, offset = _file(tensor, self._folder), int(fields.get("offset") or 0)
         length = int(fields.get("length") or external.nbytes(tensor) or 0)
         path = self.files[source] if offset in self._written[source] else source
         return external.Place(tensor.name, path, offset, length)
 
-    def patch(self, tensor: onnx.TensorProto, pieces: Iterable[np.ndarray]) -> None:
-        """Write other numbers in place of an external tensor's, same type and shape.
+    def stage(self, tensor: onnx.TensorProto, pieces: Iterable[np.ndarray]) -> Staged:
+        """Take other numbers for an external tensor, same type and shape, until they are committed.
 
-        One whose bytes other tensors hold too gets a place of its own.
+        They are written at once, piece by piece. Those whose bytes other tensors hold too, or that
+        were committed before and are still to be read, are held instead.
         """
-        old = self.place(tensor, self._folder)
+        old = self.place(tensor)
         source = _file(tensor, self._folder)
-        if (source, old.offset) in self._shared:
-            self._append(tensor, pieces)
+        if (source, old.offset) in self._shared or old.offset in self._written[source]:
+            return Staged(np.concatenate([piece.reshape(-1).copy() for piece in pieces]))
+        self._patch(source, old, pieces)
+        return Staged()
+
+    def commit(self, tensor: onnx.TensorProto, staged: Staged) -> None:
+        """Let the tensor have the numbers: in its place, or in one of its own if it shared that."""
+        old = self.place(tensor)
+        source = _file(tensor, self._folder)
+        if (source, old.offset) in self._shared and staged.held is not None:
+            self._append(tensor, [staged.held])
             return
+        if staged.held is not None:
+            self._patch(source, old, [staged.held])
+        self._written[source][old.offset] = old.length
+
+    def _patch(self, source: Path, old: external.Place, pieces: Iterable[np.ndarray]) -> None:
         with self.files[source].open("r+b", buffering=0) as file:
             file.seek(old.offset)
             length = _write(file, pieces)
             if self._lasting:
                 send_to_disk(file, old.offset, length)
         if length != old.length:
-            raise ValueError(f"{tensor.name!r} has {old.length} bytes, not {length}")
-        self._written[source][old.offset] = length
+            raise ValueError(f"{old.tensor!r} has {old.length} bytes, not {length}")
 
     def append(self, tensor: onnx.TensorProto, array: np.ndarray) -> None:
         """Put a new tensor's numbers behind the others and let the tensor point there."""
@@ -238,10 +231,6 @@ def _gaps(written: dict[int, int], size: int) -> Iterator[tuple[int, int]]:
         end = max(end, start + length)
     if end < size:
         yield end, size
-
-
-Store = PatchedData | Discarded
-"""Where new numbers of external tensors go."""
 
 
 def _elem_type(array: np.ndarray) -> int:

@@ -8,9 +8,10 @@ from typing import Any
 
 import onnx
 
-from bnpass.files import load_model
 from bnpass.frontends.onnx.folding import Folded, FoldOptions, fold_model
+from bnpass.frontends.onnx.folding import fold as fold_in_place
 from bnpass.frontends.onnx.half import HalfModel, half_type, to_half
+from bnpass.onnx_model.model import OnnxModel
 
 FoldCheck = Callable[[Any, Any, frozenset[str]], object]
 """(original, folded, values that changed) -> None, or raises."""
@@ -48,14 +49,13 @@ def fold_to_half(
     """
     half_type(to)
     if isinstance(model, Path):
-        path = model
-        done = fold_model(load_model(path), options, fresh=lambda: load_model(path))
+        done = fold_in_place(OnnxModel.of(model), options)
     else:
         done = fold(model, options)
     if check is not None and done.plan.entries:
         check(model, done.model, done.changed)
     narrowed = to_half(done.model, to, io=io)
-    done.model = narrowed.model
+    done.edited.proto = narrowed.model
     if check_half is not None:
         check_half(model, narrowed, done.changed)
     return done, narrowed

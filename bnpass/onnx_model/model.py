@@ -1,0 +1,149 @@
+"""One ONNX model: its proto, and everything that is asked of it or written into it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from bnpass.files import load_model
+from bnpass.ir.graph import Constant
+from bnpass.onnx_model import shapes
+from bnpass.onnx_model.attributes import opset_of
+from bnpass.onnx_model.constants import TensorConstant, load_tensor
+from bnpass.onnx_model.names import Names
+from bnpass.onnx_model.scopes import Place, all_nodes
+from bnpass.onnx_model.signature import Port, inputs_of, outputs_of
+from bnpass.onnx_model.storage import external
+from bnpass.onnx_model.storage.patching import PatchedData
+
+Given = str | os.PathLike[str] | onnx.ModelProto
+"""What people give as an ONNX model."""
+
+
+class OnnxModel:
+    """A ModelProto, the folder of its data files, and the store that takes new numbers.
+
+    Args:
+        proto: the model; edits are made in it.
+        folder: where its external data lies, if it has any.
+        store: takes new numbers of external tensors; None: they come into the model.
+        again: makes the proto anew, as it was before any edit; None: it cannot be had.
+
+    Attributes:
+        proto, folder, store: as given.
+    """
+
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        folder: Path | None = None,
+        store: PatchedData | None = None,
+        again: Callable[[], onnx.ModelProto] | None = None,
+    ) -> None:
+        self.folder, self.store, self._again = folder, store, again
+        self.proto = proto
+
+    @classmethod
+    def of(cls, model: Given | OnnxModel, *, data: bool = True) -> OnnxModel:
+        """Read a file, or take what is given; nothing is copied.
+
+        Args:
+            model: a path, a ModelProto, or an OnnxModel, which comes back.
+            data: also read the external data of a file; it stays where it is otherwise.
+
+        Raises:
+            InputError: no such file, or no ONNX model.
+        """
+        if isinstance(model, OnnxModel):
+            return model
+        if isinstance(model, onnx.ModelProto):
+            return cls(model, again=lambda: model)
+        path = Path(model)
+        return cls(load_model(path, data=data), path.parent,
+                   again=lambda: load_model(path, data=data))
+
+    def copy(self) -> OnnxModel:
+        """The same with a proto of its own, to be edited."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        return OnnxModel(proto, self.folder, self.store, self.as_given)
+
+    def twin(self) -> OnnxModel:
+        """The same proto, which may be replaced in one of them by another."""
+        return OnnxModel(self.proto, self.folder, self.store, self.as_given)
+
+    def as_given(self) -> onnx.ModelProto:
+        """The model as it was before any edit, where that can be had."""
+        return self.proto if self._again is None else self._again()
+
+    @property
+    def proto(self) -> onnx.ModelProto:
+        """The model itself."""
+        return self._proto
+
+    @proto.setter
+    def proto(self, proto: onnx.ModelProto) -> None:
+        self._proto = proto
+        self.forget()
+
+    def forget(self) -> None:
+        """The proto was edited by others: names and shapes are read anew."""
+        self._names = Names(self._proto)
+        self._types = shapes.LazyTypes(self._proto)
+
+    # --- what it says
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operators."""
+        return opset_of(self.proto)
+
+    @property
+    def inputs(self) -> list[Port]:
+        """What a caller feeds."""
+        return inputs_of(self.proto)
+
+    @property
+    def outputs(self) -> list[Port]:
+        """What comes out."""
+        return outputs_of(self.proto)
+
+    def nodes(self) -> Iterator[onnx.NodeProto]:
+        """Every node: of the graph, of bodies inside it, of the model's functions."""
+        return all_nodes(self.proto)
+
+    def types(self, place: Place = ()) -> Callable[[], shapes.ValueTypes]:
+        """A function that returns the types of the values of the graph at a place."""
+        return self._types.at(place)
+
+    # --- numbers
+
+    def place(self, tensor: onnx.TensorProto) -> external.Place:
+        """Where the numbers of an external tensor lie now.
+
+        Raises:
+            InputError: the file is missing, cut off, or outside of the model's folder.
+        """
+        if self.store is not None:
+            return self.store.place(tensor)
+        if self.folder is None:
+            raise ValueError(f"external data of {tensor.name!r}: the model's folder is not known")
+        return external.place(tensor, self.folder)
+
+    def array(self, tensor: onnx.TensorProto) -> np.ndarray:
+        """A tensor's numbers."""
+        return load_tensor(tensor, self)
+
+    def constant(self, name: str, tensor: onnx.TensorProto) -> Constant:
+        """A tensor as a constant of the neutral view; nothing is read before it is asked for."""
+        return TensorConstant(name, tensor, self)
+
+    # --- names
+
+    def fresh(self, base: str) -> str:
+        """A name that nothing in the model has yet, ``base`` if it is free."""
+        return self._names.fresh(base)

@@ -240,6 +240,60 @@ def test_bounds_and_infinities_are_no_overflow():
     agree(source, narrowed(source).model)
 
 
+LOWEST = np.finfo(np.float32).min
+MASKS = {
+    "Where": "c = Where(m, x, low)",
+    "Add": "a = Where(m, zero, low) c = Add(x, a)",
+    "Mul": "f = Cast <to = 1> (m) i = Sub(one, f) a = Mul(i, low) c = Add(x, a)",
+    "ConstantOfShape": """k = ConstantOfShape <value = float[1] {-3.4028235e38}> (size)
+        i = Where(m, zero, one) a = Mul(k, i) c = Add(x, a)""",
+}
+
+
+@pytest.mark.parametrize("to", ["fp16", "bf16"])
+@pytest.mark.parametrize("kind", MASKS)
+def test_the_lowest_float32_of_a_mask_becomes_the_lowest_half(kind: str, to: str):
+    body = MASKS[kind]
+    constants = {
+        "low": np.array(LOWEST), "zero": np.array(0, np.float32), "one": np.array(1, np.float32),
+        "size": np.array([4, 4]), "m": np.tril(np.ones((4, 4), bool)),
+    }  # fmt: skip
+    used = {n: a for n, a in constants.items() if f"{n}," in body or f"{n})" in body}
+    source = model(f"g (float[2,4,4] x) => (float[2,4,4] y) {{ {body} y = Softmax(c) }}", **used)
+    result = narrowed(source, to)
+    agree(source, result.model, rtol=2e-2)
+
+
+def test_a_weight_beyond_the_range_is_no_mask():
+    source = model("g (float[2,4] x) => (float[2,4] y) { y = Mul(x, w) }",
+                   w=np.array([1, 2, 1e8, 2e8], np.float32))  # fmt: skip
+    with pytest.raises(RefusedError, match="does not fit float16"):
+        to_half(source, "fp16")
+
+
+EPSILONS = {
+    "sqrt": "v = ReduceMean <axes = [-1]> (q) w = Add(v, eps) s = Sqrt(w) y = Div(x, s)",
+    "power": "v = ReduceMean <axes = [-1]> (q) w = Add(eps, v) s = Pow(w, p) y = Mul(x, s)",
+    "largest": "v = ReduceSum(q) s = Sqrt(v) w = Max(s, eps) y = Div(x, w)",
+    "clip": "v = ReduceSum(q) s = Sqrt(v) w = Clip(s, eps) y = Div(x, w)",
+}
+
+
+@pytest.mark.parametrize("kind", EPSILONS)
+def test_an_epsilon_below_the_range_still_keeps_zero_rows_finite(kind: str):
+    constants = {"eps": np.array(1e-12, np.float32), "p": np.array(-0.5, np.float32)}
+    body = EPSILONS[kind]
+    used = {n: a for n, a in constants.items() if f"{n}," in body or f"{n})" in body}
+    text = f"g (float[3,4] x) => (float[3,4] y) {{ q = Mul(x, x) {body} }}"
+    result = narrowed(model(text, **used))
+    assert result.vanished == 0
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(result.model.SerializeToString())
+    x = np.array([[0, 0, 0, 0], [1, 1, 1, 1], [1, -2, 3, 0.5]], np.float32)
+    assert np.isfinite(session.run(None, {"x": x})[0]).all()
+
+
 def test_weights_that_vanish_are_counted():
     tiny = np.array([[1e-9, 1.0], [0.0, 1e-10]], np.float32)
     source = model("g (float[N,2] x) => (float[N,2] y) { y = MatMul(x, W) }", W=tiny)

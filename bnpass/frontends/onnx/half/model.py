@@ -249,6 +249,8 @@ class _Narrower:
         if node.op_type == "Constant" and self._constant(node, scope):
             return
         self._complete(node, scope)
+        if node.op_type == "ConstantOfShape" and not self.result.storage:
+            _within(node, self.versions.largest)
         shapely = self._of_shapes(node, scope)
         reason = "computes with shapes" if shapely else self._reason_wide(node, scope)
         schema = self._schema(node)
@@ -371,6 +373,16 @@ def _schema(op: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
         return onnx.defs.get_schema(op, version, domain)
     except onnx.defs.SchemaError:
         return None
+
+
+def _within(node: onnx.NodeProto, largest: float) -> None:
+    """A ConstantOfShape beyond the narrow type's range (a mask) is as far as that goes."""
+    for attribute in node.attribute:
+        if attribute.name == "value" and attribute.t.data_type == FLOAT:
+            array = onnx.numpy_helper.to_array(attribute.t)
+            finite = np.isfinite(array) & (np.abs(array) > largest)
+            if finite.any():
+                overwrite(attribute.t, np.where(finite, np.clip(array, -largest, largest), array))
 
 
 def _retarget(node: onnx.NodeProto, kind: int) -> None:

@@ -19,6 +19,12 @@ SMALL = 1024
 """Elements: larger constants are weights, whatever they are read for."""
 
 _WORTH = 64  # elements whose narrowing saves more than the Cast behind them takes
+_MASKING = frozenset(
+    {"Add", "Sub", "Mul", "Max", "Min", "Expand", "Tile", "Trilu", "Concat", "ScatterND",
+     "ScatterElements", "Slice", "Unsqueeze", "Reshape", "Transpose", "Gather"}
+)  # fmt: skip
+_GUARDS = frozenset({"Add", "Sub", "Max", "Clip", "Where"})
+_HUGE = 1e6  # from which on a number is no weight
 
 
 class Values:
@@ -64,12 +70,14 @@ class Versions:
         kind: its element type.
         storage: weights are stored narrow even where they are read in float32.
         vanished: weights that were not zero and are now.
+        largest: the largest number of the narrow type.
     """
 
     def __init__(self, model: onnx.ModelProto, dtype: str) -> None:
         self.model, self.dtype, self.kind = model, dtype, KINDS[dtype]
         self.storage = False
         self.vanished = 0
+        self.largest = _largest(dtype)
         self._np_dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.kind))
         self._names = set(_all_names(model.graph))
 
@@ -131,11 +139,14 @@ class Versions:
             rounded = array.astype(self._np_dtype)
         lost = np.isinf(rounded.astype(np.float32)) & np.isfinite(array)
         if lost.any():
-            if reader is None or reader.op_type != "Clip":
+            if not _is_bound(reader, array[lost]):
                 raise self._overflow(tensor, reader, float(np.abs(array[lost]).max()))
-            largest = _largest(self.dtype)  # what no value exceeds is no bound
-            rounded = np.clip(array, -largest, largest).astype(self._np_dtype)
-        self.vanished += int(np.count_nonzero((rounded == 0) & (array != 0)))
+            rounded = np.clip(array, -self.largest, self.largest).astype(self._np_dtype)
+        gone = (rounded == 0) & (array != 0)
+        if gone.any() and _is_epsilon(reader, array):
+            tiny = np.copysign(_smallest(self.dtype), array).astype(self._np_dtype)
+            return np.where(gone, tiny, rounded)
+        self.vanished += int(np.count_nonzero(gone))
         return rounded
 
     def _overflow(
@@ -144,7 +155,7 @@ class Versions:
         where = f" of {reader.op_type} {reader.name or reader.output[0]!r}" if reader else ""
         return RefusedError(
             f"weight {tensor.name!r}{where} does not fit {self.dtype}: {worst:.4g} is above "
-            f"{_largest(self.dtype):.4g}",
+            f"{self.largest:.4g}",
             "bfloat16 has the range of float32 (--to bf16)" if self.dtype == "float16"
             else "deploy it in float32",
         )  # fmt: skip
@@ -164,10 +175,37 @@ def elements(tensor: TensorProto) -> int:
     return int(np.prod(tensor.dims, dtype=np.int64))
 
 
+def _is_bound(reader: onnx.NodeProto | None, lost: np.ndarray) -> bool:
+    """Whether numbers beyond the narrow type's range mean "as far as it goes".
+
+    What no value exceeds is no bound; a mask's one huge number only has to win, or to lose.
+    """
+    if reader is None:
+        return False
+    if reader.op_type in ("Clip", "Where", "Pad"):
+        return True
+    return reader.op_type in _MASKING and bool((lost == lost[0]).all()) and _huge(lost[0])
+
+
+def _huge(number: float) -> bool:
+    return abs(float(number)) >= _HUGE
+
+
+def _is_epsilon(reader: onnx.NodeProto | None, array: np.ndarray) -> bool:
+    """Whether a small number only keeps a sum away from zero."""
+    return reader is not None and reader.op_type in _GUARDS and array.size == 1
+
+
 def _largest(dtype: str) -> float:
     import ml_dtypes
 
     return float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+
+
+def _smallest(dtype: str) -> float:
+    import ml_dtypes
+
+    return float(ml_dtypes.finfo(dtype).smallest_subnormal)  # type: ignore[no-untyped-call]
 
 
 def label(kind: int) -> str:

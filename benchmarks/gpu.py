@@ -117,7 +117,7 @@ class Job:
 
         import bnpass
         from benchmarks.gpu_job.network import GoogLeNet
-        from bnpass.training.norms import batch_norms
+        from bnpass.nn.norms import batch_norms
 
         torch.manual_seed(0)
         plain = GoogLeNet(self.settings.divisor).to(self.device)
@@ -149,7 +149,7 @@ class Job:
         """Measure the population statistics, fold, and compare the two networks in torch."""
         import bnpass
         from benchmarks.gpu_job.training import accuracy, exact_float32, inference
-        from bnpass.training.norms import batch_norms
+        from bnpass.nn.norms import batch_norms
 
         s, net = self.settings, self.nets["BN inserted"]
         begin = time.perf_counter()

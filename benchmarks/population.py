@@ -31,9 +31,9 @@ from torch import nn  # noqa: E402
 import bnpass  # noqa: E402
 from bnpass.data import Data  # noqa: E402
 from bnpass.files import atomic_write, load_model  # noqa: E402
+from bnpass.nn.norms import batch_norms  # noqa: E402
 from bnpass.pipeline.datasets import open_for  # noqa: E402
 from bnpass.training import TrainConfig, calibrate, evaluate, initialize, train  # noqa: E402
-from bnpass.training.norms import batch_norms  # noqa: E402
 
 SIZES = (2, 4, 8, 20, 60, 200, 1000)
 METHODS = ("pooled", "paper", "ema")

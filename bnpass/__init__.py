@@ -43,6 +43,8 @@ _HOME = {
     "BnpassError": "bnpass.errors",
 }
 
+_PARTS = ("data", "statistics", "training")  # packages of their own that people use, too
+
 __all__ = [
     "BnpassError",
     "calibrate",
@@ -62,6 +64,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a public name from where it lives, the first time that it is used."""
     home = _HOME.get(name)
+    if name in _PARTS:
+        return importlib.import_module(f"bnpass.{name}")
     if home is None:
         raise AttributeError(f"module 'bnpass' has no attribute {name!r}")
     value = getattr(importlib.import_module(home), name)
@@ -70,4 +74,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return sorted([*__all__, *_PARTS, "__version__"])

@@ -182,7 +182,7 @@ def insert(
 
 def _moments(data: Any) -> Measure:
     def measure(model: onnx.ModelProto, sites: Sequence[Site]) -> Any:
-        from bnpass.runtime.statistics import batch_moments
+        from bnpass.statistics.onnx_engine import batch_moments
 
         return batch_moments(model, [(site.value, site.axis) for site in sites], data)
 
@@ -341,17 +341,17 @@ def calibrate(
         output: ONNX only: write the result there.
         force: replace an existing ``output``.
         options: ``method`` (``pooled``, ``paper``, ``ema``), ``batch_size``, ``seed``; see
-            :func:`bnpass.training.statistics.calibrate` and
-            :func:`bnpass.runtime.statistics.calibrate_onnx`.
+            :func:`bnpass.statistics.torch_engine.calibrate` and
+            :func:`bnpass.statistics.onnx_engine.calibrate_onnx`.
 
     Returns:
         A ModelProto, or the path written, or the module.
     """
     if is_module(model):
-        from bnpass.training.statistics import calibrate as calibrate_module
+        from bnpass.statistics.torch_engine import calibrate as calibrate_module
 
         return calibrate_module(model, data, **options)
-    from bnpass.runtime.statistics import calibrate_onnx
+    from bnpass.statistics.onnx_engine import calibrate_onnx
 
     _check_output(model, output, force)
     return _written(calibrate_onnx(model, data, **options), model, output, force)

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     from bnpass.files import check_output, load_model, save_model
     from bnpass.pipeline.datasets import open_for, record_recipe, record_statistics
     from bnpass.pipeline.summary import count_norms
-    from bnpass.runtime.statistics import calibrate_onnx
+    from bnpass.statistics.onnx_engine import calibrate_onnx
 
     if not args.output:
         raise UsageError("no output given", "add -o FILE.onnx")

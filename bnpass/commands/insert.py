@@ -158,7 +158,7 @@ def _moments(model: onnx.ModelProto, args: argparse.Namespace) -> Measure | None
     if args.init != "calibrated" or not args.data:
         return None
     from bnpass.pipeline.datasets import open_for
-    from bnpass.runtime.statistics import batch_moments
+    from bnpass.statistics.onnx_engine import batch_moments
 
     data = open_for(model, args.data, labels=False)
     return lambda ready, sites: batch_moments(

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from bnpass.data.trees import is_array
+
 
 class LabelRuns:
     """Notices labels that come sorted: class after class, or one class a batch."""
@@ -17,9 +19,9 @@ class LabelRuns:
 
     def see(self, labels: Any) -> None:
         """Take in the labels of a batch; anything but one whole number a sample is left alone."""
-        if labels is None:
+        if not is_array(labels) or "float" in str(labels.dtype):  # numpy has no bfloat16
             return
-        found = np.asarray(labels)
+        found = np.asarray(labels.detach().cpu() if hasattr(labels, "detach") else labels)
         if found.ndim != 1 or found.dtype.kind not in "iu" or not len(found):
             return
         self.changes += int(np.count_nonzero(np.diff(found))) + (int(found[0]) != self.last)

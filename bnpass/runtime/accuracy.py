@@ -22,8 +22,8 @@ from bnpass.runtime.cases import Case, RandomPlan, given
 from bnpass.runtime.compare import compare, jsonable
 from bnpass.runtime.engines import Engine, Float64Engine, Loaded, onnx_engine
 from bnpass.runtime.mapping import candidate_feeds, pair_outputs
-from bnpass.runtime.statistics import batch_moments
 from bnpass.runtime.tolerance import Tolerance
+from bnpass.statistics.onnx_engine import batch_moments
 
 ROUNDING = 6e-7
 """Relative error of a normalised float32 value by its |mean| / sigma, folded or not (measured)."""
@@ -169,7 +169,7 @@ def conditioning(
 
     Args:
         model: path or ModelProto.
-        data: batches, as in :func:`bnpass.runtime.statistics.batch_moments`.
+        data: batches, as in :func:`bnpass.statistics.onnx_engine.batch_moments`.
     """
     layers = _layers(Loaded.of(model).proto)
     if not layers:

@@ -167,8 +167,8 @@ class Writer:
 
     def _evaluate(self, name: str) -> Array:
         """Compute a constant with onnxruntime, in a model of just the nodes that it takes."""
-        from bnpass.runtime.moments import prune
         from bnpass.runtime.session import run, session
+        from bnpass.statistics.nodes import prune
 
         shell = onnx.ModelProto(ir_version=max(self.model.ir_version, 4))
         shell.opset_import.extend(self.model.opset_import)

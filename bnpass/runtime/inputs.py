@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import onnx
 
+from bnpass.data.protocol import Slot, Takes, unlabelled
 from bnpass.errors import InputError
 from bnpass.onnx_model.signature import Dim, Port, dtype_of, inputs_of, is_float
 from bnpass.runtime.ranges import Range, ranges
+
+log = logging.getLogger("bnpass.runtime")
 
 Feeds = dict[str, np.ndarray[Any, Any]]
 """Arrays by input name."""
@@ -172,40 +176,33 @@ def _floats(
     return values.astype(dtype)
 
 
+def takes_of(ports: list[Port]) -> Takes:
+    """What a model takes, for :mod:`bnpass.data.protocol`."""
+    return Takes(tuple(Slot(p.name, kind=f"{dtype_of(p.kind)}{_text(p.shape)}") for p in ports))
+
+
 def feeds_of(batch: Any, ports: list[Port]) -> Feeds:
     """Turn a batch as callers have it into arrays by input name.
 
     Args:
-        batch: an array for the only (or first) input; a tuple or list with one array an input,
-            further entries (labels) are left alone; or a mapping by input name.
+        batch: inputs, or (inputs, targets), see :func:`bnpass.data.protocol.unlabelled`.
         ports: the model's inputs.
 
     Raises:
-        InputError: a name that is no input, a missing input, a shape that does not fit.
+        InputError: an input is missing, there is one too many, or a shape does not fit.
     """
-    named = _named(batch, ports)
-    names = [p.name for p in ports]
-    if extra := [n for n in named if n not in names]:
-        raise InputError(f"the data names {extra[0]!r}, no input of the model", _are(names))
-    if missing := [n for n in names if n not in named]:
-        raise InputError(f"the data has nothing for input {missing[0]!r}", _are(names))
-    return {p.name: _fitted(named[p.name], p) for p in ports}
+    takes = takes_of(ports)
+    named = unlabelled(batch, takes)[0].by_name(takes)
+    return {p.name: fitted(named[p.name], p) for p in ports}
 
 
-def _are(names: Iterable[str]) -> str:
-    return "its inputs are " + ", ".join(names)
+def fitted(array: Any, port: Port) -> np.ndarray[Any, Any]:
+    """An array as an input takes it: contiguous and of its type; a cast is said, once a type.
 
-
-def _named(batch: Any, ports: list[Port]) -> dict[str, Any]:
-    if isinstance(batch, Mapping):
-        return dict(batch)
-    if isinstance(batch, tuple | list):
-        return dict(zip([p.name for p in ports], batch, strict=False))
-    return {ports[0].name: batch} if ports else {}
-
-
-def _fitted(array: Any, port: Port) -> np.ndarray[Any, Any]:
-    found = np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
+    Raises:
+        InputError: the shape does not fit, or numbers would be lost.
+    """
+    found = plain(array)
     wanted = dtype_of(port.kind)
     fits = port.shape is None or (
         len(port.shape) == found.ndim
@@ -216,13 +213,28 @@ def _fitted(array: Any, port: Port) -> np.ndarray[Any, Any]:
             f"input {port.name!r} wants shape {_text(port.shape)}, the data has {found.shape}",
             "reshape the data, one array a batch",
         )
-    if is_float(wanted) != is_float(found.dtype):
+    if is_float(found.dtype) and not is_float(wanted) and wanted.kind != "c":
         raise InputError(f"input {port.name!r} wants {wanted}, not {found.dtype}", "cast the data")
+    if found.dtype != wanted:
+        _say_cast(port.name, str(found.dtype), str(wanted))
     return np.ascontiguousarray(found.astype(wanted, copy=False))
 
 
+def plain(array: Any) -> np.ndarray[Any, Any]:
+    """An array or a tensor, wherever it is, as numpy's."""
+    if not hasattr(array, "detach"):
+        return np.asarray(array)
+    held = array.detach().cpu()
+    return np.asarray(held.float() if "bfloat16" in str(held.dtype) else held)
+
+
+@lru_cache(maxsize=256)  # once a process, not once a batch
+def _say_cast(name: str, have: str, wanted: str) -> None:
+    log.info("input %r: %s is cast to %s", name, have, wanted)
+
+
 def _text(shape: tuple[Dim, ...] | None) -> str:
-    return "(" + ", ".join("?" if d is None else str(d) for d in shape or ()) + ")"
+    return "[" + ",".join("?" if d is None else str(d) for d in shape or ()) + "]"
 
 
 def split_batch(batch: Any, ports: list[Port]) -> list[Any]:
@@ -232,12 +244,13 @@ def split_batch(batch: Any, ports: list[Port]) -> list[Any]:
         batch: as in :func:`feeds_of`.
         ports: the model's inputs.
     """
-    named = _named(batch, ports)
+    takes = takes_of(ports)
+    named = unlabelled(batch, takes)[0].by_name(takes)
     fixed = {p.shape[0] for p in ports if p.shape and isinstance(p.shape[0], int)}
     counts = {len(v) for v in named.values() if np.ndim(v)}
     if len(fixed) != 1 or len(counts) != 1:
-        return [batch]
+        return [named]
     size, count = fixed.pop(), counts.pop()
     if not isinstance(size, int) or count == size or count % size:
-        return [batch]
+        return [named]
     return [{n: v[i : i + size] for n, v in named.items()} for i in range(0, count, size)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bnpass.nn.norms import freeze
+from bnpass.statistics.torch_engine import calibrate
 from bnpass.training.checkpoints import Checkpoint, load_checkpoint, restore
 from bnpass.training.config import TrainConfig, paper_recipe
 from bnpass.training.evaluate import Score, evaluate
@@ -9,9 +11,7 @@ from bnpass.training.history import History, Row
 from bnpass.training.initialize import initialize
 from bnpass.training.loop import Progress, train
 from bnpass.training.lr_range import LrRange, lr_range_test
-from bnpass.training.norms import freeze
 from bnpass.training.outputs import logits_module, value_module
-from bnpass.training.statistics import calibrate
 
 __all__ = [
     "Checkpoint",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from bnpass.errors import MissingDependencyError, UsageError
-from bnpass.training import distributed
+from bnpass.nn import distributed
 
 
 def pick_device(name: str) -> torch.device:

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from bnpass.data.dataset import Data
-from bnpass.training import distributed
+from bnpass.nn import distributed
 from bnpass.training.devices import autocast, pick_device
 from bnpass.training.feed import to_tensors
 from bnpass.training.losses import Objective, objective

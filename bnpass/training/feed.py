@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from bnpass.data.dataset import Data, epoch_order
-from bnpass.training import distributed
+from bnpass.nn import distributed
 from bnpass.training.config import TrainConfig, steps_per_epoch
 
 Tensor = torch.Tensor

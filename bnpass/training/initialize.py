@@ -10,7 +10,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from bnpass.errors import UsageError, close_matches
-from bnpass.training.norms import batch_norms
+from bnpass.nn.norms import batch_norms
 
 SCHEMES = ("glorot", "glorot_normal", "gaussian")
 _WITH_BIAS = {F.linear, torch.conv1d, torch.conv2d, torch.conv3d, F.conv1d, F.conv2d, F.conv3d,

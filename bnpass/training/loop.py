@@ -17,7 +17,7 @@ from torch import fx
 from bnpass.data.dataset import Data
 from bnpass.errors import InputError
 from bnpass.files import make_folder
-from bnpass.training import distributed
+from bnpass.nn import distributed
 from bnpass.training.checkpoints import (
     Checkpoint,
     load_checkpoint,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from bnpass.data.callables import load_callable
 from bnpass.data.labels import check_labels
 from bnpass.errors import InputError
-from bnpass.training import distributed
+from bnpass.nn import distributed
 from bnpass.training.outputs import first_output, split_ending
 
 Tensor = torch.Tensor

@@ -12,13 +12,8 @@ from torch import fx, nn
 
 from bnpass.data.dataset import Data
 from bnpass.errors import InputError, UsageError
-from bnpass.training import distributed
-from bnpass.training.config import TrainConfig
-from bnpass.training.devices import autocast, pick_device
-from bnpass.training.evaluate import Score, score
-from bnpass.training.feed import Feed, to_tensors
-from bnpass.training.losses import Objective, objective
-from bnpass.training.norms import (
+from bnpass.nn import distributed
+from bnpass.nn.norms import (
     across_processes,
     batch_norms,
     by_ghost_batches,
@@ -27,8 +22,13 @@ from bnpass.training.norms import (
     normalising_with,
     statistics_kept,
 )
+from bnpass.statistics.torch_engine import NotFiniteError, calibrate
+from bnpass.training.config import TrainConfig
+from bnpass.training.devices import autocast, pick_device
+from bnpass.training.evaluate import Score, score
+from bnpass.training.feed import Feed, to_tensors
+from bnpass.training.losses import Objective, objective
 from bnpass.training.optimizers import make_optimizer
-from bnpass.training.statistics import NotFiniteError, calibrate
 from bnpass.training.watch import Watch
 
 _STATISTICS_SAMPLES = 1000

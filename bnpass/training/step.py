@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from bnpass.training import distributed
+from bnpass.nn import distributed
 from bnpass.training.devices import autocast, seed_step, step_generator
 from bnpass.training.feed import Pair, augment
 from bnpass.training.losses import Tally

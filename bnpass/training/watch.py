@@ -8,8 +8,8 @@ import torch
 from torch import fx, nn
 
 from bnpass.errors import UsageError
+from bnpass.nn.norms import Tensor, batch_norms, by_batch, normalising_with
 from bnpass.training.evaluate import in_eval_mode
-from bnpass.training.norms import Tensor, batch_norms, by_batch, normalising_with
 from bnpass.training.outputs import value_module
 
 POINTS = (0.15, 0.50, 0.85)

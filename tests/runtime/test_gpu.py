@@ -10,8 +10,8 @@ from bnpass.runtime.bench import bench
 from bnpass.runtime.determinism import determinism
 from bnpass.runtime.environment import environment
 from bnpass.runtime.session import run, session
-from bnpass.runtime.statistics import calibrate_onnx
 from bnpass.runtime.verify import verify
+from bnpass.statistics.onnx_engine import calibrate_onnx
 from tests.runtime.conftest import array, edit
 
 NAME = "CUDAExecutionProvider"

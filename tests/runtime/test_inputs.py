@@ -127,10 +127,9 @@ def test_feeds_of_arrays_tuples_and_mappings():
     for batch in ((x, i), [x, i, "label"], {"x": x, "i": i}):
         feeds = feeds_of(batch, ports)
         assert feeds["x"].dtype == np.float32 and feeds["i"].dtype == np.int64
-    with pytest.raises(InputError, match="nothing for input 'i'"):
+    with pytest.raises(InputError, match="no array for input 'i'"):
         feeds_of(x, ports)
-    with pytest.raises(InputError, match="no input"):
-        feeds_of({"x": x, "i": i, "z": x}, ports)
+    assert list(feeds_of({"x": x, "i": i, "label": x}, ports)) == ["x", "i"]
     with pytest.raises(InputError, match="wants shape"):
         feeds_of((np.ones((3, 4)), i), ports)
     with pytest.raises(InputError, match="wants int64"):

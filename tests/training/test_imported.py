@@ -12,6 +12,7 @@ import torch
 from onnx import numpy_helper
 
 from bnpass.importer import to_torch, write_back
+from bnpass.nn.norms import batch_norms
 from bnpass.training import (
     TrainConfig,
     calibrate,
@@ -21,7 +22,6 @@ from bnpass.training import (
     train,
     value_module,
 )
-from bnpass.training.norms import batch_norms
 from tests.training.nets import blobs
 
 CONFIG = TrainConfig(lr=0.3, batch_size=40, steps=60, device="cpu")

@@ -12,8 +12,8 @@ from torch import nn
 
 from bnpass.data import InputSpec, from_arrays
 from bnpass.errors import InputError, MissingDependencyError, UsageError
+from bnpass.nn.norms import batch_norms
 from bnpass.training import TrainConfig, calibrate, evaluate, freeze, load_checkpoint, train
-from bnpass.training.norms import batch_norms
 from tests.training.nets import blobs, convnet, images, mlp
 
 QUICK = TrainConfig(lr=0.3, batch_size=40, steps=60, device="cpu")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from bnpass.training import TrainConfig, calibrate, distributed, train
+from bnpass.nn import distributed
+from bnpass.training import TrainConfig, calibrate, train
 from tests.training.nets import blobs, convnet, images, mlp
 
 ONE_STEP = TrainConfig(lr=1.0, momentum=0.0, schedule="constant", steps=1, batch_size=44,

@@ -34,7 +34,8 @@ from bnpass.passes.insert import _Inserter
 from bnpass.passes.nonlinear import Nonlinearity, reaches_output
 from bnpass.passes.select import selector
 from bnpass.passes.sites import InsertPlan, Policy, Site, Skip
-from bnpass.training.moments import Moments
+from bnpass.statistics.moments import Moments
+from bnpass.statistics.torch_engine import moments_of
 
 _KINDS: dict[type[nn.Module], str] = {nn.RNN: "RNN", nn.LSTM: "LSTM", nn.GRU: "GRU"}
 _FUNCTIONS = {
@@ -179,7 +180,7 @@ class Placed:
         moments = {site.value: Moments() for site, _ in self.norms}
 
         def watch(seen: Moments) -> Any:
-            return lambda _, inputs: seen.add(_enough(inputs[0]))
+            return lambda _, inputs: seen.add(moments_of(inputs[0]))
 
         with ExitStack() as stack:
             for site, norm in self.norms:
@@ -198,19 +199,10 @@ class Placed:
             start(module, norm)
 
 
-def _enough(x: torch.Tensor) -> torch.Tensor:
-    if x.numel() <= x.shape[1]:
-        raise InputError(
-            "a single value per channel has no variance",
-            "population statistics need 2 time steps or more in a batch",
-        )
-    return x
-
-
 def _measured(site: Site, seen: Moments) -> tuple[np.ndarray, np.ndarray]:
-    if not seen.batches:
+    if not seen.seen:
         raise InputError(f"no data has reached {site.nonlinearities[0]!r}", "check the data")
-    mean, var = (np.asarray(v) for v in seen.result("pooled"))
+    mean, var = seen.pooled
     if not (np.isfinite(mean).all() and np.isfinite(var).all()):
         raise InputError(f"the statistics of {site.value!r} are not finite", "check the data")
     return mean + site.constant, var

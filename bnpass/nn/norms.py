@@ -30,18 +30,33 @@ def _is_norm(module: nn.Module) -> bool:
     return held and (isinstance(module, _BatchNorm) or "InstanceNorm" not in type(module).__name__)
 
 
+def plain_forward(norm: nn.Module) -> bool:
+    """Whether a norm computes what torch's own does, and nothing else."""
+    forward = type(norm).forward
+    return forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward) or (
+        type(norm).__module__ == "bnpass.importer.modules")
+
+
 def freeze(module: nn.Module) -> nn.Module:
     """Keep every BN of a network as it is: statistics, gamma and beta (for fine-tuning).
 
-    :func:`bnpass.training.train` and :func:`bnpass.training.statistics.calibrate` leave a frozen BN
-    alone. Returns the module.
+    A frozen BN stays in eval mode whatever ``module.train()`` says.
+
+    :func:`bnpass.training.train` and :func:`bnpass.training.calibrate` leave a frozen BN alone.
+    Returns the module.
     """
     for norm in batch_norms(module).values():
+        if not getattr(norm, _FROZEN, False):
+            norm.register_forward_pre_hook(_stay_frozen)
         setattr(norm, _FROZEN, True)
         norm.eval()
         for parameter in norm.parameters(recurse=False):
             parameter.requires_grad = False
     return module
+
+
+def _stay_frozen(norm: nn.Module, _inputs: Any) -> None:
+    norm.training = False
 
 
 def frozen(module: nn.Module) -> set[str]:

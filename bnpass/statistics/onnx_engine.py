@@ -14,18 +14,27 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from bnpass.data.protocol import Call
 from bnpass.errors import InputError, UsageError, close_matches
 from bnpass.onnx_model.attributes import attribute, node_name, opset_of
-from bnpass.onnx_model.signature import inferred, inputs_of
-from bnpass.runtime.batches import affordable, batches_of, checked, regroup, regular
+from bnpass.onnx_model.signature import Port, inferred, inputs_of, is_float
 from bnpass.runtime.batchnorm import MEAN, VAR, Statistics, Writer, batch_norms
-from bnpass.runtime.cautions import Cautions
-from bnpass.runtime.inputs import Feeds, free_batch_of, split_batch
-from bnpass.runtime.moments import Batch, BatchMoments, Builder, Pooled, add_moments, prune
+from bnpass.runtime.inputs import (
+    Feeds,
+    batch_symbol,
+    fitted,
+    free_batch_of,
+    plain,
+    split_batch,
+    takes_of,
+)
 from bnpass.runtime.session import run, session
+from bnpass.statistics.cautions import warn
+from bnpass.statistics.moments import BatchMoments, Moments, check_method
+from bnpass.statistics.nodes import Builder, MomentNodes, add_moments, prune
+from bnpass.statistics.source import Source, items
 
 Array = np.ndarray[Any, Any]
-METHODS = ("pooled", "paper", "ema")
 _LARGE = 1000  # nodes
 
 
@@ -44,20 +53,14 @@ def calibrate_onnx(
     """Give every BatchNormalization of the main graph the statistics of the data.
 
     One pass with all chosen BNs on the statistics of the batch at hand, as in training, Dropout
-    off; then for each BN, over every element that it saw:
-
-    - ``pooled``: mean of all, and the law of total variance: the biased batch variances averaged
-      by their counts plus the variance of the batch means.
-    - ``paper``: Algorithm 2 literally: E[mean_B], m / (m - 1) * E[var_B]. Meant for
-      ``batch_size`` = the training's; behind another BN it over-corrects.
-    - ``ema``: exponential averages with the node's momentum from the stored statistics on, with the
-      unbiased variance, as torch keeps them.
+    off; then for each BN what :mod:`bnpass.statistics.moments` says of the method.
 
     Args:
         model: a path or a ModelProto (left as it is); a fixed batch is made free for the pass.
-        data: batches: arrays, tuples (inputs first, labels are left alone) or mappings by name.
-            Labels that come sorted are warned about where the data cannot be shuffled as a whole.
-        method: see above.
+        data: batches of inputs, or of (inputs, targets): arrays, tuples, mappings by input name
+            (see :mod:`bnpass.data.protocol`). Samples that come sorted are warned about where the
+            data cannot be shuffled as a whole.
+        method: ``pooled``, ``paper`` or ``ema``, which takes the batches as they come.
         batch_size: most samples in a statistics batch (fewer where memory is short).
         seed: of the shuffle.
         provider: ``"cpu"`` or ``"cuda"``.
@@ -73,9 +76,7 @@ def calibrate_onnx(
         UsageError: an unknown method, a batch size below 1, or a pattern that matches nothing.
         MissingDependencyError: onnxruntime or the provider is missing.
     """
-    if method not in METHODS:
-        hint = close_matches(method, METHODS) or "choose " + ", ".join(METHODS)
-        raise UsageError(f"unknown method {method!r}", hint)
+    check_method(method)
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, not {batch_size}")
     copy = _own_copy(model)
@@ -83,25 +84,85 @@ def calibrate_onnx(
     if not nodes:
         return copy
     free = _free(copy)
-    moments = _on_batch_statistics(free, {n.output[0] for n in nodes})
-    size = affordable(free, batch_size)
+    added = _on_batch_statistics(free, {n.output[0] for n in nodes})
     ports = inputs_of(free)
-    cautions = Cautions(ports, mixed=regular(ports))
-    given = checked(cautions.watch(batches_of(data, size)), ports)
-    feeds = regroup(given, size, ports=ports, seed=seed)
-    pools = {name: _Method(method) for name in moments}
-    labels = {node.output[0]: node_name(node) for node in nodes}
-    for batch in _run_all(free, moments, feeds, provider, progress):
-        cautions.saw({labels[name]: found.count for name, found in batch.items()})
-        for name, found in batch.items():
-            pools[name].add(found)
-    cautions.warn(method)
-    writer = Writer(copy)
-    for node in nodes:
-        start = Statistics(writer.read(node, MEAN), writer.read(node, VAR))
-        momentum = attribute(node, "momentum", 0.9)
-        writer.write(node, pools[node.output[0]].result(node_name(node), momentum, start))
+    source = _source(data, ports, seed)
+    batches = source.batches(affordable(free, batch_size), in_order=method == "ema")
+    found = {name: Moments(keep=method != "pooled") for name in added}
+    for batch in _run_all(free, added, _feeds(batches, ports), provider, progress):
+        for name, seen in batch.items():
+            found[name].add(seen)
+    warn({node_name(node): found[node.output[0]] for node in nodes}, method, source)
+    _write(copy, nodes, found, method)
     return copy
+
+
+def _write(
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], found: dict[str, Moments], method: str
+) -> None:
+    writer = Writer(model)
+    for node in nodes:
+        start = (writer.read(node, MEAN), writer.read(node, VAR))
+        momentum = 1 - attribute(node, "momentum", 0.9)  # ONNX counts what stays, torch what comes
+        mean, var = found[node.output[0]].result(method, node_name(node), momentum=momentum,
+                                                 start=start)
+        writer.write(node, Statistics(mean, var))
+
+
+def _source(data: Iterable[Any], ports: list[Port], seed: int | None, **options: Any) -> Source:
+    return Source(data, takes_of(ports), seed, check=_refuse_nan(ports), **options,
+                  regular=regular(ports))
+
+
+def _refuse_nan(ports: list[Port]) -> Callable[[int, Call], None]:
+    takes = takes_of(ports)
+
+    def check(number: int, call: Call) -> None:
+        for name, array in call.by_name(takes).items():
+            if not _finite(plain(array)):
+                raise InputError(f"batch {number} of the data has NaN or Inf in {name!r}",
+                                 "clean the data")
+
+    return check
+
+
+def _finite(array: Array) -> bool:
+    if not is_float(array.dtype) or not array.ndim:
+        return True
+    known = array.dtype.kind == "f"  # ml_dtypes' types have no isfinite in every version
+    pieces = (array[i : i + 4096] for i in range(0, len(array), 4096))
+    return all(np.isfinite(p if known else p.astype(np.float32)).all() for p in pieces)
+
+
+def _feeds(batches: Iterable[Call], ports: list[Port]) -> Iterator[Feeds]:
+    takes, by_name = takes_of(ports), {port.name: port for port in ports}
+    for call in batches:
+        yield {name: fitted(array, by_name[name]) for name, array in call.by_name(takes).items()}
+
+
+def regular(ports: list[Port]) -> bool:
+    """Whether every input has the batch on its axis 0, so that samples can be regrouped."""
+    symbol = batch_symbol(ports)
+    return all(
+        p.shape is None or (len(p.shape) > 0 and p.shape[0] in (symbol, None)) for p in ports
+    )
+
+
+def affordable(model: onnx.ModelProto, wanted: int) -> int:
+    """Return ``wanted``, or fewer samples where their activations would not fit into memory.
+
+    A rough bound: eight times the largest activation a sample, in half of the free memory.
+    """
+    constants = {t.name for t in model.graph.initializer}
+    largest = 1
+    for port in inferred(model).values():
+        if port.shape and port.name not in constants:
+            largest = max(largest, int(np.prod([d for d in port.shape[1:] if isinstance(d, int)])))
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return wanted
+    return max(1, min(wanted, free // 2 // (8 * 4 * largest)))
 
 
 def batch_moments(
@@ -129,17 +190,16 @@ def batch_moments(
     """
     copy = _own_copy(model)
     ports = inputs_of(copy)
-    parts = (p for b in batches_of(data, batch_size) for p in split_batch(b, ports))
-    feeds = checked(parts, ports)
-    if free_batch_of(ports):
-        size = affordable(copy, batch_size)
-        feeds = regroup(feeds, size, ports=ports, seed=None, budget=2**28)
-    moments = _measured(copy, values)
-    pools = {name: Pooled() for name in moments}
-    for batch in _run_all(copy, moments, feeds, provider, None):
-        for name, found in batch.items():
-            pools[name].add(found)
-    return {name: pool.result() for name, pool in pools.items()}
+    free = free_batch_of(ports)
+    given = data if free else (part for batch in items(data) for part in split_batch(batch, ports))
+    source = _source(given, ports, None, budget=2**28)
+    batches = source.batches(affordable(copy, batch_size) if free else 1 << 40, in_order=not free)
+    added = _measured(copy, values)
+    found = {name: Moments() for name in added}
+    for batch in _run_all(copy, added, _feeds(batches, ports), provider, None):
+        for name, seen in batch.items():
+            found[name].add(seen)
+    return {name: moments.pooled for name, moments in found.items()}
 
 
 def _own_copy(model: str | os.PathLike[str] | onnx.ModelProto) -> onnx.ModelProto:
@@ -162,7 +222,7 @@ def _free(model: onnx.ModelProto) -> onnx.ModelProto:
     return _own_copy(model)
 
 
-def _on_batch_statistics(model: onnx.ModelProto, wanted: set[str]) -> dict[str, BatchMoments]:
+def _on_batch_statistics(model: onnx.ModelProto, wanted: set[str]) -> dict[str, MomentNodes]:
     """Put, in place, the chosen BNs on batch statistics; their moments become the outputs.
 
     Returns the moments by the BN's output name.
@@ -170,7 +230,7 @@ def _on_batch_statistics(model: onnx.ModelProto, wanted: set[str]) -> dict[str, 
     kinds = {name: port.kind for name, port in inferred(model).items()}
     build = Builder(model)
     nodes: list[onnx.NodeProto] = []
-    moments: dict[str, BatchMoments] = {}
+    moments: dict[str, MomentNodes] = {}
     for node in model.graph.node:
         if node.output and node.output[0] in wanted and node.op_type == "BatchNormalization":
             build.nodes = []
@@ -185,7 +245,7 @@ def _on_batch_statistics(model: onnx.ModelProto, wanted: set[str]) -> dict[str, 
     return moments
 
 
-def _fetch_only(model: onnx.ModelProto, moments: dict[str, BatchMoments]) -> None:
+def _fetch_only(model: onnx.ModelProto, moments: dict[str, MomentNodes]) -> None:
     del model.graph.output[:]
     names = [name for m in moments.values() for name in m.outputs]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
@@ -197,7 +257,7 @@ def _dropout_off(node: onnx.NodeProto, opset: int) -> None:
         del node.input[2:]  # training_mode; absent means inference
 
 
-def _on_batch(build: Builder, node: onnx.NodeProto, kinds: dict[str, int]) -> BatchMoments:
+def _on_batch(build: Builder, node: onnx.NodeProto, kinds: dict[str, int]) -> MomentNodes:
     """Add the moments of a BN's input, and what normalises with them, under the BN's output."""
     kind = kinds.get(node.input[0]) or TensorProto.FLOAT
     found = add_moments(build, node.input[0], 1, kind)
@@ -208,7 +268,7 @@ def _on_batch(build: Builder, node: onnx.NodeProto, kinds: dict[str, int]) -> Ba
     return found
 
 
-def _normalise(build: Builder, node: onnx.NodeProto, found: BatchMoments) -> None:
+def _normalise(build: Builder, node: onnx.NodeProto, found: MomentNodes) -> None:
     """Case 1, float32 and float64: a BN in inference mode that is fed the batch's moments."""
     flat = build.constant([-1])
     mean, var = (
@@ -223,7 +283,7 @@ def _normalise(build: Builder, node: onnx.NodeProto, found: BatchMoments) -> Non
     build.nodes.append(copy)
 
 
-def _normalise_wide(build: Builder, node: onnx.NodeProto, found: BatchMoments, kind: int) -> None:
+def _normalise_wide(build: Builder, node: onnx.NodeProto, found: MomentNodes, kind: int) -> None:
     """Case 2, fp16 and bf16: spelt out in float32, where the variance cannot overflow."""
     column, double = build.constant([1, -1, 1]), TensorProto.DOUBLE
     epsilon = build.constant(attribute(node, "epsilon", 1e-5), np.float64)
@@ -236,12 +296,12 @@ def _normalise_wide(build: Builder, node: onnx.NodeProto, found: BatchMoments, k
     build.add("Cast", shaped, to=kind, output=node.output[0])
 
 
-def _measured(model: onnx.ModelProto, values: Sequence[tuple[str, int]]) -> dict[str, BatchMoments]:
+def _measured(model: onnx.ModelProto, values: Sequence[tuple[str, int]]) -> dict[str, MomentNodes]:
     """Add, in place, the moments of values as the model's only outputs."""
     known = {o for n in model.graph.node for o in n.output} | {p.name for p in inputs_of(model)}
     kinds = inferred(model)
     build = Builder(model)
-    moments: dict[str, BatchMoments] = {}
+    moments: dict[str, MomentNodes] = {}
     for name, axis in values:
         if name not in known:
             hint = close_matches(name, known) or "values inside If, Loop and Scan cannot be read"
@@ -260,62 +320,28 @@ def _measured(model: onnx.ModelProto, values: Sequence[tuple[str, int]]) -> dict
 
 def _run_all(
     model: onnx.ModelProto,
-    moments: dict[str, BatchMoments],
+    moments: dict[str, MomentNodes],
     feeds: Iterable[Feeds],
     provider: str,
     progress: Callable[[int], None] | None,
-) -> Iterator[dict[str, Batch]]:
+) -> Iterator[dict[str, BatchMoments]]:
     # onnxruntime's optimizer takes quadratic time: on large graphs it costs more than it saves.
     built = session(model, provider, optimize=len(model.graph.node) < _LARGE)
     used = {i.name for i in built.get_inputs()}
     names = [name for m in moments.values() for name in m.outputs]
-    for batch in feeds:
+    for number, batch in enumerate(feeds):
         found = run(built, names, {n: a for n, a in batch.items() if n in used})
+        samples = len(next(iter(batch.values())))
         yield {
-            name: Batch.of(*found[3 * index : 3 * index + 3]) for index, name in enumerate(moments)
+            name: _moments(found[3 * index : 3 * index + 3], number, samples)
+            for index, name in enumerate(moments)
         }
         if progress is not None:
-            progress(len(next(iter(batch.values()))))
+            progress(samples)
 
 
-class _Method:
-    """One BN's statistics over the batches, by one of the METHODS."""
-
-    def __init__(self, method: str) -> None:
-        self.method = method
-        self.pooled = Pooled()
-        self.batches: list[Batch] = []
-
-    def add(self, batch: Batch) -> None:
-        """Take in a batch."""
-        if self.method == "pooled":
-            self.pooled.add(batch)
-        else:
-            self.batches.append(batch)
-
-    def result(self, name: str, momentum: float, start: Statistics) -> Statistics:
-        """Return the statistics; ``start`` is where an exponential average begins."""
-        smallest = min((b.count for b in self.batches), default=self.pooled.count)
-        if smallest < 2 and (self.batches or self.pooled.count):
-            raise InputError(
-                f"a batch gives {name!r} one element a channel, which has no variance",
-                "use larger batches",
-            )
-        if self.method == "paper" and self.batches:
-            weights = np.array([b.count for b in self.batches], np.float64)
-            return Statistics(
-                np.average([b.mean for b in self.batches], axis=0, weights=weights),
-                np.average([_unbiased(b) for b in self.batches], axis=0, weights=weights),
-            )
-        if self.method == "ema" and self.batches:
-            mean, var = start.mean.astype(np.float64), start.var.astype(np.float64)
-            for batch in self.batches:
-                mean = momentum * mean + (1 - momentum) * batch.mean
-                var = momentum * var + (1 - momentum) * _unbiased(batch)
-            return Statistics(mean, var)
-        return Statistics(*self.pooled.result())
-
-
-def _unbiased(batch: Batch) -> Array:
-    scaled: Array = batch.var * (batch.count / (batch.count - 1))
-    return scaled
+def _moments(found: Sequence[Array], number: int, samples: int) -> BatchMoments:
+    """What the nodes of :func:`bnpass.statistics.nodes.add_moments` gave."""
+    mean, var, size = found
+    return BatchMoments(mean.reshape(-1).astype(np.float64), var.reshape(-1).astype(np.float64),
+                        int(size[0] * size[2]), number, samples)

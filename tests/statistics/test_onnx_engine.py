@@ -9,11 +9,9 @@ import pytest
 from onnx import numpy_helper
 
 from bnpass.errors import InputError, UnsupportedError, UsageError
-from bnpass.onnx_model.signature import inputs_of
-from bnpass.runtime.batches import regroup
-from bnpass.runtime.cautions import Cautions
 from bnpass.runtime.session import run, session
-from bnpass.runtime.statistics import batch_moments, calibrate_onnx
+from bnpass.statistics.onnx_engine import batch_moments, calibrate_onnx
+from bnpass.statistics.source import Source
 from tests.runtime.conftest import array, text
 
 
@@ -367,35 +365,11 @@ def test_batch_moments_of_unknown_values(mlp):
         batch_moments(mlp, [("h", 1), ("h", 0)], [np.ones((2, 6), np.float32)])
 
 
-class TestRegroup:
-    PORTS = inputs_of(text(" g (float[N, 1] x) => (float[N, 1] y) { y = Neg(x) }"))
-
-    def sizes(self, counts, size, **options):
-        feeds = [{"x": np.full((n, 1), n, np.float32)} for n in counts]
-        return [len(b["x"]) for b in regroup(feeds, size, ports=self.PORTS, **options)]
-
-    def test_remainder_is_spread(self):
-        assert self.sizes([32] * 63, 1000) == [672, 672, 672]
-        assert self.sizes([10], 1000) == [10]
-        assert self.sizes([2000], 1000) == [1000, 1000]
-
-    def test_streaming_keeps_every_sample(self):
-        sizes = self.sizes([32] * 100, 100, budget=100)
-        assert sum(sizes) == 3200 and max(sizes) == 100 and min(sizes) > 50
-
-    def test_every_sample_once_and_shuffled(self):
-        x = np.arange(100, dtype=np.float32)[:, None]
-        got = np.concatenate([b["x"] for b in regroup([{"x": x}], 30, ports=self.PORTS)])[:, 0]
-        assert sorted(got) == list(range(100)) and list(got) != list(range(100))
-        kept = [b["x"] for b in regroup([{"x": x}], 30, ports=self.PORTS, seed=None)]
-        assert np.concatenate(kept)[:, 0].tolist() == list(range(100))
-
-
 def test_no_torch_is_imported(tmp_path, convnet):
     path = tmp_path / "net.onnx"
     onnx.save(convnet, path)
     code = (
-        "import sys, numpy as np; from bnpass.runtime.statistics import *;"
+        "import sys, numpy as np; from bnpass.statistics.onnx_engine import *;"
         f"x = np.ones((9, 3, 8, 8), np.float32); calibrate_onnx({str(path)!r}, [x]);"
         f"batch_moments({str(path)!r}, [('c1', 1)], [x]);"
         "from bnpass.runtime.verify import verify;"
@@ -427,7 +401,7 @@ def test_warnings(convnet, images, caplog, monkeypatch):
     batches = [(images[i : i + 100], y[i : i + 100]) for i in range(0, 300, 100)]
     calibrate_onnx(convnet, batches)
     assert not caplog.records
-    monkeypatch.setitem(Cautions.__init__.__kwdefaults__, "budget", 1000)
+    monkeypatch.setitem(Source.__init__.__kwdefaults__, "budget", 1000)
     calibrate_onnx(convnet, batches)
     assert "labels come sorted" in caplog.text
     caplog.clear()

@@ -1,4 +1,4 @@
-"""Means and variances of values: as nodes added to a model, and pooled over batches in float64."""
+"""Means and variances of values as nodes that are added to a model."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from bnpass.errors import InputError
 from bnpass.onnx_model.attributes import opset_of
 from bnpass.onnx_model.scopes import captured_by
-
-Array = np.ndarray[Any, Any]
 
 
 class Builder:
@@ -74,7 +71,7 @@ class Builder:
 
 
 @dataclass(frozen=True)
-class BatchMoments:
+class MomentNodes:
     """Names of what :func:`add_moments` adds.
 
     Attributes:
@@ -97,7 +94,7 @@ class BatchMoments:
         return self.mean, self.var, self.size
 
 
-def add_moments(build: Builder, value: str, axis: int, kind: int) -> BatchMoments:
+def add_moments(build: Builder, value: str, axis: int, kind: int) -> MomentNodes:
     """Add nodes that compute a value's mean and biased variance along every axis but one.
 
     Two passes (first the mean, then the squares of what is left), inner axes in the value's width
@@ -115,7 +112,7 @@ def add_moments(build: Builder, value: str, axis: int, kind: int) -> BatchMoment
     mean = _mean(build, grouped)
     centred = build.add("Sub", grouped, build.cast(mean, wide))
     var = _mean(build, build.add("Mul", centred, centred))
-    return BatchMoments(mean, var, build.add("Shape", grouped), centred, wide)
+    return MomentNodes(mean, var, build.add("Shape", grouped), centred, wide)
 
 
 def _mean(build: Builder, grouped: str) -> str:
@@ -129,52 +126,6 @@ def _grouped(build: Builder, value: str, axis: int) -> str:
     channels = build.add("Gather", build.add("Shape", value), build.constant([axis]), axis=0)
     shape = build.add("Concat", build.constant([0]), channels, build.constant([-1]), axis=0)
     return build.add("Reshape", build.add("Flatten", value, axis=axis), shape)
-
-
-@dataclass
-class Batch:
-    """One batch's moments of one value: per-channel arrays (C,) and elements a channel."""
-
-    mean: Array
-    var: Array
-    count: int
-
-    @classmethod
-    def of(cls, mean: Array, var: Array, size: Array) -> Batch:
-        """Build from what the nodes of :func:`add_moments` return."""
-        return cls(mean.reshape(-1), var.reshape(-1), int(size[0] * size[2]))
-
-
-class Pooled:
-    """Exact mean and biased variance over all batches: the law of total variance, in float64."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._mean: Array | None = None
-        self._squares: Array | None = None
-
-    def add(self, batch: Batch) -> None:
-        """Merge a batch (Chan, Golub and LeVeque's update, which does not cancel)."""
-        if self._mean is None or self._squares is None:
-            self.count = batch.count
-            self._mean, self._squares = batch.mean.copy(), batch.var * batch.count
-            return
-        total = self.count + batch.count
-        gap = batch.mean - self._mean
-        self._mean = self._mean + gap * (batch.count / total)
-        between = gap**2 * (self.count * batch.count / total)
-        self._squares = self._squares + batch.var * batch.count + between
-        self.count = total
-
-    def result(self) -> tuple[Array, Array]:
-        """Return mean and biased variance, (C,) float64 each.
-
-        Raises:
-            InputError: there was no data.
-        """
-        if self._mean is None or self._squares is None or not self.count:
-            raise InputError("the data holds no batch", "give at least one")
-        return self._mean, self._squares / self.count
 
 
 def prune(model: onnx.ModelProto) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 
 import numpy as np
 import pytest
@@ -11,9 +10,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bnpass.data import from_arrays
 from bnpass.errors import InputError, UsageError
+from bnpass.nn.norms import batch_norms
+from bnpass.statistics.source import Source
 from bnpass.training import calibrate, freeze
-from bnpass.training.grouping import Source
-from bnpass.training.norms import batch_norms
 from tests.training.nets import blobs, convnet, images, mlp
 
 
@@ -77,23 +76,22 @@ def test_paper_averages_the_unbiased_batch_variances() -> None:
     gm = mlp()
     x = torch.from_numpy(blobs(60).take(np.arange(60))[0])
     with torch.no_grad():
-        seen = gm.get_submodule("0")(x).double().reshape(3, 20, 16)
+        order = torch.from_numpy(np.random.default_rng(0).permutation(60))
+        seen = gm.get_submodule("0")(x[order]).double().reshape(3, 20, 16)
     calibrate(gm, [x], method="paper", batch_size=20)
     torch.testing.assert_close(gm.get_submodule("1").running_var.double(), seen.var(1).mean(0),
                                rtol=1e-5, atol=0)
 
 
-def test_ema_is_torchs_moving_average() -> None:
-    gm = mlp()
+def test_ema_is_what_training_mode_would_leave_behind() -> None:
     x = torch.from_numpy(blobs(60).take(np.arange(60))[0])
-    with torch.no_grad():
-        first, *others = gm.get_submodule("0")(x).double().reshape(3, 20, 16)
-    mean, var = first.mean(0), first.var(0)
-    for part in others:
-        mean, var = 0.9 * mean + 0.1 * part.mean(0), 0.9 * var + 0.1 * part.var(0)
-    calibrate(gm, [x], method="ema", batch_size=20)
-    torch.testing.assert_close(gm.get_submodule("1").running_mean.double(), mean)
-    torch.testing.assert_close(gm.get_submodule("1").running_var.double(), var)
+    gm, trained = mlp(), mlp().train()
+    calibrate(gm, list(x.split(20)), method="ema")
+    for part in x.split(20):
+        trained(part)
+    for name, norm in batch_norms(gm).items():
+        torch.testing.assert_close(norm.running_mean, trained.get_submodule(name).running_mean)
+        torch.testing.assert_close(norm.running_var, trained.get_submodule(name).running_var)
 
 
 def test_every_kind_of_source_gives_the_same() -> None:
@@ -172,14 +170,6 @@ def test_other_ranks_and_kinds(make) -> None:
                                x.var((0, 2, 3, 4), correction=0))
 
 
-def test_remainder_is_spread_over_the_batches() -> None:
-    sizes = [len(b) for (b,) in Source(torch.zeros(2100, 1)).batches(1000)]
-    assert sizes == [700, 700, 700]
-    stream = [torch.zeros(n, 1) for n in (7, 900, 400, 793)]
-    sizes = [len(b) for (b,) in Source(stream).batches(1000)]
-    assert sizes == [1000, 550, 550]
-
-
 def test_memory_budget_makes_batches_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     gm = convnet()
@@ -202,18 +192,24 @@ def test_network_with_two_inputs(traced: bool) -> None:
     a, b = torch.randn(2, 50, 2, generator=torch.Generator().manual_seed(0))
     calibrate(gm, [(a, b, torch.zeros(50))])
     torch.testing.assert_close(gm.bn.running_mean, (a - b).mean(0))
-    with pytest.raises(InputError, match="a network with 2 inputs"):
+    with pytest.raises(InputError, match="no array for input 'b'"):
         calibrate(gm, [a])
 
 
-def test_sorted_labels_are_warned_about(caplog: pytest.LogCaptureFixture) -> None:
-    x = torch.randn(200, 12)
-    shuffled = torch.randint(0, 4, (200,), generator=torch.Generator().manual_seed(0))
-    with caplog.at_level(logging.WARNING, "bnpass"):
-        calibrate(mlp(), DataLoader(TensorDataset(x, shuffled), 20))
-        assert "sorted" not in caplog.text
-        calibrate(mlp(), DataLoader(TensorDataset(x, shuffled.sort().values), 20))
+def test_what_cannot_be_shuffled_and_comes_sorted_is_warned_about(caplog, monkeypatch) -> None:
+    x = torch.randn(240, 12, generator=torch.Generator().manual_seed(0))
+    x = x + 3 * torch.arange(4).repeat_interleave(60)[:, None]
+    labels = torch.arange(4).repeat_interleave(60)
+    order = torch.randperm(240, generator=torch.Generator().manual_seed(0))
+    calibrate(mlp(), DataLoader(TensorDataset(x, labels), 60))
+    assert "sorted" not in caplog.text  # all of it fits into memory, and is shuffled
+    monkeypatch.setitem(Source.__init__.__kwdefaults__, "budget", 100)
+    calibrate(mlp(), list(x[order].split(60)), batch_size=60)
+    assert "sorted" not in caplog.text
+    calibrate(mlp(), DataLoader(TensorDataset(x, labels), 15), batch_size=15)
     assert "labels come sorted" in caplog.text
+    calibrate(mlp(), list(x.split(15)), batch_size=15)
+    assert "the samples come sorted" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bfloat16])
@@ -249,3 +245,81 @@ def test_without_norms_nothing_is_done() -> None:
     gm = mlp(norm=False)
     assert calibrate(gm, from_arrays(np.zeros((3, 12), np.float32))) is gm
     assert not gm.training
+
+
+class Doubled(nn.BatchNorm1d):
+    """A norm with a forward of its own."""
+
+    def forward(self, x):
+        return 2 * torch.relu(super().forward(x))
+
+
+def test_a_subclass_with_its_own_forward_computes_it_meanwhile() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(Doubled(5), nn.BatchNorm1d(5)).double()
+    x = 3 * torch.randn(300, 5, dtype=torch.float64) + 1
+    calibrate(net, x)
+    assert not net[0].training and int(net[0].num_batches_tracked) == 0
+    torch.testing.assert_close(net[0].running_mean, x.mean(0))
+    torch.testing.assert_close(net[0].running_var, x.var(0, correction=0))
+    behind = 2 * torch.relu((x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt())
+    torch.testing.assert_close(net[1].running_mean, behind.mean(0))
+
+
+def test_all_norms_get_statistics_or_none_does() -> None:
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3), nn.BatchNorm1d(3)).half()
+    with torch.no_grad():
+        net[1].weight.mul_(3e3)
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(InputError, match="of 2 are not finite in float16"):
+        calibrate(net, torch.randn(400, 3, generator=torch.Generator().manual_seed(0)))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("given", [np.float64, np.float32, np.uint8, np.int32])
+def test_numbers_are_cast_to_the_networks_type(given) -> None:
+    x = np.random.default_rng(0).integers(0, 9, (300, 12)).astype(given)
+    want = calibrate(mlp(), x.astype(np.float32)).state_dict()
+    for name, value in calibrate(mlp(), x).state_dict().items():
+        torch.testing.assert_close(value, want[name])
+    for name, value in calibrate(mlp().double(), x).state_dict().items():
+        torch.testing.assert_close(value, want[name], check_dtype=False, rtol=1e-4, atol=1e-5)
+
+
+def test_integers_stay_what_they_are_where_the_network_looks_them_up() -> None:
+    net = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 5), nn.BatchNorm1d(5))
+    assert calibrate(net, np.random.default_rng(0).integers(0, 9, (60, 3))) is net
+
+
+def test_mappings_and_nested_batches_are_bound_by_name() -> None:
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn = nn.BatchNorm1d(2)
+
+        def forward(self, a, *, pair):
+            return self.bn(a + pair[0] * pair[1])
+
+    a, b, c = torch.randn(3, 80, 2, generator=torch.Generator().manual_seed(0))
+    batches = [{"labels": torch.zeros(40), "pair": (b[i:i + 40], c[i:i + 40]), "a": a[i:i + 40]}
+               for i in (0, 40)]
+    net = calibrate(Net(), batches)
+    torch.testing.assert_close(net.bn.running_mean, (a + b * c).mean(0))
+    with pytest.raises(InputError, match="no array for input 'pair'"):
+        calibrate(Net(), [{"a": a}])
+
+
+def test_frozen_norms_stay_so_in_training_mode() -> None:
+    gm = freeze(mlp()).train()
+    before = [b.clone() for norm in batch_norms(gm).values() for b in norm.buffers()]
+    gm(5 * torch.randn(50, 12))
+    copied = copy.deepcopy(gm).train()
+    copied(5 * torch.randn(50, 12))
+    for net in (gm, copied):
+        after = [b for norm in batch_norms(net).values() for b in norm.buffers()]
+        assert all(map(torch.equal, before, after))
+
+
+def test_without_a_norm_that_is_said(caplog) -> None:
+    calibrate(nn.Sequential(nn.Linear(4, 4)), torch.randn(9, 4))
+    assert "no BatchNorm" in caplog.text

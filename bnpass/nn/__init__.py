@@ -1,0 +1,1 @@
+"""What training and statistics both need of torch modules: norms, calls, processes."""

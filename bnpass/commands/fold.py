@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bnpass.commands import half, normalising, options
 from bnpass.commands.checking import check
 from bnpass.errors import UsageError
-from bnpass.files import check_output
+from bnpass.files import check_output, together
 from bnpass.report.plans import fold_table, refused_table, spared_summary, spared_table
 from bnpass.report.tables import size
 from bnpass.report.ui import Ui
@@ -83,15 +83,20 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         ui.say("nothing written (no -o, or --dry-run)")
     else:
         proof = None if args.no_verify else prove
-        if args.to:
-            done = half.fold_to(args, ui, path, wanted, proof, chosen)
-        elif chosen is not None:
-            done = _fold_normalised(args, path, wanted, proof, chosen)
-        else:
-            done = fold_file(Path(args.model), path, wanted, force=args.force, check=proof)
+        with together():
+            if args.to:
+                done = half.fold_to(args, ui, path, wanted, proof, chosen)
+            elif chosen is not None:
+                done = _fold_normalised(args, path, wanted, proof, chosen)
+            else:
+                done = fold_file(Path(args.model), path, wanted, force=args.force, check=proof)
+            if sidecar is not None:
+                _write_sidecar(args.model, path, sidecar)
         _show(done, args, chosen, ui)
         if sidecar is not None:
-            _write_sidecar(args.model, path, sidecar, ui)
+            ui.document["sidecar"] = sidecar
+            ui.say(f"wrote {sidecar} ({size(sidecar.stat().st_size)}): bnpass unfold {path} "
+                   f"{sidecar} undoes the fold")
         left = _count_left(done.model, ui)
         ui.document["output"] = path
         ui.say(f"wrote {path} ({size(path.stat().st_size)}), {left} BatchNorm left | next: bnpass "
@@ -144,15 +149,13 @@ def _wanted_sidecar(args: argparse.Namespace) -> Path | None:
     return check_output(args.sidecar, force=args.force, source=args.model)
 
 
-def _write_sidecar(model: str, folded: Path, sidecar: Path, ui: Ui) -> None:
+def _write_sidecar(model: str, folded: Path, sidecar: Path) -> None:
     from bnpass.files import atomic_write, load_model
     from bnpass.frontends.onnx.sidecar import make_sidecar
 
-    made = make_sidecar(load_model(model), load_model(folded))
-    atomic_write(sidecar, made.SerializeToString())
-    ui.document["sidecar"] = sidecar
-    ui.say(f"wrote {sidecar} ({size(sidecar.stat().st_size)}): bnpass unfold {folded} {sidecar} "
-           "undoes the fold")
+    with together() as group:  # the folded model has not its name yet
+        made = make_sidecar(load_model(model), load_model(group.path_of(folded)))
+    atomic_write(sidecar, made)
 
 
 def _count_left(model: onnx.ModelProto, ui: Ui) -> int:

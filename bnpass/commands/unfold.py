@@ -1,11 +1,13 @@
 """Undo a fold exactly: the original model again, to the byte.
 
-It needs the sidecar that 'bnpass fold --sidecar FILE' wrote beside the folded model.
+It needs the sidecar that 'bnpass fold --sidecar FILE' wrote beside the folded model. Hashes in it
+prove that both files are as they were written, and that what comes out is the original.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from bnpass.commands import options
 from bnpass.errors import UsageError
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
-    from bnpass.files import check_output, load_model, parse_model, save_model
+    from bnpass.files import check_output, load_model, save_model
     from bnpass.frontends.onnx.sidecar import undo
     from bnpass.pipeline.summary import count_norms
 
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         raise UsageError("no output given", "add -o FILE.onnx")
     sources = (args.model, args.sidecar)
     path = check_output(args.output, force=args.force, source=sources)
-    original = undo(load_model(args.model), parse_model(args.sidecar))
+    original = undo(load_model(args.model), Path(args.sidecar))
     save_model(original, path, force=args.force, source=args.model)
     norms = count_norms(original)
     ui.document.update(ok=True, output=path, norms=norms)

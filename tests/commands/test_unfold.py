@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from pathlib import Path
 
+import onnx
 import pytest
 
 from tests.commands.helpers import Run, files
@@ -60,3 +63,64 @@ def test_an_existing_sidecar_is_kept_without_force(
     bnpass(*common, tmp_path / "folded.undo").assert_refused(2, "the output exists")
     assert not (tmp_path / "new.onnx").exists()
     bnpass(*common, tmp_path / "new.onnx").assert_refused(2, "output and sidecar are one file")
+
+
+def test_a_flipped_bit_is_found_wherever_it_is(
+    bnpass: Run, folded: Path, tmp_path: Path
+) -> None:
+    sidecar = tmp_path / "folded.undo"
+    whole = sidecar.read_bytes()
+    for place in (0, 5, len(whole) // 3, len(whole) // 2, len(whole) - 70, len(whole) - 1):
+        for bit in (1, 0x40):
+            damaged = bytearray(whole)
+            damaged[place] ^= bit
+            sidecar.write_bytes(damaged)
+            bnpass("unfold", folded, sidecar, "-o", tmp_path / "o.onnx").assert_refused(2, "undo")
+    assert not (tmp_path / "o.onnx").exists()
+    for part in (whole[:-1], whole[:-90], whole + b"\0", b""):
+        sidecar.write_bytes(part)
+        bnpass("unfold", folded, sidecar, "-o", tmp_path / "o.onnx").assert_refused(2, "undo")
+
+
+def test_a_changed_folded_model_is_refused(bnpass: Run, folded: Path, tmp_path: Path) -> None:
+    changed = onnx.load(folded)
+    changed.graph.initializer[0].raw_data = changed.graph.initializer[0].raw_data[::-1]
+    folded.write_bytes(changed.SerializeToString())
+    bnpass("unfold", folded, tmp_path / "folded.undo", "-o", tmp_path / "o.onnx").assert_refused(
+        2, "belongs to another model")
+
+
+def test_a_sidecar_that_agrees_with_itself_alone_is_refused(
+    bnpass: Run, folded: Path, tmp_path: Path
+) -> None:
+    """Whoever mends the checksum has not mended the original's hash."""
+    sidecar = tmp_path / "folded.undo"
+    lying = onnx.ModelProto.FromString(sidecar.read_bytes())
+    lying.graph.name = "another"
+    del lying.metadata_props[-1]
+    content = lying.SerializeToString()
+    note = onnx.ModelProto()
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+    note.metadata_props.add(key="bnpass.checksum", value=digest)
+    sidecar.write_bytes(content + note.SerializeToString())
+    bnpass("unfold", folded, sidecar, "-o", tmp_path / "o.onnx").assert_refused(
+        2, "does not give the original back")
+
+
+def test_model_and_sidecar_are_written_together_or_not_at_all(
+    bnpass: Run, normed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = ("-o", tmp_path / "f.onnx", "--sidecar", tmp_path / "f.undo")
+    assert bnpass("fold", normed, *pair).code == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    whole = Path.replace
+
+    def refuse(path: Path, target: Path) -> Path:
+        if target.name == "f.onnx":
+            raise OSError(28, "No space left on device")
+        return whole(path, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    bnpass("fold", normed, *pair, "--force", "--leftover", "affine", "--skip", "bn"
+           ).assert_refused(2, "cannot be written")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

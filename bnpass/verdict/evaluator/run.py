@@ -26,7 +26,7 @@ from bnpass.verdict.evaluator import (  # noqa: F401 - they fill the table
     resize,
     structure,
 )
-from bnpass.verdict.evaluator.call import TABLE, Array, Call, UnknownOperatorError
+from bnpass.verdict.evaluator.call import TABLE, Array, Call, Function, UnknownOperatorError
 
 Lookup = Callable[[str], Array]
 
@@ -44,6 +44,7 @@ def compute(
     lookup: Lookup,
     opset: int,
     functions: Mapping[tuple[str, str], onnx.FunctionProto] = {},
+    table: Mapping[str, Function] | None = None,
 ) -> list[Array | None]:
     """Compute a node's outputs.
 
@@ -52,20 +53,21 @@ def compute(
         lookup: the value of a name, those that nested bodies read included.
         opset: the version of ONNX's own operators.
         functions: the model's local functions by (domain, name).
+        table: other functions of operators than the usual ones.
 
     Raises:
         UnknownOperatorError: the operator is not known.
     """
     function = functions.get((node.domain, node.op_type))
     inputs = [wide(lookup(name)) if name else None for name in node.input]
-    if function is not None:
+    if function is not None and table is None:
         return _call_function(function, node, inputs, functions)
 
     def body(graph: onnx.GraphProto, given: Sequence[Array]) -> list[Array]:
         return _run_body(graph, given, lookup, opset, functions)
 
     kind = node.op_type if node.domain in ONNX_DOMAINS else f"{node.domain}::{node.op_type}"
-    made = TABLE.get(kind)
+    made = (TABLE if table is None else table).get(kind)
     if made is None:
         raise UnknownOperatorError(f"the evaluator does not know {kind} ({node_name(node)!r})")
     wanted = [bool(name) for name in node.output]

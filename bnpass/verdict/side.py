@@ -1,0 +1,170 @@
+"""One graph of one of the two models that a verdict compares: who makes what, and the constants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from bnpass.onnx_model import shapes
+from bnpass.onnx_model.attributes import is_onnx, node_name, opset_of
+from bnpass.onnx_model.scopes import Place, captured_by, placed_bodies
+from bnpass.onnx_model.storage import external
+
+Array = np.ndarray[Any, Any]
+
+_RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+                     "Multinomial", "Bernoulli"})  # fmt: skip
+
+
+@dataclass
+class Whole:
+    """A model, with the folder of its external data.
+
+    Attributes:
+        model: the proto; data that lies in other files is read when it is asked for.
+        folder: where those are; None for a model that holds all its data.
+    """
+
+    model: onnx.ModelProto
+    folder: Path | None = None
+    functions: dict[tuple[str, str], onnx.FunctionProto] = field(init=False)
+    opset: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """What every graph of the model shares."""
+        self.functions = {(f.domain, f.name): f for f in self.model.functions}
+        self.opset = opset_of(self.model)
+        self.types = shapes.LazyTypes(self.model)
+
+    @cached_property
+    def sides(self) -> dict[Place, Side]:
+        """Every graph by its place: the main one and all bodies inside of it."""
+        found: dict[Place, Side] = {}
+        self._collect(self.model.graph, (), None, found)
+        return found
+
+    def _collect(
+        self, graph: onnx.GraphProto, place: Place, outer: Side | None, found: dict[Place, Side]
+    ) -> None:
+        side = found[place] = Side(self, graph, place, outer)
+        for node in graph.node:
+            for at, body in placed_bodies(node, place):
+                self._collect(body, at, side, found)
+
+    def array(self, tensor: onnx.TensorProto) -> Array:
+        """A tensor's numbers; of external data a view of the file, read piece by piece."""
+        if not external.is_external(tensor):
+            return numpy_helper.to_array(tensor)
+        if self.folder is None:
+            raise ValueError(f"the folder of the external data of {tensor.name!r} is not known")
+        where = external.place(tensor, self.folder)
+        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        if not where.length:
+            return np.zeros(tuple(tensor.dims), kind)
+        return np.memmap(where.path, kind, "r", where.offset, tuple(tensor.dims))
+
+
+class Side:
+    """A graph: its nodes by what they make, and what is constant in it.
+
+    Attributes:
+        whole: the model.
+        graph: the main graph or a body.
+        place: where it is in the model.
+        outer: the graph around a body.
+    """
+
+    def __init__(
+        self, whole: Whole, graph: onnx.GraphProto, place: Place, outer: Side | None
+    ) -> None:
+        self.whole, self.graph, self.place, self.outer = whole, graph, place, outer
+        self.tensors = {t.name: t for t in graph.initializer}
+        self.inputs = [i.name for i in graph.input if i.name not in self.tensors]
+        self.outputs = [o.name for o in graph.output]
+        self.producers: dict[str, int] = {}
+        for index, node in enumerate(graph.node):
+            for name in node.output:
+                if name:
+                    self.producers[name] = index
+        self._own = set(self.inputs) | self.producers.keys() | self.tensors.keys()
+
+    @property
+    def path(self) -> str:
+        """The way to a body, as reports name it; empty for the main graph."""
+        return "".join(f"{first}/" for first, _, _ in self.place)
+
+    def reads(self, node: onnx.NodeProto) -> Iterator[str]:
+        """The names that a node reads, those inside its bodies included."""
+        yield from (name for name in node.input if name)
+        yield from sorted(captured_by(node))
+
+    @cached_property
+    def constants(self) -> set[str]:
+        """Values of the graph that are made of constants alone."""
+        found: set[str] = set()
+        for node in self.graph.node:
+            if node.op_type in _RANDOM and is_onnx(node):
+                continue
+            if all(name in found or self.is_tensor(name) for name in self.reads(node)):
+                found.update(filter(None, node.output))
+        return found
+
+    def is_tensor(self, name: str) -> bool:
+        """Whether a name is an initializer, of this graph or one around it."""
+        if name in self._own or self.outer is None:
+            return name in self.tensors
+        return self.outer.is_tensor(name)
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a value does not depend on any input."""
+        if name in self._own:
+            return name in self.tensors or name in self.constants
+        return self.outer is not None and self.outer.is_constant(name)
+
+    def tensor(self, name: str) -> onnx.TensorProto | None:
+        """The initializer of that name."""
+        if name in self._own or self.outer is None:
+            return self.tensors.get(name)
+        return self.outer.tensor(name)
+
+    def free(self, name: str) -> bool:
+        """Whether a value comes from outside of the graph: an input, or one of a graph around."""
+        return name not in self.producers and not self.is_constant(name)
+
+    def constant_node(self, name: str) -> onnx.NodeProto | None:
+        """The node of a graph around this one that makes a constant which is read here."""
+        if name in self._own or self.outer is None:
+            index = self.producers.get(name)
+            return None if index is None else self.graph.node[index]
+        return self.outer.constant_node(name)
+
+    def shape(self, name: str) -> tuple[int | str | None, ...] | None:
+        """A value's dimensions, as far as they are known; None where not even the rank is."""
+        kind = self.whole.types.at(self.place)().get(name)
+        if kind is None and name not in self._own and self.outer is not None:
+            return self.outer.shape(name)
+        if kind is None or not kind.HasField("shape"):
+            return None
+        return tuple(
+            (d.dim_value if d.dim_value > 0 else None) if d.HasField("dim_value")
+            else (d.dim_param or None)
+            for d in kind.shape.dim
+        )  # fmt: skip
+
+    def element(self, name: str) -> int:
+        """A value's ONNX element type; 0 where it is not known."""
+        kind = self.whole.types.at(self.place)().get(name)
+        if kind is None and name not in self._own and self.outer is not None:
+            return self.outer.element(name)
+        return 0 if kind is None else int(kind.elem_type)
+
+    def names(self, indices: list[int]) -> list[str]:
+        """The names of nodes, with the way to them."""
+        return [self.path + node_name(self.graph.node[i]) for i in indices]

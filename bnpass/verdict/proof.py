@@ -77,8 +77,9 @@ class Proof:
 
     @property
     def node(self) -> str:
-        """The node to name: the last of the result's, else of the original's."""
-        return (self.into or self.nodes or (self.value,))[-1]
+        """The node to name: the last that both have, else of the result's, else the original's."""
+        both = [name for name in self.into if name in self.nodes]
+        return (both or self.into or self.nodes or (self.value,))[-1]
 
 
 @dataclass
@@ -160,6 +161,7 @@ class _Prover:
     ) -> None:
         self.old, self.new, self.seed = old, new, seed
         self.places = set(places)
+        self.by_name = pairs is UNTOUCHED
         self.cutter = Cutter(old, new, pairs, self._same)
 
     def _same(self, one: onnx.NodeProto, other: onnx.NodeProto) -> bool:
@@ -177,9 +179,45 @@ class _Prover:
     def proofs(self) -> Iterable[Proof]:
         """One a region, and one for every output that is not there any more."""
         for value in self.cutter.missing_outputs():
-            yield Proof((), (), self.old.path + value, reason="nothing stands for this output")
+            yield Proof((), (), self.old.path + value, np.inf, np.inf)
+        wrong: dict[str, tuple[Region, Proof]] = {}
+        readers: dict[str, list[Region]] = {}
         for region in self.cutter.regions():
-            yield self.prove(region)
+            found = self.prove(region)
+            for pair in region.cut:
+                readers.setdefault(pair.old, []).append(region)
+            if found.passed:
+                yield found
+            else:
+                wrong[region.target.old] = region, found
+        while wrong:
+            region, found = wrong.pop(next(iter(wrong)))
+            yield from self._without(region, found, readers, wrong)
+
+    def _without(
+        self,
+        region: Region,
+        found: Proof,
+        readers: Mapping[str, list[Region]],
+        wrong: dict[str, tuple[Region, Proof]],
+    ) -> list[Proof]:
+        """What is left of a failure once its claim is taken back.
+
+        A claim may be wrong where the edit is right (a value that nobody said has changed): then
+        the regions behind it are right as soon as they reach through the value.
+        """
+        value = region.target.old
+        behind = [r for r in readers.get(value, ()) if r.target.old in self.cutter.found]
+        if not behind or value in self.old.outputs or value not in self.cutter.found:
+            return [found]
+        self.cutter.drop(value)
+        again = [self.prove(self.cutter.region(r.target)) for r in behind]
+        good = [p.passed or (self.by_name and bool(p.reason)) for p in again]
+        if not all(good):
+            return [found]
+        for r in behind:
+            wrong.pop(r.target.old, None)
+        return again
 
     def prove(self, region: Region) -> Proof:
         """Evaluate a region on both sides and compare."""

@@ -67,6 +67,11 @@ class Cutter:
     def _is_there(self, name: str) -> bool:
         return name in self.new.producers or name in self.new.inputs
 
+    def drop(self, value: str) -> None:
+        """Take a claim back: regions reach through that value from now on."""
+        pair = self.found.pop(value)
+        self.by_new[pair.new].remove(pair)
+
     def missing_outputs(self) -> list[str]:
         """Outputs of the old graph that the new one does not have as they were."""
         missing = []

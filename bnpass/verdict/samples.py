@@ -49,6 +49,7 @@ class Sizes:
             self._is_placed(name) for node in nodes for name in node.input
         )
         self.extent = _extent(old, nodes)
+        self.wanted = _wanted(old, nodes)
 
     def _is_placed(self, name: str) -> bool:
         """Whether a constant differs from place to place."""
@@ -62,7 +63,10 @@ class Sizes:
         known = self.old.shape(name)
         if known is None:
             return None
-        return tuple(self._size(axis, dim, len(known)) for axis, dim in enumerate(known))
+        wanted = {axis % len(known): n for axis, n in self.wanted.get(name, {}).items()}
+        return tuple(
+            wanted.get(axis) or self._size(axis, dim, len(known)) for axis, dim in enumerate(known)
+        )
 
     def _size(self, axis: int, dim: int | str | None, rank: int) -> int:
         if axis == 0 and rank > 1 and (self.local or not isinstance(dim, int)):
@@ -77,6 +81,28 @@ class Sizes:
 
     def _free(self) -> int:
         return max(_ANY, self.extent)
+
+
+def _wanted(old: Side, nodes: Sequence[onnx.NodeProto]) -> dict[str, dict[int, int]]:
+    """What constants say of the sizes of what is read beside them: value -> axis -> size."""
+    found: dict[str, dict[int, int]] = {}
+    for node in nodes:
+        if len(node.input) < 2:
+            continue
+        tensor, other = old.tensor(node.input[1]), old.tensor(node.input[0])
+        if tensor is not None and is_onnx(node, "Conv") and len(tensor.dims) > 1:
+            found.setdefault(node.input[0], {})[1] = tensor.dims[1] * attribute(node, "group", 1)
+        elif tensor is not None and is_onnx(node, "ConvTranspose", "BatchNormalization"):
+            found.setdefault(node.input[0], {})[1] = tensor.dims[0]
+        elif tensor is not None and is_onnx(node, "Gemm"):
+            axis = 0 if attribute(node, "transA", 0) else 1
+            size = tensor.dims[1 if attribute(node, "transB", 0) else 0]
+            found.setdefault(node.input[0], {})[axis] = size
+        elif tensor is not None and is_onnx(node, "MatMul") and len(tensor.dims) > 1:
+            found.setdefault(node.input[0], {})[-1] = tensor.dims[-2]
+        elif other is not None and is_onnx(node, "MatMul"):
+            found.setdefault(node.input[1], {})[-2] = other.dims[-1]
+    return found
 
 
 def _extent(old: Side, nodes: Sequence[onnx.NodeProto]) -> int:

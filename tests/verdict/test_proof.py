@@ -1,0 +1,184 @@
+"""Question 1: every edit on its own region. Wrong ones are caught by name, right ones pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from bnpass.frontends.onnx.folding import fold_model
+from bnpass.ir.affine import Map
+from bnpass.ir.correspondence import Correspondence, Correspondences
+from bnpass.verdict.proof import UNTOUCHED, prove
+from bnpass.verdict.side import Whole
+from tests.fuzz.wrong_folds import right, wrong
+from tests.runtime.conftest import text
+
+RNG = np.random.default_rng(3)
+
+
+def floats(*shape, low=-1.0, high=1.0):
+    return RNG.uniform(low, high, shape).astype(np.float32)
+
+
+def norm(n, prefix="n"):
+    arrays = {"g": floats(n), "b": floats(n), "m": floats(n), "v": floats(n, low=0.5, high=2)}
+    return {f"{prefix}_{k}": a for k, a in arrays.items()}
+
+
+def edited(model, name, change):
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    tensor = next(t for t in copy.graph.initializer if t.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor).copy()), name))
+    return copy
+
+
+def answer(old, new, pairs=None):
+    return prove(Whole(old), Whole(new), pairs or UNTOUCHED)
+
+
+@pytest.mark.parametrize("number", [*range(36), 100, 105, 110])
+def test_wrong_folds_are_caught_with_the_right_node(number):
+    found = wrong(number)
+    assert found.caught and found.named, (found.name, found.report.failures)
+
+
+@pytest.mark.parametrize("number", range(24))
+def test_right_folds_in_badly_conditioned_networks_pass(number):
+    found = right(number)
+    assert not found.caught and not found.report.open, (found.name, found.report.failures)
+    assert found.report.proven
+
+
+CONV = text(
+    """ g (float[N, 3, 6, 6] x) => (float[N, 4, 6, 6] y) {
+        a = Conv<pads = [1, 1, 1, 1]>(x, W, c)
+        n = BatchNormalization(a, n_g, n_b, n_m, n_v)
+        y = Relu(n)
+    }""",
+    W=floats(4, 3, 3, 3), c=floats(4), **norm(4),
+)  # fmt: skip
+
+
+def test_a_model_is_itself_without_any_work():
+    found = answer(CONV, CONV)
+    assert found.passed and found.proven == 0
+
+
+def test_a_claim_that_is_wrong_fails_and_never_helps():
+    """Correspondences are believed by nobody: a map that nothing computes is a failure."""
+    lie = Map.along(1, 4, np.full(4, 2.0), np.zeros(4))
+    pairs = Correspondences({"y": Correspondence("y", "y", lie, None)})
+    assert not answer(CONV, CONV, pairs).passed  # an output has to be the same numbers
+    # In the middle a wrong claim alone is no wrong edit: the region reaches through the value.
+    pairs = Correspondences({"a": Correspondence("a", "a", lie, None)})
+    assert answer(CONV, CONV, pairs).passed
+
+
+def test_a_right_fold_passes_without_any_claim():
+    """Names alone: the region then reaches from the layer through the Relu."""
+    folded = fold_model(CONV).model
+    found = answer(CONV, folded)
+    assert found.passed and found.proven
+    wrong_one = edited(folded, folded.graph.node[0].input[1], lambda w: w * np.float32(1.001))
+    assert not answer(CONV, wrong_one).passed
+
+
+def test_a_lost_output_and_a_lost_nonlinearity_are_failures():
+    other = onnx.ModelProto()
+    other.CopyFrom(CONV)
+    other.graph.node[-1].op_type = "Identity"
+    found = answer(CONV, other)
+    assert [p.value for p in found.failures] == ["y"]
+    two = text("g (float[2] x) => (float[2] a, float[2] b) { a = Neg(x) b = Abs(x) }")
+    swapped = text("g (float[2] x) => (float[2] a, float[2] b) { b = Neg(x) a = Abs(x) }")
+    assert {p.value for p in answer(two, swapped).failures} == {"a", "b"}
+
+
+def test_a_fold_inside_of_a_branch():
+    model = text(
+        """ g (float[N, 3, 6, 6] x, bool c) => (float[N, 4, 6, 6] y) {
+            y = If(c) <then_branch = t () => (float[N, 4, 6, 6] p) {
+                        a = Conv<pads = [1, 1, 1, 1]>(x, W)
+                        n = BatchNormalization(a, n_g, n_b, n_m, n_v)
+                        p = Relu(n) },
+                       else_branch = e () => (float[N, 4, 6, 6] q) {
+                        q = Conv<pads = [1, 1, 1, 1]>(x, W) }>
+        }""",
+        W=floats(4, 3, 3, 3), **norm(4),
+    )  # fmt: skip
+    folded = fold_model(model)
+    assert folded.plan.folded
+    found = answer(model, folded.model, folded.correspondences)
+    assert found.passed and found.proven
+    body = folded.model.graph.node[0].attribute[0].g
+    for tensor in [*folded.model.graph.initializer, *body.initializer]:
+        if list(tensor.dims) == [4, 3, 3, 3]:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 2, tensor.name))
+    found = answer(model, folded.model, folded.correspondences)
+    assert [p.node for p in found.failures] == ["y/a"] or not found.passed
+
+
+def test_every_row_of_a_table_is_tested():
+    model = text(
+        """ g (int64[N, 2] i) => (float[N, 2, 4] y) { e = Gather(T, i) y = Mul(e, s) }""",
+        T=floats(300, 4), s=np.array([2, 4, 8, 16], np.float32),
+    )  # fmt: skip
+    folded = text("g (int64[N, 2] i) => (float[N, 2, 4] y) { y = Gather(T, i) }")
+    table = numpy_helper.to_array(model.graph.initializer[0]) * np.array([2, 4, 8, 16], np.float32)
+    folded.graph.initializer.append(numpy_helper.from_array(table, "T"))
+    assert answer(model, folded).passed
+    table[299, 3] *= np.float32(1.001)
+    folded.graph.initializer[0].CopyFrom(numpy_helper.from_array(table, "T"))
+    assert not answer(model, folded).passed
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers(kind):
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+    body = f""" g (float[T, N, 3] x) => (float[T, 1, N, 5] y) {{
+        n = Mul(x, s)
+        y = {kind}<hidden_size = 5>(n, W, R)
+    }}"""
+    w, r, s = floats(1, gates * 5, 3), floats(1, gates * 5, 5), floats(3)
+    model = text(body, W=w, R=r, s=s)
+    folded = text(body.replace("n = Mul(x, s)", "").replace("(n, W", "(x, W"), W=w * s, R=r)
+    assert answer(model, folded).passed
+    off = w * s
+    off[0, 2, 1] *= np.float32(1.01)
+    other = text(body.replace("n = Mul(x, s)", "").replace("(n, W", "(x, W"), W=off, R=r)
+    found = answer(model, other)
+    assert not found.passed and found.failures[0].value == "y"
+
+
+def test_what_cannot_be_evaluated_is_named_and_left_open():
+    body = """ g (float[1, 1, 4, 4] x, float[1, 4, 4, 2] p) => (float[1, 1, 4, 4] y) {
+        n = Mul(x, s)
+        y = GridSample(n, p)
+    }"""
+    found = answer(text(body, s=floats(1)), text(body, s=floats(1)))
+    assert found.passed and not found.proven
+    assert [(p.value, "GridSample" in p.reason) for p in found.open] == [("y", True)]
+    # Where a plan says that n is the same numbers, it is that claim which is wrong.
+    found = answer(text(body, s=floats(1)), text(body, s=floats(1)), Correspondences())
+    assert [p.node for p in found.failures] == ["n"]
+
+
+def test_values_behind_nodes_that_are_gone():
+    """One value of the result stands for several of the original."""
+    model = text(
+        """ g (float[N, 3, 6, 6] x) => (float[N, 4, 6, 6] y, float[N, 4, 6, 6] z) {
+            a = Conv<pads = [1, 1, 1, 1]>(x, W)
+            i = Identity(a)
+            n = BatchNormalization(i, n_g, n_b, n_m, n_v)
+            j = Identity(n)
+            y = Relu(j)
+            z = Sigmoid(n)
+        }""",
+        W=floats(4, 3, 3, 3), **norm(4),
+    )  # fmt: skip
+    folded = fold_model(model)
+    found = answer(model, folded.model, folded.correspondences)
+    assert folded.plan.folded and found.passed and found.proven

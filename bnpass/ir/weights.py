@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from bnpass.ir.affine import Map
+from bnpass.ir.codes import Codes, mapped_codes, mapped_weight, rounded_codes
 from bnpass.ir.edits import Rewrite
 from bnpass.ir.graph import Constant, Op, stacked
 from bnpass.ir.scaled import LARGE, Scaled
 from bnpass.rules.base import RuleContext
 from bnpass.rules.contraction import aligned, contraction
+from bnpass.rules.quantised import quantizer, scale_axis
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 
@@ -285,7 +287,62 @@ def _shifted(rewrite: Rewrite, _: RuleContext) -> NewWeights:
     return NewWeights(add=after.shift if after is not None and after.has_shift else None)
 
 
+# --- quantised weights
+
+
+def _codes(op: Op, context: RuleContext) -> Codes:
+    """The weight that an operator dequantises, or quantises."""
+    source = op if op.kind == "QuantizeLinear" else quantizer(op, context)
+    held = context.constant(op.input(2))
+    weight = (source or op).inputs[0]
+    constant = context.constant(weight)
+    assert constant is not None
+    kind = constant.dtype if source is None else held.dtype if held is not None else "uint8"
+    rank = len(constant.shape)
+    axis = scale_axis(op, rank)
+    scale, zero = (_along(context.current(op, i), axis, rank) for i in (1, 2))
+    like = Codes(constant.float64(), scale, zero, np.dtype(kind), axis)
+    if source is None:
+        return like
+    return replace(like, codes=rounded_codes(like.codes, like, np.dtype(constant.dtype)))
+
+
+def _along(array: np.ndarray, axis: int, rank: int) -> np.ndarray:
+    """A number, or one for each entry along an axis, as an array of some rank."""
+    shape = [1] * rank
+    if array.size > 1:
+        shape[axis] = array.size
+    return array.reshape(shape)
+
+
+def _quantised(rewrite: Rewrite, context: RuleContext) -> NewWeights:
+    """Codes, scale and zero point; in front of a QuantizeLinear the weight instead of its codes."""
+    op, m = rewrite.op, rewrite.output_map
+    if m is None:
+        return NewWeights()
+    held = context.constant(op.inputs[1])
+    assert held is not None
+    narrow = np.dtype(held.dtype)
+    old = _codes(op, context)
+    new = mapped_codes(old, m.compact(), narrow)
+    constants = {1: _flat(new.scale, held.shape)}
+    if op.input(2) or new.zero.any():
+        constants[2] = _flat(np.broadcast_to(new.zero, new.scale.shape), held.shape)
+    if op.kind == "QuantizeLinear":
+        constants[0] = mapped_weight(_must(op, 0, context), new, m, narrow)
+    elif quantizer(op, context) is None:
+        constants[0] = new.codes
+    return NewWeights(constants, attrs={"axis": new.axis} if new.scale.size > 1 else {})
+
+
+def _flat(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """One number as it was stored, more of them as a vector."""
+    return array.reshape(shape if array.size == math.prod(shape) else -1)
+
+
 _REWRITERS = {
+    "DequantizeLinear": _quantised,
+    "QuantizeLinear": _quantised,
     "Mul": _shifted,
     "Conv": _conv,
     "ConvTranspose": _conv,

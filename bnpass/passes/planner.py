@@ -75,6 +75,10 @@ class Planner:
             counts[stack.pop()] = min(sum(counts.get(t, 0) for t in terms) or 1, _MANY)
         return counts[value]
 
+    def producer(self, value: str) -> Op | None:
+        """The operator that computes a value; None for inputs and constants."""
+        return self.graph.producer(value)
+
     def unread(self, value: str) -> bool:
         """Whether nothing reads a value."""
         return not self.graph.uses(value) and not self.graph.is_output(value)

@@ -71,7 +71,9 @@ class Propagation:
         for other, index, m in step.elsewhere:
             if not m.is_identity:
                 self.constants.append((other, index, m))
-                self.lost.update(other.outputs)
+        self.output_maps += [(other, m) for other, m in step.others if not m.is_identity]
+        self.asked.update((value, m) for value, m in step.inside.items() if m is not None)
+        self.lost.update(value for value, m in step.inside.items() if m is None)
         self.crossed.add(op.name)
         self.adds += step.adds
 

@@ -7,7 +7,7 @@ The rules of a family live in one file: ``elementwise``, ``structure`` (with ``r
 
 from __future__ import annotations
 
-from bnpass.rules import absorbers, elementwise, structure, windows
+from bnpass.rules import absorbers, elementwise, quantised, structure, windows
 from bnpass.rules.base import MapRefusedError, Rule, RuleContext, Step
 
 RULES: dict[str, Rule] = {
@@ -24,6 +24,14 @@ RULES: dict[str, Rule] = {
     "InstanceNormalization": absorbers.CHANNEL_NORM,
     "GroupNormalization": absorbers.CHANNEL_NORM,
     "LayerNormalization": absorbers.LAYER_NORM,
+    # quantised
+    "DequantizeLinear": quantised.DEQUANTIZE,
+    "QuantizeLinear": quantised.QUANTIZED,
+    "DynamicQuantizeLinear": quantised.QUANTIZED,
+    "MatMulInteger": quantised.QUANTIZED,
+    "ConvInteger": quantised.QUANTIZED,
+    "QLinearConv": quantised.QUANTIZED,
+    "QLinearMatMul": quantised.QUANTIZED,
     # elementwise
     "Add": elementwise.SUM,
     "Sub": elementwise.SUM,

@@ -11,6 +11,7 @@ import numpy as np
 
 from bnpass.ir.affine import Map
 from bnpass.ir.graph import Constant, Op
+from bnpass.rules import quantised
 from bnpass.rules.base import (
     MapRefusedError,
     Rule,
@@ -19,8 +20,9 @@ from bnpass.rules.base import (
     data_only,
     only,
     refuse_backward,
+    size,
 )
-from bnpass.rules.contraction import Contraction, contraction
+from bnpass.rules.contraction import Contraction, aligned, contraction
 from bnpass.rules.elementwise import FLOATS
 
 
@@ -29,7 +31,8 @@ def weight(op: Op, index: int, context: RuleContext) -> Constant:
     name = op.input(index)
     constant = context.constant(name)
     if constant is None:
-        raise MapRefusedError(f"its weight {name!r} is no constant", op)
+        why = "quantised" if quantised.is_weight(name, context) else "no constant"
+        raise MapRefusedError(f"its weight {name!r} is {why}", op)
     if constant.dtype not in FLOATS:
         raise MapRefusedError(f"its weight {name!r} is of type {constant.dtype}", op)
     return constant
@@ -45,8 +48,11 @@ def bias(op: Op, index: int, context: RuleContext) -> Constant | None:
 
 def _channels(op: Op, context: RuleContext, side: int) -> int:
     """Input (0) or output (1) channels: W is (out, in/group, ...), transposed (in, out/group)."""
-    shape = weight(op, 1, context).shape
-    group = int(op.attrs.get("group", 1))
+    name, group = op.inputs[1], int(op.attrs.get("group", 1))
+    if quantised.is_weight(name, context):
+        shape = tuple(size(d, op, "its weight") for d in context.shape(name))
+    else:
+        shape = weight(op, 1, context).shape
     if op.kind == "Conv":
         return shape[0] if side else shape[1] * group
     return shape[1] * group if side else shape[0]
@@ -60,9 +66,40 @@ def _vectors(op: Op, m: Map, axis: int, n: int) -> Map:
 
 def conv_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
     """W and the bias take a map in along the output channels."""
-    m = _vectors(op, only(asks), 1, _channels(op, context, 1))
+    n = _channels(op, context, 1)
+    m = _vectors(op, only(asks), 1, n)
+    if quantised.is_weight(op.inputs[1], context):
+        return [_conv_of_codes(op, m, n, context)]
     bias(op, 2, context)
     return [Step(output_map=m)]
+
+
+def _conv_of_codes(op: Op, m: Map, n: int, context: RuleContext) -> Step:
+    """The scale goes to what dequantises the weight, both to the bias."""
+    vectors = m.vectors(1, n)
+    assert vectors is not None
+    axis, scale = 0, vectors[0]
+    if op.kind == "ConvTranspose":
+        groups = scale.reshape(int(op.attrs.get("group", 1)), -1)
+        if (groups != groups[0]).any():
+            raise MapRefusedError("its quantised weight has no scale for each output channel", op)
+        axis, scale = 1, groups[0]
+    rank = context.rank(op.inputs[1])
+    asked = Map.along(axis, rank, scale, np.zeros(1))
+    return _with_bias(op, Step(asks={1: asked}), Map(*vectors), context)
+
+
+def _with_bias(op: Op, step: Step, m: Map, context: RuleContext) -> Step:
+    """A bias in input 2 takes a map in, whether it is quantised or not; a new one where it is not.
+
+    One that is quantised keeps its scale as large as the input's times the weight's.
+    """
+    if quantised.is_weight(op.input(2), context):
+        step.asks[2] = m
+    else:
+        bias(op, 2, context)
+        step.constants[2] = m
+    return step
 
 
 def conv_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:
@@ -122,6 +159,8 @@ def contraction_backward(op: Op, asks: Sequence[Map | None], context: RuleContex
     """A free axis of the constant operand takes the map in; one of the other passes a scale."""
     m = only(asks)
     c = contraction(op, context)
+    if quantised.is_weight(op.inputs[c.index], context):
+        return [_product_of_codes(op, c, m, context)]
     weight(op, c.index, context)
     if _split_letters(c, m, op):
         _gemm_bias(op, context)
@@ -129,6 +168,26 @@ def contraction_backward(op: Op, asks: Sequence[Map | None], context: RuleContex
     if m.has_shift or _adds(op, context):
         raise MapRefusedError("a shift does not pass along the rows of its other operand", op)
     return [Step(asks={1 - c.index: c.to_dynamic(m)})]
+
+
+def _product_of_codes(op: Op, c: Contraction, m: Map, context: RuleContext) -> Step:
+    """The scale goes to what dequantises the weight, the shift to C or to an Add behind."""
+    if not _split_letters(c, m, op):
+        raise MapRefusedError("the map varies along axes of its operand that is not quantised", op)
+    step = Step(asks={c.index: Map.identity(len(c.constant))})
+    scale = aligned(m.scale, c.output, c.constant)
+    step.asks[c.index] = Map(scale, np.zeros((1,) * scale.ndim))
+    if op.kind != "Gemm":
+        step.output_map = m.shift_only() if m.has_shift else None
+        step.adds = int(m.has_shift)
+        return step
+    beta = float(op.attrs.get("beta", 1.0))
+    if beta == 0:
+        raise MapRefusedError("its C is multiplied by 0", op)
+    n = size(context.shape(op.outputs[0])[-1], op, "its output")
+    vectors = m.vectors(m.rank - 1, n)
+    assert vectors is not None
+    return _with_bias(op, step, Map(vectors[0], vectors[1] / beta), context)
 
 
 def contraction_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[Step]:

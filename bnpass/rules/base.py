@@ -45,6 +45,9 @@ class RuleContext(Protocol):
     def paths(self, value: str) -> int:
         """In how many ways sums lead to a value: how often a shared term counts in it."""
 
+    def producer(self, value: str) -> Op | None:
+        """The operator that computes a value; None for inputs and constants."""
+
     def unread(self, value: str) -> bool:
         """Whether nothing reads a value."""
 
@@ -61,6 +64,8 @@ class Step:
         constants: maps for single constant inputs, by index.
         adds: operators that this step costs (the Add behind a MatMul).
         elsewhere: maps for constant inputs of other operators: (operator, input index, map).
+        others: maps on the outputs of other operators, which their weights take in.
+        inside: the map that values between those operators carry then; None: other numbers.
     """
 
     asks: dict[int, Map] = field(default_factory=dict)
@@ -70,6 +75,8 @@ class Step:
     constants: dict[int, Map] = field(default_factory=dict)
     adds: int = 0
     elsewhere: list[tuple[Op, int, Map]] = field(default_factory=list)
+    others: list[tuple[Op, Map]] = field(default_factory=list)
+    inside: dict[str, Map | None] = field(default_factory=dict)
 
 
 Backward = Callable[[Op, Sequence[Map | None], RuleContext], list[Step]]

@@ -9,6 +9,7 @@ import numpy as np
 from bnpass.ir.affine import Map
 from bnpass.ir.graph import Op
 from bnpass.rules.base import MapRefusedError, RuleContext
+from bnpass.rules.quantised import is_weight
 
 _BATCH = "abcdefgh"
 _NO_LETTER = 0x100  # added to a letter: no equation has what comes out
@@ -50,6 +51,8 @@ def aligned(a: np.ndarray, source: str, target: str) -> np.ndarray:
 def contraction(op: Op, context: RuleContext) -> Contraction:
     """The letters of a Gemm, MatMul or Einsum with exactly one constant operand."""
     fixed = [i for i in (0, 1) if context.constant(op.input(i)) is not None]
+    if not fixed and op.kind != "Einsum":
+        fixed = [i for i in (0, 1) if is_weight(op.input(i), context)]
     if len(op.inputs) < 2 or len(fixed) != 1 or (op.kind == "Einsum" and len(op.inputs) != 2):
         raise MapRefusedError("it has no constant operand", op)
     if op.kind == "Einsum":

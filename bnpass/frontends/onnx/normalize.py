@@ -158,7 +158,16 @@ def _group_norm(
     attrs["per_group"] = context.opset < 21
 
 
+def _scales(
+    node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context
+) -> None:
+    """Opset 13 brought the axis, and with it a scale for each entry along it."""
+    attrs["one_scale"] = context.opset < 13
+
+
 _NORMALIZERS: dict[str, _Normalizer] = {
+    "QuantizeLinear": _scales,
+    "DequantizeLinear": _scales,
     "Conv": _pads,
     "ConvTranspose": _pads,
     "AveragePool": _pads,

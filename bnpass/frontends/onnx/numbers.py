@@ -122,7 +122,7 @@ class Calculation:
     ) -> list[NewOperator]:
         """Constants (n, *shape) of n operators, in the type of the first one's old constant."""
         old = scope.graph.constant(ops[0].input(index))
-        dtype = old.dtype if old is not None else _weight_dtype(scope, ops[0])
+        dtype = old.dtype if old is not None else _weight_dtype(scope, ops[0], index)
         made = []
         whole = self._judged([op.name for op in ops], arrays, dtype)
         for op, array in zip(ops, whole, strict=True):
@@ -172,11 +172,12 @@ class Calculation:
 
     def _judged(self, names: Sequence[str], arrays: np.ndarray, dtype: str) -> np.ndarray:
         """Arrays (n, *shape) in a type; the operators whose own does not hold them are noted."""
-        with np.errstate(over="ignore"):
-            rounded: np.ndarray = arrays.astype(np_dtype(dtype), order="C")
-        if not all_finite(rounded):
-            pairs = zip(names, rounded, strict=True)
-            self.overflowed.update(name for name, array in pairs if not all_finite(array))
+        kind = np_dtype(dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            rounded: np.ndarray = arrays.astype(kind, order="C")
+        if not _holds(kind, arrays, rounded):
+            pairs = zip(names, arrays, rounded, strict=True)
+            self.overflowed.update(name for name, *pair in pairs if not _holds(kind, *pair))
         return rounded
 
     # --- who reads a constant, once the edits before are made
@@ -204,8 +205,18 @@ class Calculation:
             self._released[id(scope.owner(name)), name] += 1
 
 
-def _weight_dtype(scope: Scope, op: Op) -> str:
+def _holds(kind: np.dtype, exact: np.ndarray, rounded: np.ndarray) -> bool:
+    """Whether a type has room for all numbers."""
+    if kind.kind in "iu":
+        return bool((exact == rounded).all())
+    return all_finite(rounded)
+
+
+def _weight_dtype(scope: Scope, op: Op, index: int) -> str:
     """The type of a constant that an operator does not have yet."""
+    if index == 2 and op.kind in ("DequantizeLinear", "QuantizeLinear"):  # a zero point
+        codes = op.inputs[0] if op.kind == "DequantizeLinear" else op.outputs[0]
+        return scope.graph.dtype(codes) or "uint8"
     for name in (*op.inputs[1:2], *op.inputs[:1], *op.outputs[:1]):
         dtype = scope.graph.dtype(name)
         if dtype is not None and not dtype.startswith(("int", "uint", "bool")):

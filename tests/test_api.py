@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 
 import bnpass
 from bnpass.errors import InputError, OutputError, UsageError
+from tests import processes
 from tests.helpers import Norm, assert_same, build
 
 CONV = """(float[N,3,8,8] x) => (float[] y) {
@@ -117,4 +117,4 @@ def test_folding_and_inserting_import_no_torch(model, tmp_path):
         f"bnpass.fold({str(path)!r}, verify=False); bnpass.insert({str(path)!r});"
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    processes.run([sys.executable, "-c", code], check=True)

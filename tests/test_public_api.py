@@ -1,12 +1,12 @@
 """The public surface: its names, its signatures' first arguments, and what importing it costs."""
 
 import inspect
-import subprocess
 import sys
 
 import pytest
 
 import bnpass
+from tests import processes
 
 NAMES = {
     "BnpassError": (),
@@ -50,5 +50,5 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_importing_it_imports_nothing_heavy():
     code = f"import bnpass, sys; print([n for n in {HEAVY!r} if n in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = processes.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

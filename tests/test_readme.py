@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
+
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 SETUP = ("make ", "pip ", "git ", "cd ")
@@ -77,7 +79,7 @@ def test_piece_runs(kind: str, text: str, folder: Path, environment: dict[str, s
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
     command = ["sh", "-c", text] if kind == "sh" else [sys.executable, "-c", text]
-    done = subprocess.run(
+    done = processes.run(
         command,
         cwd=folder,
         env=environment,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 import bnpass
 from bnpass.pipeline.datasets import open_for
+from tests import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 LENET = ROOT / "models" / "lenet.onnx"
@@ -69,7 +69,7 @@ def test_calibrate_recovers_most_of_the_accuracy(trained, tmp_path, domain):
         "assert 'torch' not in sys.modules; sys.exit(code)"
     )
     adapted, folded = tmp_path / "adapted.onnx", tmp_path / "folded.onnx"
-    subprocess.run([sys.executable, "-c", run, "calibrate", str(trained), "--data",
+    processes.run([sys.executable, "-c", run, "calibrate", str(trained), "--data",
                     str(tmp_path / "new.npz"), "-o", str(adapted)], check=True, cwd=ROOT)
     bnpass.fold(adapted, output=folded)
     assert not any(n.op_type == "BatchNormalization" for n in onnx.load(folded).graph.node)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import processes
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -22,7 +23,7 @@ def test_quick(tmp_path: Path) -> None:
     output = tmp_path / "gpu.json"
     arguments = ["--quick", "--device", "cpu", "--rounds", "3", "--steps", "8", "--each", "0.1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, str(SCRIPT), *arguments, "-o", str(output)],
         capture_output=True, text=True, check=False, cwd=tmp_path, env=environment,
     )  # fmt: skip

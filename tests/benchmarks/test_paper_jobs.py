@@ -18,6 +18,7 @@ pytest.importorskip("torch")
 from benchmarks.paper.context import MODELS, Context
 from benchmarks.paper.jobs import Job, run_jobs
 from benchmarks.paper.results import Result
+from tests import processes
 
 ROOT = MODELS.parent
 
@@ -119,7 +120,7 @@ def test_results_do_not_depend_on_the_number_of_processes(tmp_path):
     numbers = []
     for jobs in ("1", "2"):
         out = tmp_path / jobs
-        done = subprocess.run(
+        done = processes.run(
             [sys.executable, "-m", "benchmarks.paper", "--only", "deep-sigmoid",
              "--only", "figure1", "--quick", "--scale", "0.001", "--jobs", jobs,
              "-o", str(out)],
@@ -145,14 +146,14 @@ def test_an_interruption_ends_the_rows_and_keeps_what_there_is(tmp_path, rows):
     script = tmp_path / "interrupted.py"
     script.write_text(program)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, str(script), str(tmp_path)], cwd=ROOT, text=True,
+    with processes.started([sys.executable, str(script), str(tmp_path)], cwd=ROOT, text=True,
                           env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as main:
         row = _pid(tmp_path / "waiting")
         main.send_signal(signal.SIGINT)
-        out, _ = main.communicate(timeout=60)
-    assert out.split() == ["good"]
-    assert main.returncode != 0
-    assert _ends(row)
+        out, _ = main.communicate()
+        assert out.split() == ["good"]
+        assert main.returncode != 0
+        assert _ends(row)
 
 
 def test_rows_end_with_a_killed_parent(tmp_path, rows):
@@ -166,11 +167,11 @@ def test_rows_end_with_a_killed_parent(tmp_path, rows):
     )
     script = tmp_path / "killed.py"
     script.write_text(program)
-    with subprocess.Popen([sys.executable, str(script), str(tmp_path)], cwd=ROOT,
+    with processes.started([sys.executable, str(script), str(tmp_path)], cwd=ROOT,
                           env={**os.environ, "PYTHONPATH": str(ROOT)}) as main:
         row = _pid(tmp_path / "waiting")
         main.kill()
-    assert _ends(row)
+        assert _ends(row)
 
 
 def _pid(path: Path) -> int:

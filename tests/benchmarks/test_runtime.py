@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import processes
 
 pytest.importorskip("onnxruntime")
 
@@ -15,7 +16,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "runtime.py"
 
 @pytest.mark.slow
 def test_one_megabyte(tmp_path: Path) -> None:
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, str(SCRIPT), "1"],
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip

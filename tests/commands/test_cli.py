@@ -14,6 +14,7 @@ import pytest
 import bnpass as package
 from bnpass import cli
 from bnpass.commands import COMMANDS
+from tests import processes
 from tests.commands.helpers import Run
 
 ROOT = Path(package.__file__).parents[1]
@@ -23,7 +24,7 @@ HEAVY = ("numpy", "onnx", "torch", "onnxruntime", "networkx", "rich", "matplotli
 def python(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("PYTHONUNBUFFERED", None)  # output is buffered where people run it
-    return subprocess.run(  # type: ignore[call-overload]
+    return processes.run(
         [sys.executable, *arguments], capture_output=True, text=True, env=environment,
         check=False, timeout=120, **options,
     )

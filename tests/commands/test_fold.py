@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from bnpass import files as model_files
 from bnpass.files import save_model
+from tests import processes
 from tests.commands.helpers import Run, add_norm, files, mlp, write
 
 
@@ -162,7 +162,7 @@ def test_folding_and_inserting_never_import_torch(
         "assert 'onnxruntime' in sys.modules\n"
         "assert 'torch' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = processes.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.commands.helpers import Run, add_norm, mlp, write
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -24,7 +24,7 @@ def kill(place: str, number: int, *arguments: object, ranks: bool = False, rank:
     """Run a command that is killed at a place; see tests/commands/killed.py."""
     command = [sys.executable, *(TORCHRUN if ranks else ()), "-m", "tests.commands.killed", place,
                str(number), str(rank), *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
+    done = processes.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
                           timeout=300)
     assert done.returncode == (1 if ranks else -signal.SIGKILL), done.stderr
     assert ("SIGKILL" in done.stderr) == ranks
@@ -89,7 +89,7 @@ def test_train_under_torchrun(model: Path, data: Path, tmp_path: Path) -> None:
     for target, more in ((whole, ()), (out, ("--resume",))):
         command = [sys.executable, *TORCHRUN, "-m", "bnpass", *map(str, common), "-o", str(target),
                    *more]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        done = processes.run(command, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr
     assert whole.read_bytes() == out.read_bytes()
 

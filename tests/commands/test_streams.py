@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import bnpass as package
+from tests import processes
 
 ROOT = Path(package.__file__).parents[1]
 FULL = Path("/dev/full")
@@ -26,7 +27,7 @@ def run(
         for number in closed:
             os.close(number)
 
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-m", "bnpass", *map(str, arguments)], capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, preexec_fn=prepare, timeout=120, check=False,
     )
@@ -74,7 +75,7 @@ def test_a_reader_that_left_stops_no_work(normed: Path, tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     out = tmp_path / "o.onnx"
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-m", "bnpass", "insert", str(normed), "-o", str(out), "--explain"],
         stdout=write, stderr=subprocess.PIPE, text=True, timeout=120, check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -6,12 +6,14 @@ import csv
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from tests import processes
 from tests.commands.helpers import Run, files, mlp, write
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -134,7 +136,7 @@ def test_a_full_disk_is_one_line_and_leaves_whole_files(
     out = tmp_path / "out.onnx"
     steps = ("--steps", "1000", "--log-every", "1", "--eval-every", "2000", "--device", "cpu") \
         if file == "metrics.csv" else SHORT
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-B", "-m", "bnpass", "train", str(normed), "--data", str(data), "-o",
          str(out), "-q", *steps], capture_output=True, text=True, check=False, timeout=120,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
@@ -228,18 +230,18 @@ def test_ctrl_c_ends_with_130_and_keeps_the_checkpoint(
     out = tmp_path / "out.onnx"
     common = ("train", str(plain), "--data", str(data), "-o", str(out), "--steps", "100000",
               "--eval-every", "10", "--device", "cpu")
-    running = subprocess.Popen([sys.executable, "-m", "bnpass", *common], stderr=subprocess.PIPE,
-                               text=True)
-    assert running.stderr is not None
-    for line in running.stderr:
-        if line.startswith("train:"):
-            break
-    checkpoint = tmp_path / "out.run/checkpoints/last.pt"
-    while not checkpoint.exists() and running.poll() is None:
-        pass
-    running.send_signal(signal.SIGINT)
-    left = running.stderr.read().splitlines()
-    assert running.wait(60) == 130
+    command = [sys.executable, "-m", "bnpass", *common]
+    with processes.started(command, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if line.startswith("train:"):
+                break
+        checkpoint = tmp_path / "out.run/checkpoints/last.pt"
+        while not checkpoint.exists() and running.poll() is None:
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        left = running.stderr.read().splitlines()
+        assert running.wait() == 130
     assert left[-2] == "error: interrupted"
     assert left[-1].startswith("hint:")
     assert not any("Traceback" in line for line in left)
@@ -251,7 +253,7 @@ def test_under_torchrun_one_process_speaks_and_writes(
     normed: Path, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.onnx"
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          "-m", "bnpass", "train", str(normed), "--data", str(data), "-o", str(out), *SHORT],
         capture_output=True, text=True, check=False, timeout=300,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ torch = pytest.importorskip("torch")
 
 from bnpass.errors import InputError  # noqa: E402
 from bnpass.importer import to_torch, write_back  # noqa: E402
+from tests import processes  # noqa: E402
 
 
 def test_a_deep_chain() -> None:
@@ -81,7 +81,7 @@ def test_the_weights_of_a_file_are_in_memory_once(tmp_path: Path, external: bool
     )
     path = tmp_path / "model.onnx"
     onnx.save(proto, path, save_as_external_data=external, location="model.data")
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-c", PEAK, path], check=True, capture_output=True, text=True
     )
     assert 120 < float(done.stdout) < 128 + 16 + 40

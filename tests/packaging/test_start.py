@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
+
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "onnxruntime", "matplotlib", "PIL", "onnxscript", "tensorboard", "pandas"}
 WAYS = {
@@ -21,7 +23,7 @@ WAYS = {
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run this interpreter on this source tree, from another folder."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "100"}
-    return subprocess.run(
+    return processes.run(
         [sys.executable, *arguments],
         cwd=cwd,
         env=environment,

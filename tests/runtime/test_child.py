@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from bnpass.runtime.child import Child, CrashError, LimitError, Limits
 from bnpass.runtime.frames import pack, unpack
 from bnpass.runtime.ort import NoKernelError
 from bnpass.runtime.session import run, session
+from tests import processes
 from tests.runtime.conftest import text
 
 ENDLESS = """ g (float[N, 3] x) => (float[N, 3] y) {
@@ -111,7 +111,7 @@ def test_the_child_ends_with_its_parent():
         "print(shared()._process.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-c", script], check=False, capture_output=True, text=True
     )
     pid = int(done.stdout)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import numpy as np
@@ -12,6 +11,7 @@ from bnpass.errors import InputError, UnsupportedError, UsageError
 from bnpass.runtime.session import run, session
 from bnpass.statistics.onnx_engine import batch_moments, calibrate_onnx
 from bnpass.statistics.source import Source
+from tests import processes
 from tests.runtime.conftest import array, text
 
 
@@ -376,7 +376,7 @@ def test_no_torch_is_imported(tmp_path, convnet):
         f"assert verify({str(path)!r}, {str(path)!r}).passed;"
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    processes.run([sys.executable, "-c", code], check=True)
 
 
 def test_one_mapping_or_array_is_one_batch(convnet, images):

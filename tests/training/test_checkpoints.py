@@ -15,6 +15,7 @@ import torch
 
 from bnpass.errors import InputError, OutputError
 from bnpass.training import Checkpoint, History, load_checkpoint, train
+from tests import processes
 from tests.training.killed import SETTINGS
 from tests.training.nets import blobs, convnet, mlp
 
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 def run_until_killed(out: Path, stop_at: int) -> None:
     """A real process, killed by the kernel behind step ``stop_at``."""
-    with subprocess.Popen(
+    with processes.started(
         [sys.executable, "-m", "tests.training.killed", str(out), str(stop_at)],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as process:

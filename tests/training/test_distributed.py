@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests import processes
 from tests.training.together import work
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ def together(request, tmp_path_factory):
     out = tmp_path_factory.mktemp(f"ranks{request.param}")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
                f"--nproc-per-node={request.param}", "-m", "tests.training.together", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = processes.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = torch.load(out / "found.pt", weights_only=True)
     found["files"] = sorted(p.name for p in out.rglob("*"))

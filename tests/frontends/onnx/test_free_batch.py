@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import numpy as np
@@ -14,6 +13,7 @@ from onnx import numpy_helper
 
 from bnpass.errors import InputError
 from bnpass.frontends.onnx.free_batch import free_batch
+from tests import processes
 
 RNG = np.random.default_rng(0)
 
@@ -160,7 +160,7 @@ def test_a_number_that_holds_the_batch_size_is_refused() -> None:
 
 def test_torch_is_not_imported() -> None:
     code = "import sys, bnpass.frontends.onnx.free_batch; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert processes.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("opset", [7, 13, 20])

@@ -203,7 +203,7 @@ class Graph:
             if name not in constants:
                 uses.setdefault(name, []).append(Use(op, -1))
         for name in op.outputs:
-            if name:
+            if name and name not in constants:
                 self._producer[name] = op
                 ordered = ordered and name not in uses
         return ordered

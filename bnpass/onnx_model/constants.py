@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from io import RawIOBase
@@ -169,11 +170,67 @@ def node_constants(
             return [TensorConstant(node.output[0], value, source)]
     if has_bodies(node):
         return []
+    if node.op_type in ("Shape", "Size"):
+        return [array_constant(node.output[0], _size_of(node, constants[node.input[0]]))]
+    if node.op_type not in _TRUSTED:
+        return _tried(node, constants, opset)
     return [
         Constant(name, _evaluator(node, index, constants.get, opset))
         for index, name in enumerate(node.output)
         if name
     ]
+
+
+def _size_of(node: onnx.NodeProto, constant: Constant) -> np.ndarray:
+    """Shape and Size of a constant, whose data is not read for that."""
+    if node.op_type == "Size":
+        return np.array(math.prod(constant.shape), np.int64)
+    part = constant.shape[attribute(node, "start", 0) : attribute(node, "end")]
+    return np.array(part, np.int64)
+
+
+def like(name: str, constant: Constant, dtype: str) -> Constant:
+    """CastLike of a constant, in a type that is known."""
+    kind = _dtype_of(dtype)
+    return Constant(name, lambda: np.asarray(constant.load()).astype(kind), constant.shape, dtype)
+
+
+def _dtype_of(name: str) -> np.dtype[Any]:
+    """The numpy type of a name that :func:`dtype_name` gives (bfloat16 is ml_dtypes')."""
+    kinds = onnx.TensorProto.DataType.values()
+    found = next((k for k in kinds if dtype_name(k) == name), None)
+    return np.dtype(name if found is None else onnx.helper.tensor_dtype_to_np_dtype(found))
+
+
+def _tried(node: onnx.NodeProto, constants: dict[str, Constant], opset: int) -> list[Constant]:
+    """An operator that few models compute weights with: what it cannot compute is no constant."""
+    feeds = {name: np.asarray(constants[name].load()) for name in node.input if name}
+    try:
+        made = _reference(node, feeds, opset)
+    except Exception:  # noqa: BLE001 - onnx's reference evaluator raises whatever it meets
+        return []
+    if sum(array.nbytes for array in made) <= _HELD:
+        named = zip(node.output, made, strict=False)
+        return [array_constant(name, array) for name, array in named if name]
+    return [
+        Constant(name, _evaluator(node, index, constants.get, opset), array.shape, array.dtype.name)
+        for index, (name, array) in enumerate(zip(node.output, made, strict=False))
+        if name
+    ]
+
+
+_HELD = 1 << 20  # bytes of computed constants that are kept, not computed anew when asked for
+
+# Computed when asked for: onnx's evaluator is known to compute these.
+_TRUSTED = frozenset(
+    {
+        "Abs", "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Exp",
+        "Expand", "Flatten", "Floor", "Gather", "Greater", "Identity", "Less", "Log", "MatMul",
+        "Max", "Min", "Mul", "Neg", "Not", "Pow", "Range", "Reciprocal", "ReduceMean",
+        "ReduceProd", "ReduceSum", "Reshape", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tile",
+        "Transpose", "Unsqueeze", "Where",
+    }
+)  # fmt: skip
 
 
 def _evaluator(

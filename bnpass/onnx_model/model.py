@@ -116,8 +116,8 @@ class OnnxModel:
         """Every node: of the graph, of bodies inside it, of the model's functions."""
         return all_nodes(self.proto)
 
-    def types(self, place: Place = ()) -> Callable[[], shapes.ValueTypes]:
-        """A function that returns the types of the values of the graph at a place."""
+    def known(self, place: Place = ()) -> Callable[[], shapes.Known]:
+        """A function that returns what is known of the values of the graph at a place."""
         return self._types.at(place)
 
     # --- numbers

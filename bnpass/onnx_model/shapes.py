@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 import onnx
 
-from bnpass.ir.graph import Dim
+from bnpass.onnx_model.attributes import opsets
+from bnpass.onnx_model.inference import Engine, Known, ValueTypes, complete, dims
 from bnpass.onnx_model.scopes import Place, placed_bodies
+
+__all__ = ["Known", "LazyTypes", "ValueTypes", "dims", "free_sizes", "infer"]
 
 _KEPT_ELEMENTS = 256  # constants up to this size may be shapes that inference needs
 
-ValueTypes = dict[str, onnx.TypeProto.Tensor]
+def infer(model: onnx.ModelProto) -> dict[Place, Known]:
+    """What is known of the values of the main graph (the empty place) and of every nested body.
 
-def infer(model: onnx.ModelProto) -> dict[Place, ValueTypes]:
-    """Tensor types by value name, for the main graph (the empty place) and every nested body.
-
-    What inference does not know is filled in from the model's value_info.
+    ONNX's own inference first; where it leaves something open, or sizes are computed, what weights,
+    shape arithmetic and at last the file's own value_info tell (package ``inference``).
     """
     skeleton = _skeleton(model)
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         inferred = skeleton
-    found: dict[Place, ValueTypes] = {}
-    _collect(model.graph, inferred.graph, (), found)
+    found: dict[Place, Known] = {}
+    _collect(model.graph, inferred.graph, (), opsets(model.opset_import), None, found)
     return found
 
 
@@ -33,17 +35,17 @@ class LazyTypes:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
-        self._found: dict[Place, ValueTypes] | None = None
+        self._found: dict[Place, Known] | None = None
 
-    def at(self, place: Place) -> Callable[[], ValueTypes]:
-        """A function that returns the types of the graph at a place."""
+    def at(self, place: Place) -> Callable[[], Known]:
+        """A function that returns what is known of the values of the graph at a place."""
 
-        def types() -> ValueTypes:
+        def known() -> Known:
             if self._found is None:
                 self._found = infer(self._model)
-            return self._found.get(place, {})
+            return self._found.get(place) or Known({})
 
-        return types
+        return known
 
 
 def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -52,8 +54,8 @@ def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     skeleton.functions.extend(model.functions)
     graph, source = skeleton.graph, model.graph
     graph.name = source.name or "g"
-    graph.input.extend(source.input)
-    graph.output.extend(source.output)
+    graph.input.extend(free_sizes(value) for value in source.input)
+    graph.output.extend(free_sizes(value) for value in source.output)
     listed = {i.name for i in source.input}
     small: dict[str, onnx.TensorProto] = {}
     for tensor in source.initializer:
@@ -79,6 +81,19 @@ def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     return skeleton
 
 
+def free_sizes(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    """An input or output; sizes of 0 and below, which some write for unknown ones, left open."""
+    dims = value.type.tensor_type.shape.dim
+    if all(d.dim_value > 0 or not d.HasField("dim_value") for d in dims):
+        return value
+    freed = onnx.ValueInfoProto()
+    freed.CopyFrom(value)
+    for dim in freed.type.tensor_type.shape.dim:
+        if dim.HasField("dim_value") and dim.dim_value <= 0:
+            dim.ClearField("dim_value")
+    return freed
+
+
 def _constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
     if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
         return None
@@ -100,36 +115,34 @@ def _collect(
     graph: onnx.GraphProto,
     inferred: onnx.GraphProto,
     place: Place,
-    found: dict[Place, ValueTypes],
+    versions: Mapping[str, int],
+    outer: Known | None,
+    found: dict[Place, Known],
 ) -> None:
-    types = found[place] = {}
-    for source in (graph, inferred):
-        for info in _infos(source):
-            tensor = info.type.tensor_type
-            if info.type.HasField("tensor_type") and (
-                tensor.HasField("shape") or info.name not in types
-            ):
-                types[info.name] = tensor
+    known = found[place] = Known(_types(inferred), outer=outer)
+    declared = _types(graph)
+    for value in graph.input:  # what the format calls the contract with the caller
+        known.types.setdefault(value.name, declared.get(value.name) or onnx.TypeProto.Tensor())
+    followed = outer is not None and bool(outer.numbers)
+    if followed or _counts(graph) or not complete(graph, known.types):
+        Engine(graph, known, declared, versions).run()
     twins = {at: body for node in inferred.node for at, body in placed_bodies(node, place)}
     for node in graph.node:
         for at, body in placed_bodies(node, place):
-            _collect(body, twins.get(at, body), at, found)
+            _collect(body, twins.get(at, body), at, versions, known, found)
 
 
-def _infos(graph: onnx.GraphProto) -> Iterable[onnx.ValueInfoProto]:
-    yield from graph.value_info
-    yield from graph.input
-    yield from graph.output
+def _counts(graph: onnx.GraphProto) -> bool:
+    """Whether nodes compute with sizes: then they are followed, even where all shapes are known."""
+    return any(node.op_type in ("Shape", "Size") for node in graph.node)
 
 
-def dims(tensor: onnx.TypeProto.Tensor | None) -> tuple[Dim, ...] | None:
-    """The dimensions of a tensor type; None while the rank is unknown."""
-    if tensor is None or not tensor.HasField("shape"):
-        return None
-    return tuple(
-        # some exporters write -1 for a size that they do not know
-        (d.dim_value if d.dim_value >= 0 else None)
-        if d.HasField("dim_value")
-        else (d.dim_param or None)
-        for d in tensor.shape.dim
-    )
+def _types(graph: onnx.GraphProto) -> ValueTypes:
+    types: ValueTypes = {}
+    for info in (*graph.value_info, *graph.input, *graph.output):
+        tensor = info.type.tensor_type
+        if info.type.HasField("tensor_type") and (
+            tensor.HasField("shape") or info.name not in types
+        ):
+            types[info.name] = tensor
+    return types

@@ -47,7 +47,7 @@ def normalize(
     rewrite = _NORMALIZERS.get(kind)
     if rewrite is not None:
         rewrite(node, inputs, attrs, context)
-    return kind, attrs
+    return "Shape" if kind == "Size" else kind, attrs  # neither sees numbers
 
 
 _Normalizer = Callable[[onnx.NodeProto, list[str], dict[str, Any], Context], None]

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx
 
 from bnpass.errors import InputError
 from bnpass.frontends.onnx.normalize import Context, normalize
-from bnpass.ir.graph import Dim, Graph, Op
+from bnpass.ir.graph import Constant, Dim, Graph, Op
 from bnpass.onnx_model import shapes
-from bnpass.onnx_model.attributes import OLDEST_OPSET, opset_of
+from bnpass.onnx_model.attributes import OLDEST_OPSET, is_onnx, opset_of
 from bnpass.onnx_model.constants import (
     array_constant,
     dtype_name,
     graph_constants,
+    like,
     node_constants,
 )
+from bnpass.onnx_model.inference import is_settled
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import Place, captured_by, has_bodies, placed_bodies
 
@@ -154,7 +157,7 @@ class _Builder:
         freeze_inputs: bool,
     ) -> None:
         self.model, self.proto, self.outer = reading.model, proto, outer
-        self._types = reading.model.types(place)
+        self._types = reading.model.known(place)
         self.with_bodies: list[str] = []
         self.reads: list[str] = []
         fixed = freeze_inputs or reading.model.proto.ir_version < 4 or outer is not None
@@ -172,12 +175,13 @@ class _Builder:
                 if name not in hidden:
                     self.constants.setdefault(name, constant)
         self.ops: list[Op] = []
+        self._sizes: set[str] = set()  # values that are computed from sizes
         self.nodes: dict[str, onnx.NodeProto] = {}
         self.context = Context(reading.opset, self.constants.get, self.shape, self.dtype, self.made)
 
     @property
     def types(self) -> shapes.ValueTypes:
-        return self._types()
+        return self._types().types
 
     def shape(self, name: str) -> tuple[Dim, ...] | None:
         constant = self.constants.get(name)
@@ -206,7 +210,12 @@ class _Builder:
         if found:
             self.constants.update((c.name, c) for c in found)
             return
-        kind, attrs = normalize(node, inputs, self.context)
+        settled = self._settled(node)
+        if settled is None:
+            kind, attrs = normalize(node, inputs, self.context)
+        else:
+            self.constants[settled.name] = settled
+            kind, attrs = "Shape", dict[str, Any]()  # it sees no numbers of what else it reads
         name = self._name(node)
         inner: tuple[str, ...] = ()
         if has_bodies(node):
@@ -214,6 +223,29 @@ class _Builder:
             self.with_bodies.append(name)
         self.ops.append(Op(name, kind, inputs, node.output[:], attrs, inner))
         self.nodes[name] = node
+
+    def _settled(self, node: onnx.NodeProto) -> Constant | None:
+        """A node's output where it is the same in every run although not all that it reads is.
+
+        Where only the type or the shape of that matters, and is known.
+        """
+        if len(node.output) != 1 or not is_onnx(node):
+            return None
+        name = node.output[0]
+        if node.op_type == "CastLike":
+            constant, kind = self.constants.get(node.input[0]), self.dtype(node.input[1])
+            return None if constant is None or kind is None else like(name, constant, kind)
+        if node.op_type not in ("Shape", "Size") and self._sizes.isdisjoint(node.input):
+            return None
+        known = self._types()
+        values = known.numbers.get(name)
+        if values is None:
+            return None
+        self._sizes.add(name)
+        kind = self.dtype(name) or "int64"
+        if name in known.declared or not is_settled(values) or kind not in ("int64", "int32"):
+            return None
+        return array_constant(name, values.astype(kind))
 
     def _name(self, node: onnx.NodeProto) -> str:
         base = node.name or next((o for o in node.output if o), node.op_type)

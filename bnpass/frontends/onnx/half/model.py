@@ -113,7 +113,7 @@ class _Narrower:
         self.versions = Versions(model, dtype)
         self.opsets = {o.domain or "": o.version for o in model.opset_import}
         self.opsets.setdefault("", self.opsets.get("ai.onnx", 1))
-        self.types = shapes.infer(model)
+        self.types = {place: known.types for place, known in shapes.infer(model).items()}
         self.result.storage = self._missing_layer()
         self.versions.storage = bool(self.result.storage)
 

@@ -147,7 +147,7 @@ class Side:
 
     def shape(self, name: str) -> tuple[int | str | None, ...] | None:
         """A value's dimensions, as far as they are known; None where not even the rank is."""
-        kind = self.whole.types.at(self.place)().get(name)
+        kind = self.whole.types.at(self.place)().types.get(name)
         if kind is None and name not in self._own and self.outer is not None:
             return self.outer.shape(name)
         if kind is None or not kind.HasField("shape"):
@@ -160,7 +160,7 @@ class Side:
 
     def element(self, name: str) -> int:
         """A value's ONNX element type; 0 where it is not known."""
-        kind = self.whole.types.at(self.place)().get(name)
+        kind = self.whole.types.at(self.place)().types.get(name)
         if kind is None and name not in self._own and self.outer is not None:
             return self.outer.element(name)
         return 0 if kind is None else int(kind.elem_type)

@@ -60,12 +60,12 @@ def _fold_without(drop: BiasDrop, sites: list[Site], planner: Planner) -> bool:
     """Whether the sites' BatchNorms still fold: the Add that goes may be what took the shift in."""
     if not drop.whole or not sites:
         return True
-    planner.removed[drop.op.name] = drop.data
+    planner.committed.removed[drop.op.name] = drop.data
     try:
         for site in sites:
             planner.place(site.value, any_map(site.axis, site.rank, site.channels))
     except MapRefusedError:
-        del planner.removed[drop.op.name]
+        del planner.committed.removed[drop.op.name]
         return False
     return True
 
@@ -82,7 +82,7 @@ def _biases(propagation: Propagation, graph: Graph, planner: Planner) -> list[tu
             if op.kind in _BIASED and op.input(_BIASED[op.kind]):
                 found.append((BiasDrop(op, 2), _own_bias(op, planner)))
             elif op.kind in ("Add", "Sub"):
-                pair = map_of(op, planner)
+                pair = map_of(op, planner.context)
                 if (
                     pair is not None
                     and not pair[1].has_scale
@@ -118,8 +118,8 @@ def existing_biases(graph: Graph, planner: Planner) -> list[tuple[str, str]]:
 
 
 def _own_bias(op: Op, planner: Planner) -> Map:
-    array = planner.current(op, 2)
-    rank = len(planner.shape(op.outputs[0]))
+    array = planner.context.current(op, 2)
+    rank = len(planner.context.shape(op.outputs[0]))
     if op.kind != "Gemm":
         return Map.along(1, rank, np.ones(1), array)
     array = array * float(op.attrs.get("beta", 1.0))

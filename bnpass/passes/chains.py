@@ -73,7 +73,7 @@ def find_chains(planner: Planner, selected: Callable[[Op], bool]) -> Found:
     candidates = [
         op
         for op in planner.graph.ops_in_order
-        if op.kind in AFFINE and op.name not in planner.removed and selected(op)
+        if op.kind in AFFINE and op.name not in planner.committed.removed and selected(op)
         and op.name not in planner.atoms
     ]
     links_of = _untouched_norms(candidates, planner)
@@ -102,15 +102,15 @@ def _untouched_norms(ops: Iterable[Op], planner: Planner) -> dict[str, Link]:
     norms = [
         op
         for op in ops
-        if op.kind == "BatchNormalization" and op.name not in planner.rewrites
+        if op.kind == "BatchNormalization" and op.name not in planner.committed.rewrites
     ]
-    maps = norm_maps(norms, planner)
+    maps = norm_maps(norms, planner.context)
     return {op.name: Link(op, 0, maps[op.name]) for op in norms if op.name in maps}
 
 
 def refreshed(chain: Chain, planner: Planner) -> Chain:
     """The chain with what its operators have taken in since it was found."""
-    taken_in = [planner.rewrites.get(name) for name in chain.names]
+    taken_in = [planner.committed.rewrites.get(name) for name in chain.names]
     if all(now is link.rewrite for now, link in zip(taken_in, chain.links, strict=True)):
         return chain
     links = [_link(link.op, planner) for link in chain.links]
@@ -130,12 +130,12 @@ def relate(chain: Chain, count: int, planner: Planner, carried: Map | None = Non
     for link, following in list(pairwise(links))[:count]:
         inner = link.map if inner is None else link.map.after(inner)
         for value in _between(link, following, planner):
-            planner.relations.move(value, later=inner)
+            planner.committed.relations.move(value, later=inner)
     rest: Map | None = None
     for link, following in reversed(list(pairwise(links[count:]))):
         rest = following.map if rest is None else rest.after(following.map)
         for value in _between(link, following, planner):
-            planner.relations.move(value, now=rest, later=carried)
+            planner.committed.relations.move(value, now=rest, later=carried)
 
 
 def _between(link: Link, following: Link, planner: Planner) -> list[str]:
@@ -144,7 +144,7 @@ def _between(link: Link, following: Link, planner: Planner) -> list[str]:
     while values[-1] != link.op.outputs[0]:
         op = planner.graph.producer(values[-1])
         assert op is not None
-        values.append(op.inputs[planner.removed[op.name]])
+        values.append(op.inputs[planner.committed.removed[op.name]])
     return values
 
 
@@ -152,7 +152,7 @@ def _link(op: Op, planner: Planner, found: Found | None = None) -> Link | None:
     if op.kind not in AFFINE:
         return None
     try:
-        pair = map_of(op, planner)
+        pair = map_of(op, planner.context)
     except MapRefusedError as refusal:
         if found is not None and op.kind == "BatchNormalization":
             found.refused.append((op, refusal.reason))
@@ -160,7 +160,7 @@ def _link(op: Op, planner: Planner, found: Found | None = None) -> Link | None:
     if pair is None:
         return None
     data, m = pair
-    rewrite = planner.rewrites.get(op.name)
+    rewrite = planner.committed.rewrites.get(op.name)
     if rewrite is not None and rewrite.input_map is not None:
         m = m.after(rewrite.input_map)
     return Link(op, data, m, rewrite)
@@ -172,12 +172,12 @@ def _next(link: Link, planner: Planner, selected: Callable[[Op], bool]) -> Link 
     if len(uses) != 1 or planner.graph.is_output(value) or uses[0].index < 0:
         return None
     op = uses[0].op
-    while op.name in planner.removed and len(planner.graph.uses(op.outputs[0])) == 1:
+    while op.name in planner.committed.removed and len(planner.graph.uses(op.outputs[0])) == 1:
         if planner.graph.is_output(op.outputs[0]):
             return None
         uses = planner.graph.uses(op.outputs[0])
         op = uses[0].op
-    if op.name in planner.removed or op.name in planner.atoms or not selected(op):
+    if op.name in planner.committed.removed or op.name in planner.atoms or not selected(op):
         return None
     follower = _link(op, planner)
     if follower is None or follower.data != uses[0].index:

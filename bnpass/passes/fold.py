@@ -158,12 +158,10 @@ def _edits(
     planner: Planner, leftovers: tuple[Leftover, ...], avoid: frozenset[str]
 ) -> FoldEdits:
     """All edits of a plan, and what becomes of every value."""
-    graph, relations = planner.graph, planner.relations
-    edits = FoldEdits(
-        rewrites=tuple(planner.rewrites.values()),
-        removed=tuple((graph.ops[name], data) for name, data in planner.removed.items()),
-        leftovers=leftovers,
-    )
+    graph, committed = planner.graph, planner.committed
+    relations = committed.relations
+    rewrites = tuple(committed.rewrites.values())
+    edits = FoldEdits(rewrites, committed.removals, leftovers)
     edits = keep_adds(edits, graph, relations, avoid)
     edits = drop_inverse_pairs(edits, graph, relations)
     stay = {left.ops[-1].name for left in leftovers}
@@ -173,7 +171,7 @@ def _edits(
 
 def _spared(planner: Planner) -> list[FoldEntry]:
     """What would be a chain of its own, were it not part of a composite."""
-    atoms, taken_in = planner.atoms, planner.rewrites
+    atoms, taken_in = planner.atoms, planner.committed.rewrites
     return [
         FoldEntry(op.name, op.kind, (op.name,), "", (), atoms.reason(op))
         for op in planner.graph.ops_in_order
@@ -332,7 +330,7 @@ def _check_worth(
         gone.update(*(planner.joinable[value][0] for value in propagation.joined))
     if not all(gone.isdisjoint(propagation.crossed) for propagation in propagations):
         raise MapRefusedError("a map that comes along would go into one that leaves")
-    adds = sum(not planner.shifted(op) for op in _shifted(propagations))
+    adds = sum(not planner.context.shifted(op) for op in _shifted(propagations))
     if not chain.norms and adds >= len(chain.links):
         raise MapRefusedError("it would only move")
     stopped = avoid.intersection(into)
@@ -349,7 +347,7 @@ def _shifted(propagations: list[Propagation]) -> set[Op]:
 
 def _commit(chain: Chain, propagations: list[Propagation], planner: Planner) -> None:
     for propagation in propagations:
-        planner.commit(propagation, chain.names)
+        planner.committed.take(propagation, chain.names)
     backward = any(chain.source in p.asked for p in propagations)
     carried = [p.carried[chain.result] for p in propagations if chain.result in p.carried]
     relate(chain, 0 if backward else len(chain.links), planner, carried[0] if carried else None)
@@ -359,8 +357,7 @@ def _commit(chain: Chain, propagations: list[Propagation], planner: Planner) -> 
 def _remove(chain: Chain, planner: Planner, but: Op | None = None) -> None:
     for link in chain.links:
         if link.op is not but:
-            planner.removed[link.op.name] = link.data
-            planner.rewrites.pop(link.op.name, None)
+            planner.committed.remove(link.op, link.data)
 
 
 def _backward(chain: Chain, planner: Planner) -> list[Propagation]:
@@ -417,7 +414,7 @@ def _merge_into_norm(chain: Chain, planner: Planner) -> None:
         propagation.input_maps.append((norm.op, Chain(chain.links[:place]).map))
     if place + 1 < len(chain.links):
         after = Chain(chain.links[place + 1 :]).map
-        n = planner.current(norm.op, 1).size
+        n = planner.context.current(norm.op, 1).size
         vectors = after.vectors(1, n)
         assert vectors is not None
         propagation.constants += [
@@ -425,5 +422,5 @@ def _merge_into_norm(chain: Chain, planner: Planner) -> None:
             (norm.op, 2, Map(*vectors)),
         ]
     relate(chain, place, planner)
-    planner.commit(propagation, tuple(n for n in chain.names if n != norm.op.name))
+    planner.committed.take(propagation, tuple(n for n in chain.names if n != norm.op.name))
     _remove(chain, planner, but=norm.op)

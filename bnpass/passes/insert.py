@@ -264,7 +264,7 @@ class _Inserter:
 
     def _here(self, value: str) -> InsertionPoint:
         """A place at ``value`` itself: the channel axis is the one along which it folds."""
-        shape = self.planner.shape(value)
+        shape = self.planner.context.shape(value)
         refusals = []
         for axis in self._axes(value, shape):
             size = shape[axis]

@@ -99,7 +99,7 @@ def _lint_norm(op: Op, planner: Planner) -> list[Finding]:
     if op.attrs.get("training"):
         return [Finding(op.name, "warning", "normalises with batch statistics (training_mode=1)")]
     try:
-        gamma, beta, mean, var = (planner.current(op, i).reshape(-1) for i in (1, 2, 3, 4))
+        gamma, beta, mean, var = (planner.context.current(op, i).reshape(-1) for i in (1, 2, 3, 4))
     except MapRefusedError:
         return [Finding(op.name, "note", "its parameters are computed at run time")]
     epsilon = float(op.attrs.get("epsilon", 1e-5))

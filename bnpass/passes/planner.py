@@ -9,99 +9,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from bnpass.ir.affine import Map
-from bnpass.ir.correspondence import Relations
-from bnpass.ir.edits import Rewrite
-from bnpass.ir.graph import Constant, Dim, Graph, Op, Use
+from bnpass.ir.graph import Graph, Op, Use
 from bnpass.passes.asks import filled, merged_asks, settle_unread
 from bnpass.passes.atoms import Atoms
+from bnpass.passes.committed import Committed
+from bnpass.passes.context import GraphContext
 from bnpass.passes.propagation import Propagation, Worklist
 from bnpass.passes.search import search
 from bnpass.rules import RULES, MapRefusedError, Step, quantised
 from bnpass.rules.absorbers import weight
 
 _NEW = Op("a new operator", "BatchNormalization", [], [])
-_MANY = 1 << 20  # paths: more than any real sum has
 
 
 class Planner:
-    """A graph together with the maps that its constants have taken in so far.
+    """Finds ways for maps to leave a graph; what has been decided stays in :attr:`committed`.
 
     Args:
         graph: the view.
         atoms: the composites whose constants take nothing in; none by default.
+
+    Attributes:
+        committed: the edits decided so far.
+        context: what rules may ask: the graph with those edits.
+        joinable: chains that wait, by their result: their operators and their map.
     """
 
     def __init__(self, graph: Graph, atoms: Atoms | None = None) -> None:
         self.graph = graph
         self.atoms = atoms or Atoms()
-        self.constant: Callable[[str], Constant | None] = graph.constants.get
-        self.rewrites: dict[str, Rewrite] = {}
-        self.removed: dict[str, int] = {}
-        self.relations = Relations()
+        self.committed = Committed(graph)
+        self.context = GraphContext(graph, self.committed)
+        self._removed = self.committed.removed
         self._past_constants = False
-        self._paths: dict[str, int] = {}
-        # chains that wait, by their result: their operators and their map
         self.joinable: dict[str, tuple[tuple[str, ...], Callable[[], Map]]] = {}
-
-    # --- what rules may ask (the View)
-
-    def shape(self, value: str) -> tuple[Dim, ...]:
-        """The dimensions of a value; MapRefusedError when not even its rank is known."""
-        shape = self.graph.shape(value)
-        if shape is None:
-            raise MapRefusedError(f"the shape of {value!r} is not known")
-        return shape
-
-    def rank(self, value: str) -> int:
-        """The number of dimensions of a value; MapRefusedError when it is not known."""
-        rank = self.graph.rank(value)
-        if rank is None:
-            raise MapRefusedError(f"the shape of {value!r} is not known")
-        return rank
-
-    def paths(self, value: str) -> int:
-        """In how many ways sums lead to a value: how often a shared term counts in it."""
-        stack, counts = [value], self._paths
-        while stack:
-            op = self.graph.producer(stack[-1])
-            terms = [] if op is None else _terms(op)
-            missing = [t for t in terms if t not in counts and self.constant(t) is None]
-            if missing:
-                stack += missing
-                continue
-            counts[stack.pop()] = min(sum(counts.get(t, 0) for t in terms) or 1, _MANY)
-        return counts[value]
-
-    def producer(self, value: str) -> Op | None:
-        """The operator that computes a value; None for inputs and constants."""
-        return self.graph.producer(value)
-
-    def unread(self, value: str) -> bool:
-        """Whether nothing reads a value."""
-        return not self.graph.uses(value) and not self.graph.is_output(value)
-
-    def shifted(self, op: Op) -> bool:
-        """Whether an operator's own weights have taken a shift in: it adds something by then."""
-        rewrite = self.rewrites.get(op.name)
-        parts = (rewrite.input_map, rewrite.output_map) if rewrite is not None else ()
-        return any(m is not None and m.has_shift for m in parts)
-
-    def current(self, op: Op, index: int) -> np.ndarray:
-        """A constant input in float64, the maps that it has already taken in applied.
-
-        One that is left out is 0, and a new one once it has taken something in.
-        """
-        name = op.input(index)
-        constant = self.graph.constant(name)
-        if name and constant is None:
-            raise MapRefusedError(f"its input {name!r} is no constant", op)
-        array = np.zeros(()) if constant is None else np.asarray(constant.small, np.float64)
-        rewrite = self.rewrites.get(op.name)
-        m = rewrite.constants.get(index) if rewrite else None
-        return array if m is None else m.scale * array + m.shift
 
     # --- backward
 
@@ -126,11 +68,11 @@ class Planner:
         if op is None or len(op.outputs) != 1 or len(uses) != 1 or uses[0] != reader:
             return None
         rule = RULES.get(op.kind)
-        if rule is None or op.name in self.removed or self.graph.is_output(value):
+        if rule is None or op.name in self._removed or self.graph.is_output(value):
             return None
         if m.has_gaps or m.is_identity or op.name in self.atoms:
             return None
-        step, *others = rule.backward(op, (m,), self)
+        step, *others = rule.backward(op, (m,), self.context)
         if others or step.asks:
             return None
         propagation = Propagation(asked={value: m})
@@ -171,30 +113,32 @@ class Planner:
 
     def _note_unread(self, op: Op, propagation: Propagation) -> None:
         """Parts of a Split that nobody reads change as well; other such outputs may, too."""
-        values = [v for v in op.outputs if v and v not in propagation.asked and self.unread(v)]
+        values = [
+            v for v in op.outputs if v and v not in propagation.asked and self.context.unread(v)
+        ]
         if len(op.outputs) == 1 or not values:
             return
         m = propagation.asked.get(op.inputs[0]) if op.kind == "Split" else None
         if m is None:
             propagation.lost.update(values)
             return
-        (step,) = RULES[op.kind].forward(op, {0: m}, self)
+        (step,) = RULES[op.kind].forward(op, {0: m}, self.context)
         parts = {op.outputs[index]: part for index, part in step.gives.items()}
         propagation.asked.update((value, parts[value]) for value in values if value in parts)
 
     def _step_back(self, op: Op, asks: Sequence[Map | None]) -> list[Step]:
         if asks.count(None) == len(asks):
             return [Step()]
-        if op.name in self.removed:
-            return [Step(asks={self.removed[op.name]: m}) for m in asks[:1] if m is not None]
+        if op.name in self._removed:
+            return [Step(asks={self._removed[op.name]: m}) for m in asks[:1] if m is not None]
         layer = self.atoms.quantised(op)
         if layer is not None:
-            rest = quantised.layer_backward(op, layer.scales, asks, layer.axis, self)
-            return self.atoms.sparing(op, rest, self.constant)
+            rest = quantised.layer_backward(op, layer.scales, asks, layer.axis, self.context)
+            return self.atoms.sparing(op, rest, self.context.constant)
         rule = RULES.get(op.kind)
         if rule is None:
             raise MapRefusedError("a map does not pass it", op)
-        return self.atoms.sparing(op, rule.backward(op, asks, self), self.constant)
+        return self.atoms.sparing(op, rule.backward(op, asks, self.context), self.context.constant)
 
     def _take_back(self, op: Op, step: Step, worklist: Worklist, propagation: Propagation) -> None:
         propagation.take(op, step)
@@ -207,7 +151,7 @@ class Planner:
                 continue
             m = filled(m)
             if not m.is_identity:
-                weight(op, index, self)
+                weight(op, index, self.context)
                 propagation.constants.append((op, index, m))
 
     def _ask(self, value: str, reader: Use, m: Map, worklist: Worklist) -> None:
@@ -245,7 +189,7 @@ class Planner:
             raise MapRefusedError(reason)
         if use.op.kind == "Shape":
             return
-        (step,) = RULES[use.op.kind].forward(use.op, {use.index: m}, self)
+        (step,) = RULES[use.op.kind].forward(use.op, {use.index: m}, self.context)
         if any(not given.compact().is_identity for given in step.gives.values()):
             raise MapRefusedError(reason)
 
@@ -279,21 +223,21 @@ class Planner:
     def _step_on(
         self, op: Op, carried: dict[int, Map], worklist: Worklist, propagation: Propagation
     ) -> list[Step]:
-        if op.name in self.removed:
-            return [Step(gives={0: carried[self.removed[op.name]]})]
+        if op.name in self._removed:
+            return [Step(gives={0: carried[self._removed[op.name]]})]
         if op.kind == "Shape":
             return [Step()]
         rule = RULES.get(op.kind)
         if rule is None:
             raise MapRefusedError("a map does not pass it", op)
         try:
-            steps = rule.forward(op, carried, self)
+            steps = rule.forward(op, carried, self.context)
         except MapRefusedError:
             more = self._join(op, carried, worklist, propagation)
             if not more:
                 raise
-            steps = rule.forward(op, {**carried, **more}, self)
-        return self.atoms.sparing(op, steps, self.constant)
+            steps = rule.forward(op, {**carried, **more}, self.context)
+        return self.atoms.sparing(op, steps, self.context.constant)
 
     def _join(
         self, op: Op, carried: dict[int, Map], worklist: Worklist, propagation: Propagation
@@ -316,7 +260,7 @@ class Planner:
         propagation.take(op, step)
         for index, m in step.constants.items():
             if not m.is_identity:
-                _check_weight(op, index, self)
+                _check_weight(op, index, self.context)
         for index, m in step.gives.items():
             if index < len(op.outputs) and op.outputs[index] and not m.is_identity:
                 self._give(op.outputs[index], m, worklist, propagation)
@@ -337,33 +281,7 @@ class Planner:
             worklist.push(use.op, self.graph.order[use.op.name])
         worklist.carried[value] = m
 
-    # --- commit
 
-    def commit(self, propagation: Propagation, sources: tuple[str, ...] = ()) -> None:
-        """Take a propagation's changes over, on behalf of the operators named."""
-        for op, m in propagation.input_maps:
-            self.rewrites[op.name] = self._rewrite(op).add_input_map(m, sources)
-        for op, m in propagation.output_maps:
-            self.rewrites[op.name] = self._rewrite(op).add_output_map(m, sources)
-        for op, index, m in propagation.constants:
-            self.rewrites[op.name] = self._rewrite(op).add_constant(index, m, sources)
-        for value, m in propagation.asked.items():
-            self.relations.move(value, now=m)
-        for value, m in propagation.carried.items():
-            self.relations.move(value, later=m)
-        self.relations.gone |= propagation.lost
-
-    def _rewrite(self, op: Op) -> Rewrite:
-        return self.rewrites.get(op.name) or Rewrite(op)
-
-
-def _terms(op: Op) -> list[str]:
-    """The values of which an operator's output is the sum, or the only one that it passes on."""
-    if op.kind in ("Add", "Sum", "Sub", "Mean"):
-        return [name for name in op.inputs if name]
-    return op.inputs[:1] if op.kind in ("Identity", "Dropout", "Cast") else []
-
-
-def _check_weight(op: Op, index: int, planner: Planner) -> None:
+def _check_weight(op: Op, index: int, context: GraphContext) -> None:
     if op.input(index):
-        weight(op, index, planner)
+        weight(op, index, context)

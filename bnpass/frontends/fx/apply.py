@@ -19,7 +19,7 @@ from bnpass.importer.modules import BatchNorm
 from bnpass.ir.edits import LEFTOVER_EPSILON, BiasDrop, FoldEdits, Leftover, NewNorm
 from bnpass.ir.graph import Op
 from bnpass.ir.weights import NewWeights, multiplied_out, new_weights
-from bnpass.passes.planner import Planner
+from bnpass.passes.context import GraphContext
 
 MOVES = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 """What a fold only removes in pairs that undo each other, one behind the other in its plan."""
@@ -36,7 +36,7 @@ def apply_fold(reading: TracedModel, edits: FoldEdits) -> int:
         OverflowedError: some new weight is not finite; the module is then half edited.
     """
     editor = ModuleEditor(reading)
-    view = Planner(reading.graph)
+    view = GraphContext(reading.graph)
     planned = [(r.op, multiplied_out(new_weights(r, view))) for r in edits.rewrites]
     _set_modules(editor, planned)
     for op, new in planned:

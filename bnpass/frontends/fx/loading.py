@@ -121,7 +121,7 @@ def _sent(
 ) -> dict[str, Map]:
     """The shift that arrives at every site if the bias were ``vector``."""
     op = drop.op
-    rank = len(planner.shape(op.outputs[0]))
+    rank = len(planner.context.shape(op.outputs[0]))
     shift = vector.reshape(_aligned(op, drop, rank, planner)) * _factor(op, drop)
     trial = planner.forward(op.outputs[0], Map(np.ones((1,) * rank), shift), stops)
     return trial.arrived
@@ -131,7 +131,7 @@ def _aligned(op: Op, drop: BiasDrop, rank: int, planner: Planner) -> list[int]:
     """The bias's shape among the axes of the operator's output."""
     if op.kind in ("Conv", "ConvTranspose"):
         return [-1 if axis == 1 else 1 for axis in range(rank)]
-    constant = planner.constant(op.inputs[drop.index])
+    constant = planner.context.constant(op.inputs[drop.index])
     assert constant is not None
     return [1] * (rank - len(constant.shape)) + list(constant.shape)
 

@@ -23,7 +23,7 @@ from bnpass.ir.weights import kernel_form, new_kernels, new_weights
 from bnpass.onnx_model.messages import np_dtype
 from bnpass.onnx_model.storage import external
 from bnpass.onnx_model.storage.patching import Staged
-from bnpass.passes.planner import Planner
+from bnpass.passes.context import GraphContext
 from bnpass.rules import RuleContext
 
 _TOGETHER = 1 << 17  # entries of kernels rewritten at once: 1 MiB in float64
@@ -83,7 +83,7 @@ class Calculation:
     def numbers(self, scope: Scope, edits: FoldEdits) -> ScopeNumbers:
         """The new numbers of one graph."""
         found = ScopeNumbers()
-        context = Planner(scope.graph)
+        context = GraphContext(scope.graph)
         alike, others = _by_form(edits.rewrites, context)
         for group in alike:
             found.operators += self._kernels(scope, group, context)

@@ -13,7 +13,6 @@ from bnpass.errors import UsageError, close_matches
 if TYPE_CHECKING:
     import onnx
 
-    from bnpass.frontends.onnx.folding import FoldOptions
     from bnpass.frontends.onnx.inserting import Measure
     from bnpass.onnx_model.model import OnnxModel
     from bnpass.passes.sites import Site
@@ -251,44 +250,29 @@ def fold(
             training_mode=training_mode, max_growth=max_growth, fold_norms=fold_norms,
             plan_only=plan_only,
         )  # fmt: skip
-    from bnpass.frontends.onnx import folding
+    from bnpass.deploy import DeployOptions, deploy, deploy_file, plan_deployment, verified
     from bnpass.frontends.onnx.folding import FoldOptions
     from bnpass.onnx_model.model import OnnxModel
 
     _check_output(model, output, force)
-    options = FoldOptions(
-        tuple(only), tuple(skip), leftover, training_mode, freeze_inputs, max_growth, fold_norms
-    )
-    if to is not None and not plan_only:
-        narrow = _fold_to_half(model, options, to, to_io, verify)
-        return _written(narrow, model, output, force)
+    wanted = DeployOptions(
+        FoldOptions(
+            tuple(only), tuple(skip), leftover, training_mode, freeze_inputs, max_growth,
+            fold_norms,
+        ),
+        to=to,
+        io=to_io,
+    )  # fmt: skip
     if plan_only:
-        return folding.plan(OnnxModel.of(model, data=False), options).plan
-    if output is not None and isinstance(model, str | os.PathLike):
-        from bnpass.frontends.onnx.fold_file import fold_file
-
-        check = _verify if verify else None
-        fold_file(Path(model), Path(output), options, check=check, force=force)
+        return plan_deployment(OnnxModel.of(model, data=False), wanted).folded.plan
+    proofs = verified if verify else None
+    if output is not None and _is_path(model):
+        deploy_file(Path(model), Path(output), wanted, proofs, force=force)
         return Path(output)
     given = OnnxModel.of(model)
-    done = folding.fold(given.copy(), options)
-    if verify:
-        _verify(given.proto, done.model, done.changed)
+    edited, reference = (given, Path(model)) if _is_path(model) else (given.copy(), given.proto)
+    done = deploy(edited, wanted, proofs, reference=reference)
     return _written(done.model, model, output, force)
-
-
-def _fold_to_half(model: Any, options: FoldOptions, to: str, io: bool, verify: bool) -> Any:
-    from bnpass.frontends.onnx.half.fold import fold_to_half, verify_half
-
-    given = Path(model) if _is_path(model) else model
-    checks: dict[str, Any] = {"check": _verify, "check_half": verify_half} if verify else {}
-    return fold_to_half(given, options, to, io=io, **checks)[0].model
-
-
-def _verify(before: Any, after: Any, changed: frozenset[str]) -> None:
-    from bnpass.runtime.verify import verify
-
-    verify(before, after, changed=changed).raise_if_failed()
 
 
 def strip(

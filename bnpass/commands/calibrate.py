@@ -39,8 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
+    from bnpass.data.recorded import record_recipe, record_statistics
     from bnpass.files import check_output, load_model, save_model
-    from bnpass.pipeline.datasets import open_for, record_recipe, record_statistics
+    from bnpass.pipeline.datasets import open_for
     from bnpass.pipeline.summary import count_norms
     from bnpass.statistics.onnx_engine import calibrate_onnx
 

@@ -8,7 +8,6 @@ everything that stays. With --scale, --mean and --std the normalisation of the i
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +22,8 @@ from bnpass.report.ui import Ui
 if TYPE_CHECKING:
     import onnx
 
-    from bnpass.commands.normalising import Normalised
-    from bnpass.frontends.onnx.folding import Folded, FoldOptions
+    from bnpass.deploy import Deployed, Proofs
+    from bnpass.runtime.tolerance import Tolerance
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,39 +59,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
-    from bnpass.frontends.onnx.fold_file import fold_file
+    from bnpass.deploy import DeployOptions, deploy_file, plan_deployment
     from bnpass.frontends.onnx.folding import FoldOptions
+    from bnpass.onnx_model.model import OnnxModel
 
     path = options.want_output(args, "folded")
     sidecar = _wanted_sidecar(args)
     half.check_arguments(args)
     options.check_patterns((*args.only, *args.skip), args.model)
-    wanted = FoldOptions(tuple(args.only), tuple(args.skip), args.leftover, args.training_mode,
-                         args.freeze_inputs, args.max_growth, args.fold_norms)
-
-    chosen = normalising.normalised(args, ui)
-    prepare = None if chosen is None else chosen.prepare
-
-    def prove(before: Any, after: Any, changed: frozenset[str]) -> None:
-        check(before, after, ui, changed=changed, provider=args.provider, seed=args.seed,
-              prepare=prepare)
-
+    wanted = DeployOptions(
+        FoldOptions(tuple(args.only), tuple(args.skip), args.leftover, args.training_mode,
+                    args.freeze_inputs, args.max_growth, args.fold_norms),
+        normalising.normalisation(args, ui), args.to, args.to_io,
+    )  # fmt: skip
     if path is None:
-        done = _planned(args, wanted, chosen)
-        _show(done, args, chosen, ui)
+        done = plan_deployment(OnnxModel.of(args.model, data=wanted.whole), wanted)
+        _show(done, args, ui)
         ui.say("nothing written (no -o, or --dry-run)")
     else:
-        proof = None if args.no_verify else prove
+        proofs = None if args.no_verify else _proofs(args, ui)
         with together():
-            if args.to:
-                done = half.fold_to(args, ui, path, wanted, proof, chosen)
-            elif chosen is not None:
-                done = _fold_normalised(args, path, wanted, proof, chosen)
-            else:
-                done = fold_file(Path(args.model), path, wanted, force=args.force, check=proof)
+            done = deploy_file(Path(args.model), path, wanted, proofs, force=args.force)
             if sidecar is not None:
                 _write_sidecar(args.model, path, sidecar)
-        _show(done, args, chosen, ui)
+        if done.half is not None:
+            half.show(done.half, ui)
+        _show(done, args, ui)
         if sidecar is not None:
             ui.document["sidecar"] = sidecar
             ui.say(f"wrote {sidecar} ({size(sidecar.stat().st_size)}): bnpass unfold {path} "
@@ -101,42 +93,31 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         ui.document["output"] = path
         ui.say(f"wrote {path} ({size(path.stat().st_size)}), {left} BatchNorm left | next: bnpass "
                f"bench {args.model} {path}")
-    return 1 if args.require_change and not done.plan.folded else 0
+    return 1 if args.require_change and not done.folded.plan.folded else 0
 
 
-def _warn_of_statistics(done: Folded, args: argparse.Namespace, ui: Ui) -> None:
-    from bnpass.pipeline.datasets import statistics_of
+def _proofs(args: argparse.Namespace, ui: Ui) -> Proofs:
+    """The proofs, which say what they found."""
+    from bnpass.deploy import Proofs
 
-    normed = any(entry.kind == "BatchNormalization" for entry in done.plan.entries)
+    def prove(done: Deployed, result: Any, rule: Tolerance | None = None) -> None:
+        check(done.reference, result, ui, changed=done.folded.changed, provider=args.provider,
+              seed=args.seed, rule=rule, prepare=done.prepare)
+
+    def prove_half(done: Deployed, result: Any) -> None:
+        prove(done, result, half.tolerance(done, args, ui))
+
+    return Proofs(prove, prove_half)
+
+
+def _warn_of_statistics(done: Deployed, args: argparse.Namespace, ui: Ui) -> None:
+    from bnpass.data.recorded import statistics_of
+
+    normed = any(entry.kind == "BatchNormalization" for entry in done.folded.plan.entries)
     if normed and statistics_of(done.model) == "ema":
         ready = options.sibling(Path(args.model), "ready")
         ui.warn("the statistics are training's moving average, which depends on the last steps: "
                 f"bnpass calibrate {args.model} --data DATA -o {ready} takes exact ones")
-
-
-def _planned(
-    args: argparse.Namespace, wanted: FoldOptions, chosen: Normalised | None
-) -> Folded:
-    from bnpass.frontends.onnx.folding import plan
-    from bnpass.onnx_model.model import OnnxModel
-
-    if chosen is not None:
-        return chosen.fold(None, wanted)
-    return plan(OnnxModel.of(args.model, data=False), wanted)
-
-
-def _fold_normalised(
-    args: argparse.Namespace, path: Path, wanted: FoldOptions,
-    proof: Callable[[Any, Any, frozenset[str]], None] | None, chosen: Normalised,
-) -> Folded:
-    from bnpass.files import data_files, save_model
-
-    done = chosen.fold(None, wanted)
-    if proof is not None:
-        proof(chosen.front.model, done.model, done.changed)
-    external = True if data_files(args.model) else None
-    save_model(done.model, path, force=args.force, source=args.model, external=external)
-    return done
 
 
 def _wanted_sidecar(args: argparse.Namespace) -> Path | None:
@@ -166,8 +147,8 @@ def _count_left(model: onnx.ModelProto, ui: Ui) -> int:
     return left
 
 
-def _show(done: Folded, args: argparse.Namespace, chosen: Normalised | None, ui: Ui) -> None:
-    plan = done.plan
+def _show(done: Deployed, args: argparse.Namespace, ui: Ui) -> None:
+    plan = done.folded.plan
     _warn_of_statistics(done, args, ui)
     ui.document.update(ok=True, folded=len(plan.folded), refused=len(plan.refused),
                        spared=len(plan.spared))
@@ -186,7 +167,6 @@ def _show(done: Folded, args: argparse.Namespace, chosen: Normalised | None, ui:
     ways = [entry.how for entry in plan.folded]
     detail = ", ".join(f"{ways.count(way)} {way}" for way in dict.fromkeys(ways))
     ui.say(f"{len(ways)} of {len(plan.entries)} maps folded" + (f" ({detail})" if detail else ""))
-    if chosen is not None:
-        normalising.show(done, chosen, ui)
+    normalising.show(done, ui)
     if plan.refused and not args.explain:
         ui.say(f"{len(plan.refused)} stay: --explain gives the reasons")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bnpass.commands import options
 from bnpass.commands.datasets import numbers
@@ -14,9 +12,7 @@ from bnpass.report.ui import Ui
 
 if TYPE_CHECKING:
     from bnpass.data.normalisation import Normalisation
-    from bnpass.frontends.onnx.folding import Folded, FoldOptions
-    from bnpass.frontends.onnx.preprocessing import InFront
-    from bnpass.runtime.inputs import Feeds
+    from bnpass.deploy import Deployed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,51 +35,23 @@ def add_flag(group: argparse._ArgumentGroup) -> None:
                        help="scale, mean and std as training recorded them in the file")
 
 
-@dataclass(frozen=True)
-class Normalised:
-    """A model with the normalisation in front, and what it is."""
-
-    front: InFront
-    wanted: Normalisation
-
-    def fold(self, _: Any, wanted: FoldOptions) -> Folded:
-        """Fold; the recorded conversion of the data is brought up to date."""
-        from bnpass.frontends.onnx.preprocessing import fold_in_front
-        from bnpass.pipeline.datasets import record_recipe, recorded_recipe
-
-        done = fold_in_front(self.front, wanted)
-        recipe = recorded_recipe(done.model)
-        if recipe is not None:
-            record_recipe(done.model, self.wanted.left_of(recipe).to_dict())
-        return done
-
-    @property
-    def prepare(self) -> Callable[[Feeds], Feeds]:
-        """Makes of random inputs of the model such as stored samples are."""
-        from bnpass.data.normalisation import preparation
-
-        return preparation(self.wanted, self.front.port.name)
-
-
-def normalised(args: argparse.Namespace, ui: Ui) -> Normalised | None:
-    """The model with what was asked for in front of it, or None.
+def normalisation(args: argparse.Namespace, ui: Ui) -> Normalisation | None:
+    """The normalisation of the input that the written model shall do itself, or None.
 
     Raises:
-        InputError: its input is no float tensor, or has no such channels.
         UsageError: numbers that contradict each other.
     """
     from dataclasses import replace
 
     from bnpass.data.normalisation import Normalisation
-    from bnpass.files import load_model
-    from bnpass.pipeline.datasets import recorded_recipe
+    from bnpass.data.recorded import recorded_recipe
+    from bnpass.onnx_model.model import OnnxModel
 
     given = {name: value for name in ("scale", "mean", "std")
              if (value := getattr(args, name)) is not None}
     if not given and not args.fold_normalisation:
         return None
-    model = load_model(args.model)
-    recipe = recorded_recipe(model)
+    recipe = recorded_recipe(OnnxModel.of(args.model, data=False).proto)
     wanted = Normalisation()
     if args.fold_normalisation and recipe is not None:
         wanted = Normalisation.of(recipe)
@@ -98,14 +66,16 @@ def normalised(args: argparse.Namespace, ui: Ui) -> Normalised | None:
                 f"{rest.describe()}")
     ui.document["normalisation"] = {"scale": wanted.scale, "mean": list(wanted.mean),
                                     "std": list(wanted.std)}
-    return Normalised(wanted.in_front_of(model), wanted)
+    return wanted
 
 
-def show(done: Folded, chosen: Normalised, ui: Ui) -> None:
-    """Say what became of the normalisation."""
-    nodes = set(chosen.front.nodes)
-    into = {name for e in done.plan.folded if nodes & set(e.nodes) for name in e.into}
-    stay = {name: e.reason for e in done.plan.refused for name in e.nodes if name in nodes}
+def show(done: Deployed, ui: Ui) -> None:
+    """Say what became of the normalisation, where there was one."""
+    if done.front is None:
+        return
+    nodes, plan = set(done.front.nodes), done.folded.plan
+    into = {name for e in plan.folded if nodes & set(e.nodes) for name in e.into}
+    stay = {name: e.reason for e in plan.refused for name in e.nodes if name in nodes}
     left = [n.op_type for n in done.model.graph.node if n.name in stay]
     reason = next(iter(stay.values()), "").partition("forward: ")[2]  # nothing is behind an input
     ui.document["normalisation"].update(into=sorted(into), left=left, reason=reason)

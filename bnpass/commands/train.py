@@ -43,9 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
     import bnpass
+    from bnpass.data.recorded import record_recipe, record_statistics
     from bnpass.files import check_output, load_model, save_model
     from bnpass.pipeline.arms import note
-    from bnpass.pipeline.datasets import open_for, record_recipe, record_statistics
+    from bnpass.pipeline.datasets import open_for
     from bnpass.pipeline.summary import count_norms, curve_of
     from bnpass.report.curves import draw_curves
     from bnpass.report.percentiles import draw_percentiles

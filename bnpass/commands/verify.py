@@ -96,8 +96,8 @@ class _Pair:
     def of(cls, args: argparse.Namespace, ui: Ui) -> _Pair:
         """As the conversions of the data say that are recorded in the two models."""
         from bnpass.data.normalisation import Normalisation, preparation
+        from bnpass.data.recorded import recorded_recipe
         from bnpass.files import load_model
-        from bnpass.pipeline.datasets import recorded_recipe
 
         paths = [args.reference, args.candidate or args.reference]
         one, other = (recorded_recipe(load_model(path, data=False)) for path in paths)

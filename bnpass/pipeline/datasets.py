@@ -1,4 +1,4 @@
-"""Data sets for a model given as a file, and the record of how its samples are converted."""
+"""Data sets for a model given as a file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+from bnpass.data.recorded import recorded
 from bnpass.errors import InputError
 from bnpass.files import load_model
 
@@ -14,15 +15,8 @@ if TYPE_CHECKING:
     import onnx
 
     from bnpass.data import Data, InputSpec
-    from bnpass.data.recipe import Recipe
 
 log = logging.getLogger("bnpass.pipeline")
-
-RECIPE = "bnpass.data"
-"""Key of the model's metadata under which the conversion of its training data is recorded."""
-
-STATISTICS = "bnpass.statistics"
-"""Key for how its BatchNorms' statistics were made; training leaves ``"ema"`` behind."""
 
 
 def input_spec(model: onnx.ModelProto) -> InputSpec:
@@ -71,57 +65,12 @@ def open_for(
 def _replayed(model: onnx.ModelProto, spec: str, opts: dict[str, Any]) -> Data | None:
     from bnpass.data import open_data
 
-    recorded = _recorded(model)
+    kept = recorded(model)
     overridden = any(opts.get(name) not in (None, "auto") for name in
                      ("layout", "scale", "mean", "std", "resize", "fit"))
-    if recorded is None or overridden:
+    if kept is None or overridden:
         return None
     try:
-        return open_data(spec, recipe=json.loads(recorded), **opts)
+        return open_data(spec, recipe=json.loads(kept), **opts)
     except (InputError, ValueError):
         return None  # stored in another way: infer afresh, which also says what is wrong
-
-
-def _recorded(model: onnx.ModelProto, key: str = RECIPE) -> str | None:
-    return next((p.value for p in model.metadata_props if p.key == key), None)
-
-
-def statistics_of(model: onnx.ModelProto) -> str | None:
-    """How the statistics of a model's BatchNorms were made, as recorded in it, or None."""
-    return _recorded(model, STATISTICS)
-
-
-def record_statistics(model: onnx.ModelProto, method: str) -> onnx.ModelProto:
-    """Record in a model's metadata how its BatchNorms' statistics were made; return the model."""
-    return _record(model, STATISTICS, method)
-
-
-def recorded_recipe(model: onnx.ModelProto) -> Recipe | None:
-    """The conversion that is recorded in a model's metadata, or None.
-
-    Raises:
-        InputError: what is recorded there is none.
-    """
-    from bnpass.data.recipe import Recipe
-
-    recorded = _recorded(model)
-    if recorded is None:
-        return None
-    try:
-        return Recipe.from_dict(json.loads(recorded))
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"the metadata {RECIPE!r} is no recorded data conversion: {error}",
-                         "it is what bnpass train writes; remove it") from error
-
-
-def record_recipe(model: onnx.ModelProto, recipe: dict[str, Any]) -> onnx.ModelProto:
-    """Record in a model's metadata how samples become its input; return the model."""
-    return _record(model, RECIPE, json.dumps(recipe, sort_keys=True))
-
-
-def _record(model: onnx.ModelProto, key: str, value: str) -> onnx.ModelProto:
-    from onnx import helper
-
-    kept = {p.key: p.value for p in model.metadata_props if p.key != key}
-    helper.set_model_props(model, {**kept, key: value})
-    return model

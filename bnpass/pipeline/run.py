@@ -6,15 +6,16 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnpass.data.recorded import record_recipe, record_statistics
 from bnpass.errors import InputError
 from bnpass.files import atomic_write, load_model, make_folder, save_model
 from bnpass.pipeline.arms import Arm, train_arm
 from bnpass.pipeline.config import Listener, RunConfig
-from bnpass.pipeline.datasets import open_for, record_recipe, record_statistics
+from bnpass.pipeline.datasets import open_for
 from bnpass.pipeline.measure import accuracy_of, deployed_outputs
 from bnpass.pipeline.outputs import NAMES, PLAIN, check_folder
 from bnpass.pipeline.summary import count_norms, summarise
@@ -224,43 +225,29 @@ def _write_trained(job: Job, folder: Path, force: bool, source: Any) -> None:
 
 
 def _fold(job: Job, shown: Listener) -> None:
-    import bnpass
+    from bnpass.data.normalisation import Normalisation
+    from bnpass.deploy import DeployOptions, deploy
+    from bnpass.frontends.onnx.folding import FoldOptions
+    from bnpass.onnx_model.model import OnnxModel
     from bnpass.runtime.verify import verify
 
     assert job.trained is not None
-    reference = job.trained
+    wanted = DeployOptions(FoldOptions(**job.config.fold))
+    if job.config.fold_normalisation:
+        wanted = replace(wanted, normalisation=Normalisation.of(job.train.converter))
     with job.timed("fold"):
-        if job.config.fold_normalisation:
-            reference = _fold_normalised(job)
-        else:
-            plan = bnpass.fold(job.trained, plan_only=True, **job.config.fold)
-            job.facts["fold"] = plan.to_dict()
-            job.deploy = bnpass.fold(job.trained, verify=False, **job.config.fold)
-    assert job.deploy is not None
+        done = deploy(OnnxModel.of(job.trained).copy(), wanted)
+    job.deploy, job.facts["fold"] = done.model, done.folded.plan.to_dict()
     left = count_norms(job.deploy)
     shown.log(f"fold: {count_norms(job.trained)} BatchNorms, {left} left")
     with job.timed("verify"):
         batches = (x for x, _ in job.deployed_test.batches(500))
-        report = verify(reference, job.deploy, data=batches, limit=1 << 30,
+        report = verify(done.reference, job.deploy, data=batches, limit=1 << 30,
                         provider=job.config.provider)
     if job.config.verify:
         report.raise_if_failed()
     job.facts["verify"] = report.to_dict()
     shown.log(f"verify: {'passed' if report.passed else 'FAILED'} on {job.test_is}")
-
-
-def _fold_normalised(job: Job) -> onnx.ModelProto:
-    """Fold the data's normalisation, too; returns the trained model behind it, spelt out."""
-    from bnpass.data.normalisation import Normalisation
-    from bnpass.frontends.onnx.folding import FoldOptions
-    from bnpass.frontends.onnx.preprocessing import fold_in_front
-
-    assert job.trained is not None
-    front = Normalisation.of(job.train.converter).in_front_of(job.trained)
-    done = fold_in_front(front, FoldOptions(**job.config.fold))
-    job.facts["fold"] = done.plan.to_dict()
-    job.deploy = record_recipe(done.model, job.deployed_test.recipe)
-    return front.model
 
 
 def _measure(job: Job, shown: Listener) -> None:

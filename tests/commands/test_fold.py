@@ -107,9 +107,9 @@ def test_an_existing_output_is_kept_without_force(
 def test_a_failed_verification_writes_nothing(
     bnpass: Run, normed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bnpass.frontends.onnx import fold_file
+    from bnpass.frontends.onnx import folding
 
-    right = fold_file.fold
+    right = folding.fold
 
     def wrong(*arguments: object, **options: object) -> object:
         done = right(*arguments, **options)  # type: ignore[arg-type]
@@ -117,7 +117,7 @@ def test_a_failed_verification_writes_nothing(
         bias.CopyFrom(onnx.numpy_helper.from_array(np.full(3, 9, np.float32), "b1"))
         return done
 
-    monkeypatch.setattr(fold_file, "fold", wrong)
+    monkeypatch.setattr(folding, "fold", wrong)
     result = bnpass("fold", normed, "-o", tmp_path / "out.onnx")
     assert result.code == 1
     assert "the two models differ" in result.errors[0]

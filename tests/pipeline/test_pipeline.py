@@ -10,9 +10,12 @@ import onnx
 import pytest
 import torch
 
+from bnpass.data.recorded import RECIPE, record_recipe
 from bnpass.errors import RefusedError, UsageError, VerificationError
+from bnpass.frontends.onnx import folding
+from bnpass.onnx_model.model import OnnxModel
 from bnpass.pipeline import RunConfig, run_pipeline
-from bnpass.pipeline.datasets import RECIPE, open_for, record_recipe
+from bnpass.pipeline.datasets import open_for
 from bnpass.pipeline.summary import count_norms
 from bnpass.training import TrainConfig
 from tests.commands.helpers import CLASSES, FEATURES, add_norm, files, mlp
@@ -77,17 +80,13 @@ def test_a_recorded_recipe_gives_way_to_options_and_to_other_data(
 def test_a_fold_that_is_wrong_is_not_written(
     tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import bnpass
+    right = folding.fold
 
-    right = bnpass.fold
+    def wrong(model: OnnxModel, options: folding.FoldOptions) -> folding.Folded:
+        model.proto = add_norm(model.proto, after="h1", channels=CLASSES)
+        return right(model, options)
 
-    def wrong(model: onnx.ModelProto, **options: object) -> object:
-        if options.get("plan_only"):
-            return right(model, **options)
-        other = onnx.ModelProto.FromString(model.SerializeToString())
-        return right(add_norm(other, after="h1", channels=CLASSES), **options)
-
-    monkeypatch.setattr(bnpass, "fold", wrong)
+    monkeypatch.setattr(folding, "fold", wrong)
     model = mlp(ending="Softmax")
     with pytest.raises(VerificationError, match="differ"):
         run_pipeline(model, data, tmp_path / "out", short())

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +12,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from bnpass.errors import InputError
-from bnpass.frontends.onnx.folding import Folded, FoldOptions, fold_model
+from bnpass.frontends.onnx.folding import Folded, FoldOptions, fold, plan
 from bnpass.onnx_model.model import OnnxModel
-from bnpass.onnx_model.scopes import all_nodes, bodies
+from bnpass.onnx_model.names import Names
+from bnpass.onnx_model.scopes import bodies
 from bnpass.onnx_model.signature import Port, dtype_of, inputs_of, is_float
 from bnpass.passes.fold import FoldPlan
 
@@ -58,14 +58,14 @@ def put_in_front(
     count = max(len(offset), len(divisor))
     axis = _axis(port, count, axis)
     _fix_size(copy, port.name, axis, count)
-    taken = _names(copy)
+    names = Names(copy)
     last, dtype = port.name, dtype_of(port.kind)
     added: list[onnx.NodeProto] = []
     for kind, numbers, neutral in (("Sub", offset, 0.0), ("Div", divisor, 1.0)):
         if (numbers == neutral).all():
             continue
         word = {"Sub": ("centred", "mean"), "Div": ("normalised", "std")}[kind]
-        result, constant = (_fresh(f"{port.name}_{part}", taken) for part in word)
+        result, constant = (names.fresh(f"{port.name}_{part}") for part in word)
         shape = [1] * len(port.shape or ())
         shape[axis] = len(numbers)
         array = numbers.astype(dtype).reshape(shape)
@@ -85,30 +85,30 @@ def fold_in_front(front: InFront, options: FoldOptions | None = None) -> Folded:
     2. They take in the scale alone (padding puts in zeros behind the shift): one Sub stays.
     3. They take in nothing (something else reads the input, too): Sub and Div stay.
 
-    The plan says of each node what became of it, with the reason if it stays.
+    The plan says of each node what became of it, with the reason if it stays. ``front`` is left as
+    it is.
     """
     given = options or FoldOptions()
     own = tuple(glob.escape(name) for name in front.nodes)
-    done = _first_fold(front, own, given)
+    model = OnnxModel.of(front.model).copy()
+    done = _first_fold(model, own, given)
     only = own if options is None else given.only and (*given.only, *own)
-    rest = fold_model(done.model, replace(given, only=only))
-    _restore_size(rest.model, front.port)
+    rest = fold(model, replace(given, only=only))
+    _restore_size(model.proto, front.port)
     stays = [e for e in rest.plan.arithmetic if set(e.nodes) & set(front.nodes)]
-    plan = replace(rest.plan, entries=[*done.plan.entries, *stays, *rest.plan.entries])
-    return Folded(rest.edited, plan,
-                  done.correspondences.then(rest.correspondences), done.grown + rest.grown,
-                  rest.unsettled)
+    entries = [*done.plan.entries, *stays, *rest.plan.entries]
+    found = done.correspondences.then(rest.correspondences)
+    return Folded(model, replace(rest.plan, entries=entries), found, done.grown + rest.grown)
 
 
-def _first_fold(front: InFront, own: tuple[str, ...], options: FoldOptions) -> Folded:
+def _first_fold(model: OnnxModel, own: tuple[str, ...], options: FoldOptions) -> Folded:
     """Cases 1 and 2, before anything else changes the layers that read the input."""
     for only in dict.fromkeys((own, own[1:])):
-        if not only:
-            continue
-        done = fold_model(front.model, replace(options, only=only, skip=()))
-        if done.plan.folded and not done.plan.refused:
-            return done
-    return Folded(OnnxModel.of(front.model), FoldPlan())
+        wanted = replace(options, only=only, skip=())
+        planned = plan(model, wanted).plan if only else FoldPlan()
+        if planned.folded and not planned.refused:
+            return fold(model, wanted)
+    return Folded(model, FoldPlan())
 
 
 def _first_input(model: onnx.ModelProto) -> Port:
@@ -168,19 +168,3 @@ def _rename_reads(nodes: Iterable[onnx.NodeProto], old: str, new: str) -> None:
             _rename_reads(body.node, old, new)
             for output in body.output:
                 output.name = new if output.name == old else output.name
-
-
-def _names(model: onnx.ModelProto) -> set[str]:
-    """Every name that a new value or node must not have."""
-    nodes = list(all_nodes(model))
-    ports: Sequence[Any] = (*model.graph.input, *model.graph.initializer, *model.graph.value_info)
-    inner = (value for node in nodes for body in bodies(node)
-             for value in (*body.input, *body.initializer, *body.output))
-    return {value.name for value in (*ports, *inner)} | {n.name for n in nodes} | {
-        value for n in nodes for value in (*n.input, *n.output)}
-
-
-def _fresh(wanted: str, taken: set[str]) -> str:
-    name = next(n for i in range(len(taken) + 1) if (n := wanted + "_" * i) not in taken)
-    taken.add(name)
-    return name

@@ -8,10 +8,9 @@ import pytest
 from onnx import numpy_helper
 
 import bnpass
+from bnpass.deploy import DeployOptions, Proofs, deploy_file
 from bnpass.errors import InputError, VerificationError
 from bnpass.files import load_model
-from bnpass.frontends.onnx.fold_file import fold_file
-from bnpass.frontends.onnx.folding import FoldOptions
 from bnpass.onnx_model.storage import detached
 from tests.fuzz.generator import generate
 from tests.helpers import Norm, build
@@ -42,7 +41,7 @@ def in_memory(path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("bnpass.onnx_model.storage.detached.LARGE_FILE", 1 << 40)
         output = path.with_name("ordinary.onnx")
-        fold_file(path, output, FoldOptions(), force=True)
+        deploy_file(path, output, DeployOptions(), force=True)
     return output.read_bytes()
 
 
@@ -63,7 +62,7 @@ def test_random_graphs(tmp_path, monkeypatch, group):
     path, output = tmp_path / "model.onnx", tmp_path / "folded.onnx"
     for seed in range(300 + 15 * group, 315 + 15 * group):
         path.write_bytes(generate(seed).SerializeToString())
-        fold_file(path, output, FoldOptions(), force=True)
+        deploy_file(path, output, DeployOptions(), force=True)
         assert output.read_bytes() == in_memory(path, monkeypatch), seed
 
 
@@ -103,7 +102,7 @@ def test_an_overflow_begins_anew(tmp_path, monkeypatch):
             tensor.CopyFrom(numpy_helper.from_array(big, "v"))
     path, output = tmp_path / "model.onnx", tmp_path / "folded.onnx"
     path.write_bytes(model.SerializeToString())
-    fold_file(path, output, FoldOptions())
+    deploy_file(path, output, DeployOptions())
     assert output.read_bytes() == in_memory(path, monkeypatch)
 
 
@@ -124,7 +123,7 @@ def test_nothing_is_left_when_the_check_fails(tmp_path):
         raise VerificationError("they differ")
 
     with pytest.raises(VerificationError):
-        fold_file(path, tmp_path / "folded.onnx", FoldOptions(), check=refuse)
+        deploy_file(path, tmp_path / "folded.onnx", DeployOptions(), Proofs(refuse, refuse))
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
 
 
@@ -133,7 +132,7 @@ def test_a_file_that_is_cut_off_is_an_input_error(tmp_path, keep):
     path = tmp_path / "model.onnx"
     path.write_bytes(build(TEXT, WEIGHTS).SerializeToString()[:keep])
     with pytest.raises(InputError):
-        fold_file(path, tmp_path / "folded.onnx", FoldOptions())
+        deploy_file(path, tmp_path / "folded.onnx", DeployOptions())
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
 
 
@@ -144,7 +143,7 @@ def test_numbers_that_do_not_fit_their_shape_are_an_input_error(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString())
     with pytest.raises((InputError, ValueError)):
-        fold_file(path, tmp_path / "folded.onnx", FoldOptions())
+        deploy_file(path, tmp_path / "folded.onnx", DeployOptions())
 
 
 def test_what_outgrows_one_file_is_saved_with_external_data(tmp_path, monkeypatch):

@@ -8,9 +8,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 import bnpass
+from bnpass.deploy import DeployOptions, Proofs, deploy_file
 from bnpass.errors import VerificationError
-from bnpass.frontends.onnx.fold_file import fold_file
-from bnpass.frontends.onnx.folding import FoldOptions
 from bnpass.onnx_model.storage import external
 
 CHANNELS = 24
@@ -144,7 +143,7 @@ def test_nothing_is_left_when_the_check_fails(saved, tmp_path):
         raise VerificationError("they differ")
 
     with pytest.raises(VerificationError):
-        fold_file(path, output, FoldOptions(), check=refuse)
+        deploy_file(path, output, DeployOptions(), Proofs(refuse, refuse))
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
@@ -200,7 +199,7 @@ def test_one_data_file_under_two_names(saved, tmp_path):
         if tensor.name == "w1":
             tensor.external_data[0].value = "weights/link.data"
     path.write_bytes(model.SerializeToString())
-    fold_file(path, output, FoldOptions())
+    deploy_file(path, output, DeployOptions())
     folded, whole = onnx.load(output), bnpass.fold(shared_conv_model(False), verify=False)
     assert folded.graph.node == whole.graph.node
     for one, other in zip(folded.graph.initializer, whole.graph.initializer, strict=True):

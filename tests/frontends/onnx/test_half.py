@@ -354,9 +354,9 @@ def test_the_public_fold_narrows(to: str, tmp_path):
 
 
 def test_a_narrowed_model_that_is_wrong_is_not_returned(monkeypatch):
-    from bnpass.frontends.onnx.half import fold as narrow_fold
+    from bnpass.deploy import pipeline
 
-    right = narrow_fold.to_half
+    right = pipeline.to_half
 
     def wrong(*arguments, **options):
         done = right(*arguments, **options)
@@ -366,7 +366,7 @@ def test_a_narrowed_model_that_is_wrong_is_not_returned(monkeypatch):
         tensor.CopyFrom(numpy_helper.from_array(values, "W"))
         return done
 
-    monkeypatch.setattr(narrow_fold, "to_half", wrong)
+    monkeypatch.setattr(pipeline, "to_half", wrong)
     with pytest.raises(VerificationError):
         bnpass.fold(with_norm(), to="float16")
 

@@ -1,12 +1,15 @@
-"""Draw a model's graph: BatchNorms coloured, dashed where a fold would take them away.
+"""Draw a model's graph, or the difference between two.
 
-The output's ending chooses the format: .dot and .mmd (Mermaid) need nothing; .svg, .png and .pdf
-need Graphviz. To browse a large model, use Netron.
+BatchNorms are coloured, dashed where a fold would take them away; nonlinearities are round. With a
+second model both are in one picture: green is new, red and struck out is gone, blue has other
+weights. The output's ending chooses the format: .svg, .dot and .mmd (Mermaid) need nothing, .png
+and .pdf need matplotlib. To browse a large model, use Netron.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnpass.commands import options
@@ -21,7 +24,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     options.add_model(parser)
-    parser.add_argument("-o", "--output", metavar="FILE", help="a .dot, .mmd, .svg, .png or .pdf")
+    parser.add_argument("other", nargs="?", metavar="OTHER",
+                        help="a second model: draw what is different in it")
+    parser.add_argument("-o", "--output", metavar="FILE", help="a .svg, .png, .pdf, .dot or .mmd")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     options.add_output_options(parser)
 
@@ -29,18 +34,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
     from bnpass.files import check_output
-    from bnpass.frontends.onnx.read import read
-    from bnpass.onnx_model.model import OnnxModel
-    from bnpass.report.drawing import draw
+    from bnpass.report.drawing import difference, draw, picture
 
     if not args.output:
-        raise UsageError("no output given", "add -o FILE.svg (or .dot, .mmd, .png, .pdf)")
+        raise UsageError("no output given", "add -o FILE.svg (or .png, .pdf, .dot, .mmd)")
     path = check_output(args.output, force=args.force, source=args.model)
-    graph = read(OnnxModel.of(args.model, data=False)).main.graph
-    draw(graph, path, _marks(graph), force=args.force)
+    graph = _read(args.model)
+    if args.other is None:
+        drawn, title = picture(graph, _marks(graph)), Path(args.model).name
+    else:
+        other = _read(args.other)
+        drawn = difference(graph, other, _both(_marks(graph), _marks(other)))
+        title = f"{Path(args.model).name} and {Path(args.other).name}"
+        ui.document["states"] = {s: sum(b.state == s for b in drawn.boxes)
+                                 for s in ("added", "removed", "changed")}  # fmt: skip
+    draw(drawn, path, title=title, force=args.force)
     ui.document.update(ok=True, output=path, operators=len(graph.ops))
     ui.say(f"wrote {path} ({len(graph.ops)} operators)")
     return 0
+
+
+def _read(name: str) -> Graph:
+    from bnpass.frontends.onnx.read import read
+    from bnpass.onnx_model.model import OnnxModel
+
+    return read(OnnxModel.of(name, data=False)).main.graph
 
 
 def _marks(graph: Graph) -> Marks:
@@ -50,3 +68,9 @@ def _marks(graph: Graph) -> Marks:
 
     folding = {name for entry in plan_fold(graph).folded for name in entry.nodes}
     return Marks(folding, {found.op.name for found in find_nonlinearities(graph)})
+
+
+def _both(one: Marks, other: Marks) -> Marks:
+    from bnpass.report.drawing import Marks
+
+    return Marks({*one.folding, *other.folding}, {*one.nonlinearities, *other.nonlinearities})

@@ -80,12 +80,13 @@ def draw_range(found: LrRange, path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
     """An empty figure, drawn without a display.
 
     Args:
         width: in inches.
         height: in inches.
+        arranged: leave the places of axes to matplotlib.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -96,7 +97,7 @@ def new_figure(width: float, height: float) -> Figure:
     except ImportError as error:
         raise MissingDependencyError("pictures need matplotlib",
                                      "pip install matplotlib") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained" if arranged else None)
     FigureCanvasAgg(figure)
     return figure
 

@@ -17,7 +17,8 @@ _LONGEST = 34  # characters of a name
 _STYLE = """
 .net text{font:11px ui-monospace,Menlo,Consolas,monospace;fill:#1f2328;text-anchor:middle}
 .net .kind{font-weight:600}
-.net .shape{font-size:9px;fill:#6b7280;text-anchor:start}
+.net .shape{font-size:9px;fill:#6b7280;text-anchor:start;stroke:#fff;stroke-width:3;
+paint-order:stroke}
 .net .box rect{stroke-width:1.2}
 .net .arrow{fill:none;stroke-width:1.2}
 .net .dashed rect{stroke-dasharray:5 3;stroke-width:2}
@@ -25,7 +26,8 @@ _STYLE = """
 .net .removed text{text-decoration:line-through}
 .net .arrow.removed{stroke-dasharray:4 3}
 .net .changed rect,.net .added rect{stroke-width:2.6}
-@media (prefers-color-scheme:dark){.net .shape{fill:#9ca3af}.net .arrow.kept{stroke:#9ca3af}}
+@media (prefers-color-scheme:dark){.net .shape{fill:#9ca3af;stroke:#111}
+.net .arrow.kept{stroke:#9ca3af}}
 """
 
 
@@ -45,7 +47,8 @@ def svg(picture: Picture, title: str = "") -> str:
         f"<title>{_text(title)}</title>" if title else "",
         f"<style>{_STYLE}</style>",
         _arrow_heads(),
-        *(_arrow(arrow, route) for arrow, route in zip(picture.arrows, layout.routes, strict=True)),
+        *map(_arrow, picture.arrows, layout.routes),
+        *_shapes(picture.arrows, layout.routes),
         *(_box(box, layout, sizes[box.key]) for box in picture.boxes),
         "</svg>",
     ]
@@ -79,12 +82,17 @@ def _arrow_heads() -> str:
 
 
 def _arrow(arrow: Arrow, route: Sequence[Point]) -> str:
-    path = (f'<path class="arrow {arrow.state or "kept"}" d="{_curve(route)}" '
+    return (f'<path class="arrow {arrow.state or "kept"}" d="{_curve(route)}" '
             f'stroke="{STROKE[arrow.state]}" marker-end="url(#head{arrow.state})"/>')  # fmt: skip
-    if not arrow.text:
-        return path
-    x, y = route[0]
-    return f'{path}<text class="shape" x="{x + 5:.0f}" y="{y + 12:.0f}">{_text(arrow.text)}</text>'
+
+
+def _shapes(arrows: Sequence[Arrow], routes: Sequence[Sequence[Point]]) -> list[str]:
+    """Shapes beside the starts of arrows; once where several arrows carry one value."""
+    places = {(a.text, *r[0]): None for a, r in zip(arrows, routes, strict=True) if a.text}
+    return [
+        f'<text class="shape" x="{x + 5:.0f}" y="{y + 12:.0f}">{_text(text)}</text>'
+        for text, x, y in places
+    ]
 
 
 def _curve(route: Sequence[Point]) -> str:

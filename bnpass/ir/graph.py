@@ -26,12 +26,6 @@ Dim = int | str | None
 """A dimension: its size, the name of a symbol (equal names are equal sizes), or unknown."""
 
 
-RECURRENT = frozenset({"RNN", "LSTM", "GRU"})
-"""Layers with nonlinearities inside; normalised is the input's contribution, once it is split."""
-
-_KEEP_RANK = frozenset({"BatchNormalization", "Relu", "Sigmoid", "Tanh", "MaxPool", "AveragePool"})
-
-
 @dataclass(eq=False, slots=True)
 class Op:
     """One operator.
@@ -256,19 +250,3 @@ class Graph:
     def constant(self, value: str) -> Constant | None:
         """The constant of that name, or None when the value is computed or may be overridden."""
         return self.constants.get(value)
-
-    def rank(self, value: str) -> int | None:
-        """The number of dimensions of a value, or None when it is unknown.
-
-        Cheaper than its shape: a convolution's rank is that of its weight.
-        """
-        op = self._producer.get(value)
-        while op is not None and op.kind in _KEEP_RANK:
-            value = op.inputs[0]
-            op = self._producer.get(value)
-        if op is not None and op.kind in ("Conv", "ConvTranspose"):
-            weight = self.constants.get(op.inputs[1])
-            if weight is not None:
-                return len(weight.shape)
-        shape = self.shape(value)
-        return None if shape is None else len(shape)

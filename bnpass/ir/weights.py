@@ -16,12 +16,11 @@ from bnpass.ir.affine import Map
 from bnpass.ir.codes import Codes, mapped_codes, mapped_weight, rounded_codes
 from bnpass.ir.edits import Rewrite
 from bnpass.ir.graph import Constant, Op, stacked
+from bnpass.ir.operators import operator
 from bnpass.ir.scaled import LARGE, Scaled
 from bnpass.rules.base import RuleContext
 from bnpass.rules.contraction import aligned, contraction
 from bnpass.rules.quantised import quantizer, scale_axis
-
-CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 
 
 @dataclass
@@ -109,7 +108,7 @@ def _conv(rewrite: Rewrite, context: RuleContext) -> NewWeights:
 def kernel_form(rewrite: Rewrite, context: RuleContext) -> Hashable | None:
     """Equal for convolutions that :func:`new_kernels` takes together; None: take it by itself."""
     op, after = rewrite.op, rewrite.output_map
-    if op.kind not in CONVOLUTIONS or rewrite.input_map or rewrite.constants or after is None:
+    if not operator(op.kind).convolution or rewrite.input_map or rewrite.constants or after is None:
         return None
     weight, bias = (context.constant(op.input(i)) for i in (1, 2))
     if weight is None or bias is None:

@@ -12,13 +12,12 @@ import numpy as np
 from bnpass.ir.affine import Map
 from bnpass.ir.edits import BiasDrop
 from bnpass.ir.graph import Graph, Op
+from bnpass.ir.operators import operator
 from bnpass.passes.planner import Planner
 from bnpass.passes.propagation import Propagation
 from bnpass.passes.sites import InsertionPoint, Site, any_map
 from bnpass.rules import MapRefusedError
 from bnpass.rules.maps import map_of
-
-_BIASED = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 
 
 def drop_biases(
@@ -79,8 +78,9 @@ def _biases(propagation: Propagation, graph: Graph, planner: Planner) -> list[tu
     for name in last_first:  # an Add that goes lets the biases in front of it pass
         op = graph.ops[name]
         try:
-            if op.kind in _BIASED and op.input(_BIASED[op.kind]):
-                found.append((BiasDrop(op, 2), _own_bias(op, planner)))
+            index = operator(op.kind).bias
+            if index is not None and op.input(index):
+                found.append((BiasDrop(op, index), _own_bias(op, planner)))
             elif op.kind in ("Add", "Sub"):
                 pair = map_of(op, planner.context)
                 if (
@@ -101,7 +101,8 @@ def existing_biases(graph: Graph, planner: Planner) -> list[tuple[str, str]]:
     stops = {op.inputs[0]: op for op in norms if len(graph.uses(op.inputs[0])) == 1}
     found = []
     for op in graph.ops_in_order:
-        if op.kind not in _BIASED or not op.input(_BIASED[op.kind]):
+        index = operator(op.kind).bias
+        if index is None or not op.input(index):
             continue
         try:
             m = _own_bias(op, planner)

@@ -11,9 +11,10 @@ from typing import NamedTuple
 from bnpass.ir.affine import Map
 from bnpass.ir.edits import Rewrite
 from bnpass.ir.graph import Op
+from bnpass.ir.operators import operator
 from bnpass.passes.planner import Planner
 from bnpass.rules import MapRefusedError
-from bnpass.rules.maps import AFFINE, map_of, norm_maps
+from bnpass.rules.maps import map_of, norm_maps
 
 
 class Link(NamedTuple):
@@ -73,7 +74,7 @@ def find_chains(planner: Planner, selected: Callable[[Op], bool]) -> Found:
     candidates = [
         op
         for op in planner.graph.ops_in_order
-        if op.kind in AFFINE and op.name not in planner.committed.removed and selected(op)
+        if operator(op.kind).affine and op.name not in planner.committed.removed and selected(op)
         and op.name not in planner.atoms
     ]
     links_of = _untouched_norms(candidates, planner)
@@ -149,7 +150,7 @@ def _between(link: Link, following: Link, planner: Planner) -> list[str]:
 
 
 def _link(op: Op, planner: Planner, found: Found | None = None) -> Link | None:
-    if op.kind not in AFFINE:
+    if not operator(op.kind).affine:
         return None
     try:
         pair = map_of(op, planner.context)

@@ -10,9 +10,8 @@ from bnpass.ir.affine import Map
 from bnpass.ir.correspondence import Relations
 from bnpass.ir.edits import FoldEdits, Rewrite
 from bnpass.ir.graph import Graph, Op
-
-_RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
-_UNDONE = _RESHAPES | {"Transpose"}
+from bnpass.ir.operators import operator
+from bnpass.ir.ranks import rank_of
 
 
 def keep_adds(
@@ -25,7 +24,7 @@ def keep_adds(
     removed = {op.name: data for op, data in edits.removed}
     rewrites = {r.op.name: r for r in edits.rewrites}
     for rewrite in edits.rewrites:
-        if rewrite.op.kind not in ("MatMul", "Einsum"):
+        if not operator(rewrite.op.kind).bare_product:
             continue
         if (
             rewrite.output_map is None
@@ -81,7 +80,9 @@ def drop_inverse_pairs(edits: FoldEdits, graph: Graph, relations: Relations) -> 
     gone = list(edits.removed)
     for op, data in gone:  # grows on the way
         first = graph.producer(op.inputs[data])
-        if first is None or first.kind not in _UNDONE or first.name in removed or op.name in kept:
+        if first is None or first.name in removed or op.name in kept:
+            continue
+        if not operator(first.kind).moves:
             continue
         second = _next_kept(first, removed, kept, graph)
         if second is not None and second.name not in removed and _inverse(first, second, graph):
@@ -108,13 +109,13 @@ def _next_kept(op: Op, removed: dict[str, int], kept: set[str], graph: Graph) ->
 
 
 def _inverse(first: Op, second: Op, graph: Graph) -> bool:
-    if first.kind == second.kind == "Transpose":
-        rank = graph.rank(first.inputs[0])
+    if operator(first.kind).permutes and operator(second.kind).permutes:
+        rank = rank_of(graph, first.inputs[0])
         if rank is None:
             return False
         a, b = (op.attrs.get("perm") or list(range(rank))[::-1] for op in (first, second))
         return [a[i] for i in b] == list(range(rank))
-    if first.kind in _RESHAPES and second.kind in _RESHAPES:
+    if operator(first.kind).reshapes and operator(second.kind).reshapes:
         before, after = graph.shape(first.inputs[0]), graph.shape(second.outputs[0])
         return before is not None and None not in before and before == after
     return False

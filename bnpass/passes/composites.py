@@ -19,24 +19,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bnpass.ir.formulas import sigmoid
 from bnpass.ir.graph import Graph, Op
-from bnpass.passes.sampling import POINTS, factor_of, sampled, sigmoid
+from bnpass.ir.operators import kinds
+from bnpass.ir.ranks import rank_of
+from bnpass.passes.sampling import POINTS, factor_of, sampled
 
-_CORE = frozenset(
-    {"Sigmoid", "Tanh", "Erf", "Clip", "HardSigmoid", "Softplus", "Max", "Min", "Relu", "Exp"}
-)
-_ELEMENTWISE = _CORE | frozenset(
-    {"Add", "Sub", "Mul", "Div", "Neg", "Pow", "Sqrt", "Log", "Abs", "Identity", "Cast",
-     "Reciprocal"}
-)  # fmt: skip
-_NORM_KINDS = frozenset(
-    {"Add", "Sub", "Mul", "Div", "Neg", "Pow", "Sqrt", "Abs", "Identity", "Cast", "Reciprocal",
-     "ReduceMean"}
-)  # fmt: skip
-_THROUGH = frozenset(
-    {"Cast", "Identity", "Reshape", "Flatten", "Transpose", "Unsqueeze", "Squeeze"}
-)
-_INTEGER_LAYERS = frozenset({"MatMulInteger", "ConvInteger"})
+_ELEMENTWISE = kinds(lambda row: row.formula is not None)
+_BENDS = kinds(lambda row: row.bends)
+_NORM_KINDS = _ELEMENTWISE - _BENDS | {"ReduceMean"}
+_THROUGH = kinds(lambda row: row.repeats or row.moves)
+_INTEGER_LAYERS = frozenset({"MatMulInteger", "ConvInteger"})  # whose result an operator scales
 _REGION = 32  # operators: the longest spelling of a known activation has 9
 _TOLERANCE = 2e-3  # of the constants of a float16 file, and between the two formulas of GELU
 
@@ -125,7 +118,7 @@ def _activation(entry: str, graph: Graph, taken: set[str]) -> Composite | None:
     members = _closure(entry, _ELEMENTWISE, graph, taken)
     for end in reversed([op for op in members if _joins(op, ("Mul", "Div"), graph)]):
         region = _region(end, entry, members, graph)
-        if region is None or not any(op.kind in _CORE for op in region if op is not end):
+        if region is None or not any(op.kind in _BENDS for op in region if op is not end):
             continue
         one = _named(entry, end, region, graph)
         if one.name != "composite" or end.kind == "Mul":
@@ -298,7 +291,7 @@ def _norm_name(region: list[Op], entry: str, graph: Graph) -> str:
     if not any(op.kind == "Sub" for op in region):
         return "RMSNormalization"
     mean = next(op for op in region if op.kind == "ReduceMean")
-    axes, rank = graph.constant(mean.input(1)), graph.rank(entry)
+    axes, rank = graph.constant(mean.input(1)), rank_of(graph, entry)
     found = [] if axes is None else [int(a) for a in np.asarray(axes.small).reshape(-1)]
     last = rank is not None and [a % rank for a in found] == list(range(rank - len(found), rank))
     spatial = last and rank == len(found) + 2

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from bnpass.ir.graph import Constant, Dim, Graph, Op
+from bnpass.ir.operators import operator
+from bnpass.ir.ranks import rank_of
 from bnpass.passes.committed import Committed
 from bnpass.rules import MapRefusedError
 
@@ -36,7 +38,7 @@ class GraphContext:
 
     def rank(self, value: str) -> int:
         """The number of dimensions of a value; MapRefusedError when it is not known."""
-        rank = self.graph.rank(value)
+        rank = rank_of(self.graph, value)
         if rank is None:
             raise MapRefusedError(f"the shape of {value!r} is not known")
         return rank
@@ -85,6 +87,7 @@ class GraphContext:
 
 def _terms(op: Op) -> list[str]:
     """The values of which an operator's output is the sum, or the only one that it passes on."""
-    if op.kind in ("Add", "Sum", "Sub", "Mean"):
+    row = operator(op.kind)
+    if row.sum:
         return [name for name in op.inputs if name]
-    return op.inputs[:1] if op.kind in ("Identity", "Dropout", "Cast") else []
+    return op.inputs[:1] if row.repeats else []

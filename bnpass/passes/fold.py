@@ -23,6 +23,7 @@ import numpy as np
 from bnpass.ir.affine import Map
 from bnpass.ir.edits import FoldEdits, Leftover
 from bnpass.ir.graph import Graph, Op, Use
+from bnpass.ir.operators import operator
 from bnpass.passes.atoms import find_atoms
 from bnpass.passes.chains import Chain, find_chains, refreshed, relate
 from bnpass.passes.cleanup import drop_inverse_pairs, keep_adds
@@ -30,7 +31,6 @@ from bnpass.passes.planner import Planner
 from bnpass.passes.propagation import Propagation
 from bnpass.passes.select import selector
 from bnpass.rules import MapRefusedError
-from bnpass.rules.maps import ARITHMETIC
 
 _ROUNDS = 4  # a fold can clear the way for another; more rounds were never needed
 _SPELT_OUT = 3  # arithmetic operators from which on one BatchNormalization is the shorter text
@@ -181,7 +181,7 @@ def _spared(planner: Planner) -> list[FoldEntry]:
 
 def _holds_a_constant(op: Op, graph: Graph) -> bool:
     fixed = [name for name in op.inputs if graph.constant(name) is not None]
-    return op.kind in ARITHMETIC and len(fixed) == 1
+    return operator(op.kind).affine and len(fixed) == 1
 
 
 # --- one chain
@@ -342,7 +342,7 @@ def _check_worth(
 def _shifted(propagations: list[Propagation]) -> set[Op]:
     """Operators without a bias of their own that get a shift."""
     taken = [pair for t in propagations for pair in (*t.input_maps, *t.output_maps)]
-    return {op for op, m in taken if op.kind in ("MatMul", "Einsum") and m.has_shift}
+    return {op for op, m in taken if operator(op.kind).bare_product and m.has_shift}
 
 
 def _commit(chain: Chain, propagations: list[Propagation], planner: Planner) -> None:

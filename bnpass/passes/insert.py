@@ -21,7 +21,8 @@ from dataclasses import replace
 import numpy as np
 
 from bnpass.ir.affine import Map
-from bnpass.ir.graph import RECURRENT, Dim, Graph, Op
+from bnpass.ir.graph import Dim, Graph, Op
+from bnpass.ir.operators import RECURRENT, operator
 from bnpass.passes.biases import drop_biases
 from bnpass.passes.nonlinear import (
     Nonlinearity,
@@ -34,17 +35,9 @@ from bnpass.passes.propagation import Propagation
 from bnpass.passes.residual import residual_ends
 from bnpass.passes.select import matches
 from bnpass.passes.sites import InsertionPoint, InsertPlan, Policy, Site, Skip, any_map
-from bnpass.rules import RULES, MapRefusedError
-
-EARLIER = frozenset({"Dropout", "Cast", "Resize", "Upsample", "Expand", "Tile", "Pad"})
-"""A BatchNorm stands in front of these, not behind them."""
+from bnpass.rules import MapRefusedError
 
 _NORMED = "already normalised"
-_SUMS = frozenset({"Add", "Sub", "Sum", "Mean"})
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Gather"})
-_NORMS = frozenset(
-    {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization"}
-)
 
 
 def plan_insert(graph: Graph, policy: Policy | None = None) -> InsertPlan:
@@ -134,12 +127,12 @@ class _Inserter:
         """Places behind the layers that have none yet: another layer follows them directly."""
         taken = {name for place, _ in places.values() for name in place.propagation.into}
         for op in self.graph.ops_in_order:
-            if op.kind not in _LAYERS - {"Gather"} or op.name in taken:
+            if not operator(op.kind).layer or operator(op.kind).reads_part or op.name in taken:
                 continue
             if op.name in last and not self.policy.last:
                 continue
             value = self._with_bias(op)
-            if any(use.op.kind in _NORMS for use in self.graph.uses(value)):
+            if any(operator(use.op.kind).norm for use in self.graph.uses(value)):
                 continue
             with suppress(MapRefusedError):
                 place = self._here(value)
@@ -159,7 +152,7 @@ class _Inserter:
         ends = residual_ends(
             self.graph,
             {site.value for site in sites},
-            lambda op: op.kind in _LAYERS,
+            lambda op: operator(op.kind).layer,
             self._sums,
             _may_cross,
         )
@@ -204,7 +197,7 @@ class _Inserter:
         if producer is None:
             return f"no layer in front: {value!r} is an input of the graph"
         reason = f"a BatchNorm stands in front of {producer.kind} {producer.name!r}"
-        if producer.kind not in EARLIER:
+        if not operator(producer.kind).norm_in_front:
             try:
                 place = self._here(value)
                 return self._on_branches(place, producer) or [place]
@@ -248,7 +241,7 @@ class _Inserter:
     def _sums(self, op: Op) -> bool:
         """Whether an operator adds several computed values."""
         computed = {name for name in op.inputs if name and self.graph.constant(name) is None}
-        return op.kind in _SUMS and len(computed) > 1
+        return operator(op.kind).sum and len(computed) > 1
 
     def _deeper_reason(self, op: Op, reason: str) -> str:
         inner = [self.find(n) for n in _data_inputs(op) if self.graph.constant(n) is None]
@@ -284,17 +277,17 @@ class _Inserter:
     def _layered(self, value: str, m: Map) -> Propagation:
         """How a map would fold, into layers where the arithmetic behind them could take it too."""
         propagation = self.planner.place(value, m)
-        if all(self.graph.ops[name].kind not in _LAYERS | _NORMS for name in propagation.into):
+        if not any(_is_site_layer(self.graph.ops[name]) for name in propagation.into):
             propagation = self.planner.place(value, m, past_constants=True)
         self._check_layers(propagation)
         return propagation
 
     def _check_layers(self, propagation: Propagation) -> None:
         ops = [self.graph.ops[name] for name in propagation.into]
-        norms = [op for op in ops if op.kind in _NORMS]
+        norms = [op for op in ops if operator(op.kind).norm]
         if norms and not (self.policy.norms and norms[0].kind != "BatchNormalization"):
             raise MapRefusedError(f"{_NORMED} by {norms[0].kind} {norms[0].name!r}")
-        if not norms and not any(op.kind in _LAYERS for op in ops):
+        if not norms and not any(operator(op.kind).layer for op in ops):
             raise MapRefusedError("no layer in front: per-channel arithmetic alone is none")
 
     def other_reader(self, value: str) -> str:
@@ -326,9 +319,7 @@ class _Inserter:
     def _site(self, place: InsertionPoint, names: list[str]) -> Site:
         producer = self.graph.producer(place.value)
         base = producer.name if producer is not None else place.value
-        absorbers = [
-            n for n in place.propagation.into if self.graph.ops[n].kind in _LAYERS | _NORMS
-        ]
+        absorbers = [n for n in place.propagation.into if _is_site_layer(self.graph.ops[n])]
         return Site(
             name=f"{base}_bn" if place.readers is None else f"{names[0]}_bn",
             value=place.value,
@@ -346,22 +337,19 @@ class _Inserter:
 
 def _may_cross(op: Op) -> bool:
     """Operators that a site may lie in front of: those that maps pass, not layers, not norms."""
-    return op.kind in RULES and op.kind not in _LAYERS | _NORMS | {
-        "RNN",
-        "LSTM",
-        "GRU",
-        "Relu",
-        "LeakyRelu",
-        "PRelu",
-        "Mul",
-        "Div",
-        "Max",
-        "Min",
-    }
+    row = operator(op.kind)
+    stops = row.layer or row.norm or row.recurrent or row.nonlinearity or row.product
+    return row.rule is not None and not stops
+
+
+def _is_site_layer(op: Op) -> bool:
+    """Whether what it makes is worth normalising: a layer, or a norm."""
+    row = operator(op.kind)
+    return row.layer or row.norm
 
 
 def _data_inputs(op: Op) -> list[str]:
     """Inputs that hold data, not shapes, axes, ratios or sizes."""
-    if op.kind in ("Add", "Sub", "Sum", "Mean", "Concat"):
+    if operator(op.kind).joins:
         return [name for name in op.inputs if name]
     return op.inputs[:1]

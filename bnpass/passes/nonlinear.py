@@ -8,26 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bnpass.ir.graph import RECURRENT, Graph, Op
+from bnpass.ir.graph import Graph, Op
+from bnpass.ir.operators import operator
 from bnpass.passes.composites import find_activations
 
-SINGLE = frozenset(
-    {
-        "Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Sigmoid", "Tanh", "HardSigmoid",
-        "HardSwish", "Softplus", "Softsign", "Gelu", "Mish", "Clip", "ThresholdedRelu", "Swish",
-        "com.microsoft::Gelu", "com.microsoft::FastGelu", "com.microsoft::QuickGelu",
-    }
-)  # fmt: skip
-"""Operators that are a nonlinearity by themselves. Softmax is none: it makes probabilities."""
-
-BOUNDED = frozenset({"Sigmoid", "Tanh", "HardSigmoid", "Softsign", "Clip", "Min", "Max"})
-"""Nonlinearities whose result is bounded: those that serve as gates."""
-
-_THROUGH = frozenset(
-    {"Identity", "Cast", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose",
-     "Expand", "Resize", "Upsample"}
-)  # fmt: skip
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "RNN", "LSTM", "GRU"})
+_EXTREMA = frozenset({"Max", "Min"})  # nonlinearities with a constant operand, or several others
+_CUTS = _EXTREMA | {"Clip"}
 
 
 @dataclass(frozen=True)
@@ -81,11 +67,12 @@ def is_split(op: Op, graph: Graph) -> bool:
 
 def _single(op: Op, graph: Graph) -> Nonlinearity | None:
     name = frozenset([op.name])
-    if op.kind in SINGLE:
+    row = operator(op.kind)
+    if row.nonlinearity and op.kind not in _EXTREMA:
         return Nonlinearity(op, (op.inputs[0],), name, op.kind)
-    if op.kind in RECURRENT and is_split(op, graph):
+    if row.recurrent and is_split(op, graph):
         return Nonlinearity(op, (op.inputs[0],), name, op.kind)
-    if op.kind not in ("Max", "Min") or (graph.dtype(op.outputs[0]) or "float").startswith("int"):
+    if op.kind not in _EXTREMA or (graph.dtype(op.outputs[0]) or "float").startswith("int"):
         return None
     free = tuple(dict.fromkeys(v for v in op.inputs if graph.constant(v) is None))
     fixed = [graph.constant(v) for v in op.inputs if graph.constant(v) is not None]
@@ -98,10 +85,10 @@ def _single(op: Op, graph: Graph) -> Nonlinearity | None:
 
 def _continues(single: Nonlinearity, found: list[Nonlinearity], graph: Graph) -> bool:
     """Min(Max(x, 0), 6) is one nonlinearity: the second operator belongs to the first."""
-    if single.op.kind not in ("Max", "Min", "Clip") or len(single.entries) != 1:
+    if single.op.kind not in _CUTS or len(single.entries) != 1:
         return False
     maker = graph.producer(single.entries[0])
-    if maker is None or maker.kind not in ("Max", "Min", "Clip"):
+    if maker is None or maker.kind not in _CUTS:
         return False
     if len(graph.uses(single.entries[0])) != 1:
         return False
@@ -122,7 +109,7 @@ def _scalar(shape: tuple[int, ...]) -> bool:
 
 def is_gate(n: Nonlinearity, graph: Graph) -> bool:
     """A bounded nonlinearity whose result only multiplies another path (SE, GLU, attention)."""
-    if n.op.kind not in BOUNDED or n.kind == "composite":
+    if not operator(n.op.kind).bounded or n.kind == "composite":
         return False
     stack, multiplied = [n.op.outputs[0]], False
     while stack:
@@ -134,7 +121,7 @@ def is_gate(n: Nonlinearity, graph: Graph) -> bool:
             free = [v for v in op.inputs if v and graph.constant(v) is None]
             if op.kind == "Mul" and len(free) == 2:
                 multiplied = True
-            elif use.index == 0 and (op.kind in _THROUGH or _scales(op, free)):
+            elif use.index == 0 and (operator(op.kind).passes_on or _scales(op, free)):
                 stack.append(op.outputs[0])
             elif op.kind != "Shape":
                 return False
@@ -142,7 +129,8 @@ def is_gate(n: Nonlinearity, graph: Graph) -> bool:
 
 
 def _scales(op: Op, free: list[str]) -> bool:
-    return op.kind in ("Mul", "Div", "Add", "Sub") and len(free) == 1
+    row = operator(op.kind)
+    return row.affine and (row.sum or row.product) and len(free) == 1
 
 
 def reaches_output(graph: Graph) -> frozenset[str]:
@@ -158,4 +146,5 @@ def reaches_output(graph: Graph) -> frozenset[str]:
 
 
 def _has_weights(op: Op, graph: Graph) -> bool:
-    return op.kind in _WEIGHTED and any(graph.constant(v) is not None for v in op.inputs[:2])
+    weights = operator(op.kind).weights
+    return any(graph.constant(op.input(i)) is not None for i in weights)

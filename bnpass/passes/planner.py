@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 
 from bnpass.ir.affine import Map
 from bnpass.ir.graph import Graph, Op, Use
+from bnpass.ir.operators import RULES, operator
 from bnpass.passes.asks import filled, merged_asks, settle_unread
 from bnpass.passes.atoms import Atoms
 from bnpass.passes.committed import Committed
 from bnpass.passes.context import GraphContext
 from bnpass.passes.propagation import Propagation, Worklist
 from bnpass.passes.search import search
-from bnpass.rules import RULES, MapRefusedError, Step, quantised
+from bnpass.rules import MapRefusedError, Step, quantised
 from bnpass.rules.absorbers import weight
 
 _NEW = Op("a new operator", "BatchNormalization", [], [])
@@ -185,7 +186,7 @@ class Planner:
     def _check_blind(self, use: Use, m: Map, value: str) -> None:
         """A reader that did not ask must not see the change (a Slice of other channels)."""
         reason = f"{value!r} is also read by {use.op.kind} {use.op.name!r}"
-        if use.index < 0 or use.op.kind not in ("Slice", "Split", "Gather", "Shape"):
+        if use.index < 0 or not (use.op.kind == "Shape" or operator(use.op.kind).reads_part):
             raise MapRefusedError(reason)
         if use.op.kind == "Shape":
             return

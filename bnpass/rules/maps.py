@@ -13,8 +13,7 @@ from bnpass.rules.absorbers import weight
 from bnpass.rules.base import MapRefusedError, RuleContext
 from bnpass.rules.elementwise import FLOATS
 
-ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
-AFFINE = ARITHMETIC | {"BatchNormalization", "Neg"}
+_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})  # whose algebra is in _arithmetic below
 
 
 def map_of(op: Op, context: RuleContext) -> tuple[int, Map] | None:
@@ -29,7 +28,7 @@ def map_of(op: Op, context: RuleContext) -> tuple[int, Map] | None:
     if op.kind == "Neg":
         rank = context.rank(op.inputs[0])
         return 0, Map(np.full((1,) * rank, -1.0), np.zeros((1,) * rank))
-    if op.kind in ARITHMETIC:
+    if op.kind in _ARITHMETIC:
         return _arithmetic(op, context)
     return None
 

@@ -63,7 +63,7 @@ def test_a_seed_decides_everything():
 
 
 def test_the_generator_draws_from_the_whole_table():
-    from bnpass.rules import RULES
+    from bnpass.ir.operators import RULES
 
     kinds = {n.op_type for seed in range(900) for n in generate(seed).graph.node}
     missing = set(RULES) - kinds - {"GroupNormalization", "Upsample"}

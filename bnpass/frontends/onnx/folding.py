@@ -15,7 +15,8 @@ from bnpass.frontends.onnx.functions import in_the_way, inline, inline_norms
 from bnpass.frontends.onnx.numbers import Calculation, ScopeNumbers
 from bnpass.frontends.onnx.read import Reading, Scope, checked_opset, read
 from bnpass.ir.correspondence import Correspondences
-from bnpass.ir.graph import RECURRENT, Graph
+from bnpass.ir.graph import Graph
+from bnpass.ir.operators import RECURRENT
 from bnpass.onnx_model.attributes import set_attributes
 from bnpass.onnx_model.faults import blaming_the_model
 from bnpass.onnx_model.model import OnnxModel

@@ -12,14 +12,12 @@ import onnx
 import onnx.inliner
 
 from bnpass.frontends.onnx.read import Reading
-from bnpass.ir.graph import RECURRENT, Graph, Op
+from bnpass.ir.graph import Graph, Op
+from bnpass.ir.operators import RULES, operator
 from bnpass.onnx_model.scopes import nodes_within
-from bnpass.rules import RULES
 
 Name = tuple[str, str]
 """Domain and name of a function."""
-
-_ABSORBERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"}) | RECURRENT
 
 
 def inline_norms(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -79,7 +77,7 @@ def _calls_around(graph: Graph, start: Op, local: dict[str, Name]) -> Iterator[O
             continue
         makers = [graph.producer(name) for name in op.inputs]
         around = [one for one in makers if one is not None]
-        if op.kind in _ABSORBERS:
+        if operator(op.kind).multiplies:
             around = [one for one in around if one.kind in local]
         else:
             around += [use.op for name in op.outputs for use in graph.uses(name)]

@@ -14,7 +14,8 @@ from bnpass.frontends.onnx import recurrent
 from bnpass.frontends.onnx.apply import apply_fold, apply_insert
 from bnpass.frontends.onnx.numbers import Calculation
 from bnpass.frontends.onnx.read import Reading, read
-from bnpass.ir.graph import RECURRENT, Op
+from bnpass.ir.graph import Op
+from bnpass.ir.operators import RECURRENT
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.passes.initial import new_norms
 from bnpass.passes.insert import plan_insert

@@ -20,7 +20,8 @@ import onnx
 from bnpass.frontends.onnx.editor import Editor
 from bnpass.frontends.onnx.numbers import Calculation, Numbers
 from bnpass.frontends.onnx.read import Reading, Scope, read
-from bnpass.ir.graph import RECURRENT, Constant, Graph, Op
+from bnpass.ir.graph import Constant, Graph, Op
+from bnpass.ir.operators import RECURRENT
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.passes.nonlinear import is_split
 

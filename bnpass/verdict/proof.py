@@ -207,16 +207,18 @@ class _Prover:
         the regions behind it are right as soon as they reach through the value.
         """
         value = region.target.old
-        behind = [r for r in readers.get(value, ()) if r.target.old in self.cutter.found]
+        targets = [r.target for r in readers.get(value, ())]
+        targets += self.cutter.made_from(value)
+        behind = {t.old: t for t in targets if t.old in self.cutter.found}
         if not behind or value in self.old.outputs or value not in self.cutter.found:
             return [found]
         self.cutter.drop(value)
-        again = [self.prove(self.cutter.region(r.target)) for r in behind]
+        again = [self.prove(self.cutter.region(target)) for target in behind.values()]
         good = [p.passed or (self.by_name and bool(p.reason)) for p in again]
         if not all(good):
             return [found]
-        for r in behind:
-            wrong.pop(r.target.old, None)
+        for name in behind:
+            wrong.pop(name, None)
         return again
 
     def prove(self, region: Region) -> Proof:

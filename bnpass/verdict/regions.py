@@ -55,6 +55,7 @@ class Cutter:
     ) -> None:
         self.old, self.new, self.pairs, self.same = old, new, pairs, same
         values = [*old.inputs, *(n for node in old.graph.node for n in node.output if n)]
+        self._readers: dict[str, list[str]] | None = None
         self.found: dict[str, Correspondence] = {}
         self.by_new: dict[str, list[Correspondence]] = {}
         for value in values:
@@ -71,6 +72,16 @@ class Cutter:
         """Take a claim back: regions reach through that value from now on."""
         pair = self.found.pop(value)
         self.by_new[pair.new].remove(pair)
+
+    def made_from(self, value: str) -> list[Correspondence]:
+        """The pairs that the readers of an old value make."""
+        if self._readers is None:
+            self._readers = {}
+            for node in self.old.graph.node:
+                for name in self.old.reads(node):
+                    self._readers.setdefault(name, []).extend(filter(None, node.output))
+        made = self._readers.get(value, ())
+        return [self.found[name] for name in made if name in self.found]
 
     def missing_outputs(self) -> list[str]:
         """Outputs of the old graph that the new one does not have as they were."""

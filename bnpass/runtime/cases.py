@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -46,8 +47,15 @@ class RandomPlan:
     dims: dict[str, int]
     prepare: Callable[[Feeds], Feeds] | None = None
 
-    def cases(self, engine: Engine) -> list[Case]:
-        """Draw inputs and run the reference on them; sizes that it refuses are left out."""
+    def cases(
+        self, engine: Engine, go_on: Callable[[float], bool] = lambda _: True
+    ) -> list[Case]:
+        """Draw inputs and run the reference on them; sizes that it refuses are left out.
+
+        Args:
+            engine: the reference.
+            go_on: whether there is time for another case of so many seconds; one there always is.
+        """
         ports = inputs_of(self.model)
         batches = self.batches if free_batch_of(ports) else self.batches[:1]
         sizes = self._legal_sizes(engine, ports)
@@ -56,7 +64,13 @@ class RandomPlan:
             for i in range(max(self.draws, 1))
             for batch in batches
         ]
-        return [self._case(engine, draw) for draw in wanted]
+        found = []
+        for draw in wanted:
+            start = time.perf_counter()
+            found.append(self._case(engine, draw))
+            if not go_on(time.perf_counter() - start):
+                break
+        return found
 
     def _dims(self) -> tuple[tuple[str, int], ...]:
         return tuple(self.dims.items())

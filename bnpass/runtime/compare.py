@@ -29,6 +29,11 @@ class Comparison:
         nonfinite: NaN and Inf that the reference does not have, or has elsewhere.
         varies: False if the reference is the same for every sample of every draw (proves little).
         compared: number of elements.
+        scale: largest |a|.
+        noise: how far the reference itself moves when its numbers move by a rounding.
+        ratio: max_abs by the noise; None where there is no noise.
+        limit: what max_abs may be.
+        steps: entries behind a rounding or a comparison that are another step.
     """
 
     passed: bool = True
@@ -41,6 +46,11 @@ class Comparison:
     nonfinite: int = 0
     varies: bool = False
     compared: int = 0
+    scale: float = 0.0
+    noise: float = 0.0
+    ratio: float | None = None
+    limit: float = 0.0
+    steps: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields; JSON-able (an infinite error as the text ``"inf"``)."""
@@ -69,12 +79,14 @@ def compare(reference: Array, candidate: Array, rule: Tolerance) -> Comparison:
     result.nonfinite = int(np.sum(~usable & ~_same_nonfinite(a, b)))
     a, b = np.where(usable, a, 0), np.where(usable, b, 0)
     scale = float(np.max(np.abs(a), initial=0.0))
+    result.scale = scale
     result.max_abs = float(np.max(np.abs(a - b), initial=0.0))
     result.max_rel = _ratio(result.max_abs, scale)
     result.tolerance = _ratio(max(result.max_abs - rule.atol, 0.0), scale)
     result.cosine = _cosine(a, b)
     result.ulps = result.max_abs / _last_place(scale, reference.dtype)
-    result.passed = not result.nonfinite and result.max_abs <= rule.atol + rule.rtol * scale
+    result.limit = rule.atol + rule.rtol * scale
+    result.passed = not result.nonfinite and result.max_abs <= result.limit
     if result.nonfinite:
         result.tolerance = float("inf")
     return result
@@ -95,6 +107,11 @@ def merge(worst: Comparison, other: Comparison) -> Comparison:
         nonfinite=worst.nonfinite + other.nonfinite,
         varies=worst.varies or other.varies,
         compared=worst.compared + other.compared,
+        scale=max(worst.scale, other.scale),
+        noise=max(worst.noise, other.noise),
+        ratio=max((r for r in (worst.ratio, other.ratio) if r is not None), default=None),
+        limit=max(worst.limit, other.limit),
+        steps=worst.steps + other.steps,
     )
 
 

@@ -16,7 +16,7 @@ from bnpass.onnx_model.attributes import is_onnx
 from bnpass.onnx_model.scopes import all_nodes
 from bnpass.onnx_model.signature import inputs_of, is_float, outputs_of
 from bnpass.runtime import ort
-from bnpass.runtime.child import NORMAL, Limits, shared
+from bnpass.runtime.child import NORMAL, CrashError, Limits, shared
 from bnpass.runtime.inputs import Feeds
 from bnpass.runtime.session import session
 
@@ -212,11 +212,29 @@ def onnx_engine(model: Loaded, **options: Any) -> Engine:
         NoKernelError: no stand-in can run it either.
     """
     try:
-        return OrtEngine(model, **options)
-    except ort.NoKernelError as error:
+        return _onnxruntime(model, **options)
+    except (ort.NoKernelError, CrashError) as error:
         if options.get("provider", "cpu") != "cpu":
             raise
         return stand_in(model, error)
+
+
+def _onnxruntime(model: Loaded, **options: Any) -> Engine:
+    from bnpass.runtime import parts
+
+    if parts.worth_it(model.proto) and options.get("provider", "cpu") == "cpu":
+        found = parts.split(model.proto)
+        if found is not None:
+            return parts.PartsEngine(model, found, **options)
+    return OrtEngine(model, **options)
+
+
+def close(engine: Engine) -> None:
+    """Free what an engine holds, where it holds something in another process."""
+    if isinstance(engine, OrtEngine):
+        engine.session.close()
+    elif hasattr(engine, "close"):
+        engine.close()
 
 
 def stand_in(model: Loaded, cause: BnpassError) -> Engine:

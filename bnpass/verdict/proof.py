@@ -28,6 +28,7 @@ from bnpass.verdict.bounds import (
 )
 from bnpass.verdict.evaluator import UnknownOperatorError, compute
 from bnpass.verdict.evaluator.run import wide
+from bnpass.verdict.naming import matched
 from bnpass.verdict.regions import Cutter, Region
 from bnpass.verdict.samples import Sizes, draw, turns
 from bnpass.verdict.side import Array, Side, Whole
@@ -41,7 +42,7 @@ MEASURED_FACTOR = 24.0
 """The same where the rounding is not bounded but measured by moving the weights at random."""
 
 UNTOUCHED = Correspondences()
-"""Every value is the same numbers under the same name."""
+"""Nothing is said: names tell which value stands for which."""
 
 _MOVES = 4
 
@@ -162,6 +163,8 @@ class _Prover:
         self.old, self.new, self.seed = old, new, seed
         self.places = set(places)
         self.by_name = pairs is UNTOUCHED
+        if self.by_name:
+            pairs = matched(old, new)
         self.cutter = Cutter(old, new, pairs, self._same)
 
     def _same(self, one: onnx.NodeProto, other: onnx.NodeProto) -> bool:
@@ -213,13 +216,15 @@ class _Prover:
         if not behind or value in self.old.outputs or value not in self.cutter.found:
             return [found]
         self.cutter.drop(value)
-        again = [self.prove(self.cutter.region(target)) for target in behind.values()]
-        good = [p.passed or (self.by_name and bool(p.reason)) for p in again]
-        if not all(good):
+        regions = [self.cutter.region(target) for target in behind.values()]
+        again = [self.prove(r) for r in regions]
+        if not self.by_name and not all(p.passed for p in again):
             return [found]
-        for name in behind:
-            wrong.pop(name, None)
-        return again
+        for r, p in zip(regions, again, strict=True):
+            wrong.pop(r.target.old, None)
+            if not (p.passed or p.reason):  # the claim was a guess: it is not to blame
+                wrong[r.target.old] = r, p
+        return [p for p in again if p.passed or p.reason]
 
     def prove(self, region: Region) -> Proof:
         """Evaluate a region on both sides and compare."""

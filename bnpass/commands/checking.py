@@ -1,10 +1,14 @@
-"""The verification that stands before every writing."""
+"""The verdict that stands before every writing, asked for and said."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import argparse
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from bnpass.commands import options
 from bnpass.errors import MissingDependencyError
 from bnpass.report.ui import Ui
 
@@ -12,35 +16,47 @@ if TYPE_CHECKING:
     from bnpass.runtime.inputs import Feeds
     from bnpass.runtime.tolerance import Tolerance
     from bnpass.runtime.verify import VerifyReport
+    from bnpass.verdict.judge import Edits
+
+_QUIET = 1.0  # seconds before anything is said of what is being done
+_AGAIN = 5.0
+
+
+def add_budget(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """``--check-budget``."""
+    parser.add_argument("--check-budget", type=options.positive, default=20.0, metavar="SECONDS",
+                        help="what running the whole network may take beyond the proof of each "
+                        "edit (default 20); what does not fit is left out and said")
 
 
 def check(
-    before: Any, after: Any, ui: Ui, *, changed: Collection[str] = (),
-    provider: str = "cpu", seed: int = 0, rule: Tolerance | None = None,
+    before: Any, after: Any, ui: Ui, *, edits: Edits | None = None, provider: str = "cpu",
+    seed: int = 0, rule: Tolerance | None = None, budget: float | None = 20.0,
     prepare: Callable[[Feeds], Feeds] | None = None,
 ) -> VerifyReport:
-    """Compare a rewritten model with the original; what it cost is printed.
+    """Judge a rewritten model; the three answers are printed.
 
     Args:
         before: the original, a path or a ModelProto.
         after: what would be written, likewise.
         ui: gets the result.
-        changed: values whose meaning the rewrite changed on purpose.
+        edits: what is known of how it was made.
         provider: on which the rewritten model runs.
         seed: of the random inputs.
-        rule: the tolerance, instead of the one of the models' coarsest type.
+        rule: a tolerance instead of the network's noise, where the types differ.
+        budget: seconds for running the whole network.
         prepare: brings random inputs into the range that the models are meant for.
 
     Raises:
-        VerificationError: they differ.
+        VerificationError: an answer is no.
         MissingDependencyError: onnxruntime is missing; the hint names ``--no-verify`` too.
     """
-    from bnpass.runtime.verify import verify
+    from bnpass.verdict.judge import Edits, judge
 
     try:
-        report = verify(before, after, changed=changed, provider=provider, seed=seed,
-                        rtol=rule.rtol if rule else None, atol=rule.atol if rule else None,
-                        prepare=prepare)
+        with status(ui) as says:
+            report = judge(before, after, edits or Edits(), provider=provider, seed=seed,
+                           rule=rule, prepare=prepare, budget=budget, says=says)
     except MissingDependencyError as error:
         raise MissingDependencyError(
             f"cannot verify before writing: {error.message}", f"{error.hint} (or pass --no-verify)"
@@ -49,8 +65,64 @@ def check(
     for note in report.notes:
         ui.warn(note)
     report.raise_if_failed()
-    worst = max(report.outputs.values(), key=lambda found: found.max_rel)
-    ui.say(f"verified on {len(report.draws)} draws in {report.seconds:.1f} s: max error "
-           f"{worst.max_abs:.2g} absolute, {worst.max_rel:.2g} relative "
-           f"(reference: {report.reference_engine}, optimizations off)")
+    for line in answers(report):
+        ui.say(line)
     return report
+
+
+def answers(report: VerifyReport) -> list[str]:
+    """A line for each question that was asked, and one for each that was left out."""
+    lines = []
+    edits = report.edits
+    if edits is not None:
+        opened = f", {len(edits.open)} could not be evaluated" if edits.open else ""
+        how = "right" if edits.passed else f"WRONG at {edits.failures[0].node!r}"
+        lines.append(f"every edit: {how} ({edits.proven} regions in float64, the worst at "
+                     f"{edits.worst:.2g} of what rounding allows{opened}; {edits.seconds:.1f} s)")
+    if report.outputs:
+        lines.append(_whole(report))
+    found = report.optimizer
+    if found is not None:
+        kept = "kept" if not found.cause else f"changed by {found.optimizer or 'several'}"
+        lines.append(f"onnxruntime's optimizer: {kept} (difference {found.difference:.2g} of what "
+                     f"is allowed{', ' + found.cause if found.cause else ''})")
+    return [*lines, *(f"left out: {what}" for what in report.left_out)]
+
+
+def _whole(report: VerifyReport) -> str:
+    worst = max(report.outputs.values(), key=lambda c: (not c.passed, c.ratio or 0.0, c.max_rel))
+    word = "verified" if report.same else "differs"
+    if worst.steps:
+        how = f"{worst.steps} of {worst.compared} entries are another step"
+    elif report.noise_draws:
+        ratio = "no noise" if worst.ratio is None else f"{worst.ratio:.2g} of the network's noise"
+        how = f"max error {worst.max_abs:.2g} absolute, {ratio} {worst.noise:.2g}"
+    else:
+        how = f"max error {worst.max_abs:.2g} absolute, {worst.max_rel:.2g} relative"
+    return (f"{word} on {len(report.draws)} draws in {report.seconds:.1f} s: {how} "
+            f"(reference: {report.reference_engine}, optimizations off)")
+
+
+@contextlib.contextmanager
+def status(ui: Ui) -> Iterator[Callable[[str], None]]:
+    """A line on stderr about what is being done, once it takes longer than a second."""
+    step = ["verifying"]
+    done = threading.Event()
+
+    def tell() -> None:
+        wait, said = _QUIET, ""
+        while not done.wait(wait):
+            if step[0] != said:
+                ui.log(f"verifying: {step[0]} ...")
+            wait, said = _AGAIN, step[0]
+
+    def says(text: str) -> None:
+        step[0] = text
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield says
+    finally:
+        done.set()
+        thread.join()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import half, normalising, options
-from bnpass.commands.checking import check
+from bnpass.commands.checking import add_budget, check
 from bnpass.errors import UsageError
 from bnpass.files import check_output, together
 from bnpass.report.plans import fold_table, refused_table, spared_summary, spared_table
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     normalising.add_arguments(parser)
     group.add_argument("--no-verify", action="store_true",
                        help="do not compare with the original before writing")
+    add_budget(group)
     options.add_seed(parser)
     options.add_provider(parser)
     options.add_output_options(parser)
@@ -101,8 +102,8 @@ def _proofs(args: argparse.Namespace, ui: Ui) -> Proofs:
     from bnpass.deploy import Proofs
 
     def prove(done: Deployed, result: Any, rule: Tolerance | None = None) -> None:
-        check(done.reference, result, ui, changed=done.folded.changed, provider=args.provider,
-              seed=args.seed, rule=rule, prepare=done.prepare)
+        check(done.reference, result, ui, edits=done.edits, provider=args.provider,
+              seed=args.seed, rule=rule, prepare=done.prepare, budget=args.check_budget)
 
     def prove_half(done: Deployed, result: Any) -> None:
         prove(done, result, half.tolerance(done, args, ui))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
-from bnpass.commands.checking import check
+from bnpass.commands.checking import add_budget, check
 from bnpass.errors import UsageError
 from bnpass.report.plans import site_table, skipped_table
 from bnpass.report.tables import size
@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        "(default 0.1)")
     group.add_argument("--no-verify", action="store_true",
                        help="do not compare with the original (not done for fresh anyway)")
+    add_budget(group)
     options.add_output_options(parser)
 
 
@@ -143,7 +144,7 @@ class _Insertion:
     def prove(self, done: Inserted, result: Any) -> None:
         """Compare what is about to be written with what was given."""
         if self.proves and done.plan.sites:
-            check(self.reference, result, self.ui)
+            check(self.reference, result, self.ui, budget=self.args.check_budget)
 
 
 def _policy(args: argparse.Namespace) -> Policy:

@@ -117,7 +117,7 @@ def _normalised(model: OnnxModel, options: DeployOptions) -> Deployed:
 
 
 def _prove(done: Deployed, result: Model, proofs: Proofs | None) -> None:
-    if proofs is None or not (done.folded.plan.entries or done.half is not None):
+    if proofs is None or not done.does_something:
         return
     proof = proofs.fold if done.half is None else proofs.half
     proof(done, result)

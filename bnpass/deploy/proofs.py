@@ -23,22 +23,20 @@ class Proofs:
 
 
 def _verify_fold(done: Deployed, result: Model) -> None:
-    from bnpass.runtime.verify import verify
+    from bnpass.verdict.judge import judge
 
-    verify(done.reference, result, changed=done.folded.changed, prepare=done.prepare
-           ).raise_if_failed()
+    judge(done.reference, result, done.edits, prepare=done.prepare).raise_if_failed()
 
 
 def _verify_half(done: Deployed, result: Model) -> None:
     from bnpass.runtime.precision import precision
-    from bnpass.runtime.verify import verify
+    from bnpass.verdict.judge import judge
 
     assert done.half is not None
     rule = precision(done.reference, done.half.dtype).rule
-    verify(done.reference, result, changed=done.folded.changed, prepare=done.prepare,
-           rtol=rule.rtol, atol=rule.atol).raise_if_failed()
+    judge(done.reference, result, done.edits, prepare=done.prepare, rule=rule).raise_if_failed()
 
 
 verified = Proofs(_verify_fold, _verify_half)
-"""On onnxruntime, on random inputs; see :func:`bnpass.runtime.verify.verify`."""
+"""Edit by edit, and on onnxruntime; see :func:`bnpass.verdict.judge.judge`."""
 

@@ -16,6 +16,7 @@ from bnpass.frontends.onnx.folding import Folded, FoldOptions
 if TYPE_CHECKING:
     from bnpass.frontends.onnx.half import HalfModel
     from bnpass.frontends.onnx.preprocessing import InFront
+    from bnpass.verdict.judge import Edits
 
 Model = Path | onnx.ModelProto
 """A model as proofs take it: a file, or in memory."""
@@ -68,6 +69,19 @@ class Deployed:
     def model(self) -> onnx.ModelProto:
         """The deployed model."""
         return self.folded.model if self.half is None else self.half.model
+
+    @property
+    def does_something(self) -> bool:
+        """Whether it is another model than the reference."""
+        changed = self.half is not None or self.front is not None
+        return changed or self.folded.does_something
+
+    @property
+    def edits(self) -> Edits:
+        """What a verdict is told of the fold."""
+        from bnpass.verdict.judge import Edits
+
+        return Edits(self.folded.correspondences, self.folded.original, self.folded.changed)
 
     @property
     def prepare(self) -> Callable[[Feeds], Feeds] | None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 import onnx
 
 from bnpass.errors import BnpassError, InputError
+from bnpass.onnx_model import shapes
+from bnpass.onnx_model.attributes import is_onnx, node_name
 from bnpass.onnx_model.storage import external
 
 
@@ -40,4 +42,21 @@ def _fault(model: onnx.ModelProto) -> str | None:
             onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
         return " ".join(str(error).split())[:200]
+    return _wrong_channels(model)
+
+
+def _wrong_channels(model: onnx.ModelProto) -> str | None:
+    """A BatchNormalization with another number of parameters than channels; onnx lets it pass."""
+    sizes = {t.name: list(t.dims) for t in model.graph.initializer}
+    types = shapes.infer(model)[()]
+    for node in model.graph.node:
+        if not is_onnx(node, "BatchNormalization") or len(node.input) < 5:
+            continue
+        dims = shapes.dims(types.get(node.input[0]))
+        channels = dims[1] if dims is not None and len(dims) > 1 else None
+        for name in node.input[1:5]:
+            count = sizes.get(name)
+            if isinstance(channels, int) and count is not None and count != [channels]:
+                return (f"BatchNormalization {node_name(node)!r} has {count} parameters in "
+                        f"{name!r} and {channels} channels")
     return None

@@ -39,16 +39,20 @@ class Loaded:
     Attributes:
         proto: the model; external data is not read into it when it came from a file.
         path: the file, None for a model in memory.
+        edited: ``proto`` is not what the file holds; the file's folder has its external data.
     """
 
     proto: onnx.ModelProto
     path: Path | None = None
+    edited: bool = False
 
     @classmethod
-    def of(cls, model: str | os.PathLike[str] | onnx.ModelProto) -> Loaded:
-        """Load a path, or wrap a ModelProto."""
+    def of(cls, model: str | os.PathLike[str] | onnx.ModelProto | Loaded) -> Loaded:
+        """Load a path, or wrap a ModelProto; what is loaded comes back."""
         from bnpass.files import load_model
 
+        if isinstance(model, Loaded):
+            return model
         if isinstance(model, onnx.ModelProto):
             return cls(model)
         return cls(load_model(model, data=False), Path(model))
@@ -66,7 +70,7 @@ class Loaded:
         if self.path is None:
             return shared().session(self.proto, limits=limits, **options)
         name = os.fspath(self.path)
-        if not edited:
+        if not (edited or self.edited):
             return shared().session(self.path, limits=limits, **options)
         folder = self.path.parent.resolve()
         return shared().session(self.proto, limits=limits, name=name, folder=folder, **options)
@@ -74,8 +78,15 @@ class Loaded:
     def whole(self) -> onnx.ModelProto:
         """Return the model with all its data."""
         from bnpass.files import load_model
+        from bnpass.onnx_model.storage import external
 
-        return self.proto if self.path is None else load_model(self.path)
+        if not self.edited:
+            return self.proto if self.path is None else load_model(self.path)
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self.proto)
+        if self.path is not None:
+            external.embed(copy, self.path.parent)
+        return copy
 
 
 class OrtEngine:

@@ -60,11 +60,28 @@ def moved_weights(model: onnx.ModelProto, seed: int) -> onnx.ModelProto | None:
     rng = np.random.default_rng(seed)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    _unshare(copy.graph)
     for tensor in copy.graph.initializer:
         if tensor.data_type in (1, 10, 11) and int(np.prod(tensor.dims)) > 1:
             array = moved(numpy_helper.to_array(tensor), rng)
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     return copy
+
+
+def _unshare(graph: onnx.GraphProto) -> None:
+    """Give each small weight's further readers their own, or its moves would cancel."""
+    tensors = {t.name: t for t in graph.initializer if int(np.prod(t.dims)) <= _SMALL}
+    seen: set[str] = set()
+    for number, node in enumerate(graph.node):
+        for slot, name in enumerate(node.input):
+            if name in seen and name in tensors:
+                own = graph.initializer.add()
+                own.CopyFrom(tensors[name])
+                own.name = node.input[slot] = f"{name}#{number}.{slot}"
+            seen.add(name)
+
+
+_SMALL = 1 << 16  # elements
 
 
 _STEPS = frozenset(

@@ -52,6 +52,8 @@ class Folded:
         correspondences: which value of the new main graph stands for which old one.
         grown: bytes of weights that had to be stored twice.
         unsettled: operators were written that a further fold may take in.
+        original: what was folded, where that is not quite the model given: functions are written
+            out, or BatchNormalizations in training mode taken for inference; else None.
     """
 
     edited: OnnxModel
@@ -59,6 +61,12 @@ class Folded:
     correspondences: Correspondences = field(default_factory=Correspondences)
     grown: int = 0
     unsettled: bool = False
+    original: onnx.ModelProto | None = None
+
+    @property
+    def does_something(self) -> bool:
+        """Whether the result is another model than the one given."""
+        return self.original is not None or any(entry.how for entry in self.plan.entries)
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -71,7 +79,7 @@ class Folded:
         return self.correspondences.changed
 
 
-def _stop_training(model: onnx.ModelProto) -> None:
+def _stop_training(model: onnx.ModelProto) -> bool:
     """Let BatchNormalizations use their running statistics, but those whose new ones are read."""
     within = list(graphs(model.graph))
     norms = [n for g in within for n in g.node if n.op_type == "BatchNormalization"]
@@ -79,10 +87,14 @@ def _stop_training(model: onnx.ModelProto) -> None:
     if any(len(norm.output) > 1 for norm in norms):
         read = {name for g in within for n in g.node for name in n.input}
         read.update(o.name for g in within for o in g.output)
+    found = False
     for norm in norms:
         if read.isdisjoint(filter(None, norm.output[1:])):
+            found |= any(a.name == "training_mode" and a.i for a in norm.attribute)
+            found |= len(norm.output) > 1
             set_attributes(norm, training_mode=None)
             del norm.output[1:]
+    return found
 
 
 def fold_model(
@@ -105,16 +117,18 @@ def fold(model: OnnxModel, options: FoldOptions = FoldOptions()) -> Folded:
         InputError: the model is not valid ONNX, in a way that matters here.
     """
     with collector_paused(), blaming_the_model(model.as_given):
-        _prepare(model, options)
-        done = _fold(model, options)
+        given = model.proto
+        stopped = _prepare(model, options)
+        done = _fold(model, options, None if stopped else given)
         for _ in range(_AGAIN):  # so that folding twice is folding once
             if not done.unsettled:
                 break
-            more = _fold(model, options)
+            more = _fold(model, options, model.proto)
             if not any(entry.how for entry in more.plan.entries):
                 break
             found = done.correspondences.then(more.correspondences)
-            done = Folded(model, done.plan, found, done.grown + more.grown, more.unsettled)
+            done = replace(done, correspondences=found, grown=done.grown + more.grown,
+                           unsettled=more.unsettled)
     return done
 
 
@@ -131,13 +145,13 @@ def plan(model: OnnxModel, options: FoldOptions = FoldOptions()) -> Folded:
     return Folded(model, planned.joined)
 
 
-def _prepare(model: OnnxModel, options: FoldOptions) -> None:
+def _prepare(model: OnnxModel, options: FoldOptions) -> bool:
+    """Make ready what is folded; whether BatchNormalizations were taken out of training mode."""
     checked_opset(model.proto)
     inlined = inline_norms(model.proto)
     if inlined is not model.proto:
         model.proto = inlined
-    if options.training_mode == "inference":
-        _stop_training(model.proto)
+    return options.training_mode == "inference" and _stop_training(model.proto)
 
 
 @dataclass
@@ -158,9 +172,10 @@ class _Planned:
         return replace(self.plans[0], entries=entries)
 
 
-def _fold(model: OnnxModel, options: FoldOptions) -> Folded:
-    """One round: plan, then edit."""
+def _fold(model: OnnxModel, options: FoldOptions, given: onnx.ModelProto | None) -> Folded:
+    """One round: plan, then edit; ``given`` is the model as people know it, if it is still that."""
     planned = _plan(model, options)
+    original = None if model.proto is given else model.copy().proto
     whole = planned.joined
     edited = zip(planned.reading.scopes, planned.plans, planned.numbers, strict=True)
     for scope, plan, numbers in reversed(list(edited)):
@@ -169,7 +184,7 @@ def _fold(model: OnnxModel, options: FoldOptions) -> Folded:
     if joined is not None:
         found = found.then(joined)
     unsettled = joined is not None or any(_writes_operators(plan) for plan in planned.plans)
-    return Folded(model, whole, found, planned.grown, unsettled)
+    return Folded(model, whole, found, planned.grown, unsettled, original)
 
 
 def _plan(model: OnnxModel, options: FoldOptions, *, keep: bool = True) -> _Planned:

@@ -1,0 +1,157 @@
+"""The verdict on an edit: all three questions, in order, within a budget of time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from bnpass.ir.correspondence import Correspondences
+from bnpass.onnx_model.attributes import is_onnx
+from bnpass.onnx_model.scopes import graphs
+from bnpass.runtime.engines import Loaded
+from bnpass.runtime.inputs import Feeds
+from bnpass.runtime.tolerance import Tolerance
+from bnpass.runtime.verify import VerifyReport, verify
+from bnpass.verdict.budget import DEFAULT
+from bnpass.verdict.proof import UNTOUCHED, ProofReport, prove
+from bnpass.verdict.side import Whole
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What is known of the edits that made a model.
+
+    Attributes:
+        pairs: which new value stands for which old one; None: names tell.
+        original: the model that was edited, where that is not quite the one given (its functions
+            written out, its BNs taken for inference); None: it is the one given.
+        changed: values whose meaning the edits changed on purpose.
+    """
+
+    pairs: Correspondences | None = None
+    original: onnx.ModelProto | None = None
+    changed: frozenset[str] = field(default_factory=frozenset)
+
+
+Given = str | Path | onnx.ModelProto
+
+
+def judge(
+    before: Given,
+    after: Given,
+    edits: Edits,
+    *,
+    provider: str = "cpu",
+    seed: int = 0,
+    rule: Tolerance | None = None,
+    prepare: Callable[[Feeds], Feeds] | None = None,
+    budget: float | None = DEFAULT,
+    says: Callable[[str], None] = lambda _: None,
+) -> VerifyReport:
+    """Ask all three questions about a rewritten model.
+
+    Args:
+        before: the original, a path or a ModelProto.
+        after: the result, likewise.
+        edits: what is known of how it was made.
+        provider: where the result will run.
+        seed: of all random inputs.
+        rule: a tolerance for question 2 instead of the network's noise; question 1 is not asked
+            then, as the types differ.
+        prepare: brings random inputs into the range that the models are meant for.
+        budget: seconds for questions 2 and 3; None for no limit.
+        says: is told what is being done.
+    """
+    start = time.perf_counter()
+    proof = None
+    if rule is None:
+        says("proving every edit on its own region")
+        proof = proven(before, after, edits, seed)
+    if proof is not None and not proof.passed:
+        return _failed(proof, time.perf_counter() - start)
+    says("running both models")
+    reference, candidate, notes = _at_inference(before, after, edits)
+    report = verify(
+        reference, candidate, changed=edits.changed, provider=provider, seed=seed,
+        rtol=rule.rtol if rule else None, atol=rule.atol if rule else None, prepare=prepare,
+        budget=budget, edits=proof,
+    )  # fmt: skip
+    report.notes[:0] = notes
+    for found in proof.open if proof is not None else ():
+        report.notes.append(
+            f"the edit at {found.node!r} could not be proven for itself ({found.reason}): running "
+            "the whole network judges it"
+        )
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+def proven(before: Given, after: Given, edits: Edits, seed: int = 0) -> ProofReport:
+    """Question 1 alone."""
+    old, new = _whole(before, edits.original), _whole(after, None)
+    return prove(old, new, UNTOUCHED if edits.pairs is None else edits.pairs, seed=seed)
+
+
+def _whole(given: Given, instead: onnx.ModelProto | None) -> Whole:
+    if isinstance(given, onnx.ModelProto):
+        return Whole(instead or given)
+    path = Path(given)
+    if instead is not None:
+        return Whole(instead, path.resolve().parent)
+    from bnpass.files import load_model
+    from bnpass.onnx_model.storage.detached import detach
+
+    light = detach(path.resolve())
+    return Whole(load_model(path, data=False) if light is None else light, path.resolve().parent)
+
+
+def _failed(proof: ProofReport, seconds: float) -> VerifyReport:
+    return VerifyReport(
+        passed=False, outputs={}, mapping={}, rule=Tolerance(0.0, 0.0), first_difference=None,
+        reference_engine="none", candidate_engine="none", provider="", draws=[], edits=proof,
+        left_out=["questions 2 and 3: an edit is wrong"], seconds=seconds,
+    )  # fmt: skip
+
+
+def _at_inference(before: Given, after: Given, edits: Edits) -> tuple[Any, Any, list[str]]:
+    """Both models as they compute at inference: live Dropouts of a training export off."""
+    if edits.original is None:
+        return before, after, []
+    path = None if isinstance(before, onnx.ModelProto) else Path(before)
+    reference = Loaded(edits.original, path, edited=path is not None)
+    candidate = Loaded.of(after)
+    quiet = [_without_dropout(m.proto) for m in (reference, candidate)]
+    if not any(n for _, n in quiet):
+        return reference, after, []
+    left, right = (
+        Loaded(proto, m.path, edited=m.path is not None)
+        for (proto, _), m in zip(quiet, (reference, candidate), strict=True)
+    )
+    note = (
+        f"{quiet[0][1]} Dropouts that are live in the file are off in both models while they are "
+        "compared"
+    )
+    return left, right, [note]
+
+
+def _without_dropout(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    """(a copy whose Dropouts pass on what they read, how many would not have)."""
+    live = [n for g in graphs(model.graph) for n in g.node if _may_be_live(n)]
+    if not live:
+        return model, 0
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for graph in graphs(copy.graph):
+        for node in graph.node:
+            if _may_be_live(node):
+                del node.input[2:]
+    return copy, len(live)
+
+
+def _may_be_live(node: onnx.NodeProto) -> bool:
+    return is_onnx(node, "Dropout") and len(node.input) > 2 and bool(node.input[2])

@@ -48,7 +48,7 @@ def _fault(model: onnx.ModelProto) -> str | None:
 def _wrong_channels(model: onnx.ModelProto) -> str | None:
     """A BatchNormalization with another number of parameters than channels; onnx lets it pass."""
     sizes = {t.name: list(t.dims) for t in model.graph.initializer}
-    types = shapes.infer(model)[()]
+    types = shapes.infer(model)[()].types
     for node in model.graph.node:
         if not is_onnx(node, "BatchNormalization") or len(node.input) < 5:
             continue

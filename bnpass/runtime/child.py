@@ -83,8 +83,11 @@ class Child:
 
         Raises:
             CrashError, LimitError: onnxruntime crashed, took too long, or too much memory.
+            MissingDependencyError: onnxruntime is not installed.
             BnpassError: what :func:`bnpass.runtime.session.session` raises.
         """
+        self._ready()
+        ort.onnxruntime()  # while the child starts: where it is missing, that is the error
         name = name or ("the model" if isinstance(model, onnx.ModelProto) else os.fspath(model))
         if not isinstance(model, onnx.ModelProto):
             return self._open(os.fspath(Path(model).absolute()), [], limits, name, options)

@@ -46,7 +46,7 @@ def split(model: onnx.ModelProto) -> list[onnx.ModelProto] | None:
     Each is a model of its own; its outputs are what later parts, or the caller, read.
     """
     graph = model.graph
-    types = shapes.LazyTypes(model).at(())()
+    types = shapes.LazyTypes(model).at(())().types
     tensors = {t.name: t for t in graph.initializer}
     groups = list(_groups(graph, tensors))
     reads = [_reads(group) for group in groups]

@@ -163,8 +163,9 @@ def _wrong_edit(edits: ProofReport) -> tuple[str, str]:
     at = "" if worst.channel is None else f" in channel {worst.channel}"
     more = f", and {len(edits.failures) - 1} more" if len(edits.failures) > 1 else ""
     what = (
-        f"the two models differ: the edit at {worst.node!r} is wrong: it changes {worst.value!r}{at} by "
-        f"{worst.difference:.3g}, {worst.ratio:.3g} times what rounding its weights explains{more}"
+        f"the two models differ: the edit at {worst.node!r} is wrong: it changes {worst.value!r}"
+        f"{at} by {worst.difference:.3g}, {worst.ratio:.3g} times what rounding its weights "
+        f"explains{more}"
     )
     return (
         what,

@@ -51,13 +51,12 @@ def _edited(
     from bnpass.onnx_model.model import OnnxModel
 
     if output is None:
-        given = OnnxModel.of(model)
-        return edit(given if _is_path(model) else given.copy()).model
+        return edit(OnnxModel.to_edit(model)).model
     if _is_path(model):
         edit_file(model, output, edit, force=force, whole=whole)
         return Path(output)
     check_output(output, force=force)
-    return save_model(edit(OnnxModel.of(model).copy()).model, output, force=force)
+    return save_model(edit(OnnxModel.to_edit(model)).model, output, force=force)
 
 
 def _is_path(model: object) -> bool:
@@ -269,9 +268,8 @@ def fold(
     if output is not None and _is_path(model):
         deploy_file(Path(model), Path(output), wanted, proofs, force=force)
         return Path(output)
-    given = OnnxModel.of(model)
-    edited, reference = (given, Path(model)) if _is_path(model) else (given.copy(), given.proto)
-    done = deploy(edited, wanted, proofs, reference=reference)
+    reference = Path(model) if _is_path(model) else model
+    done = deploy(OnnxModel.to_edit(model), wanted, proofs, reference=reference)
     return _written(done.model, model, output, force)
 
 

@@ -132,6 +132,8 @@ def _drop_made_biases(model: onnx.ModelProto, own: set[str]) -> None:
     """The exporter gives a convolution without a bias one of zeros: it goes."""
     from onnx import numpy_helper
 
+    from bnpass.onnx_model.scopes import has_bodies
+
     held = {t.name: t for t in model.graph.initializer if t.name not in own}
     for node in model.graph.node:
         if node.op_type not in ("Conv", "ConvTranspose") or len(node.input) < 3:
@@ -140,16 +142,11 @@ def _drop_made_biases(model: onnx.ModelProto, own: set[str]) -> None:
         if bias is not None and not numpy_helper.to_array(bias).any():
             del node.input[2]
     read = {name for node in model.graph.node for name in node.input}
-    if _has_bodies(model):
-        return
+    if any(has_bodies(node) for node in model.graph.node):
+        return  # nested graphs could read an initializer
     dead = {name for name in held if name not in read}
     for place in reversed([i for i, t in enumerate(model.graph.initializer) if t.name in dead]):
         del model.graph.initializer[place]
-
-
-def _has_bodies(model: onnx.ModelProto) -> bool:
-    """Whether nested graphs could read an initializer."""
-    return any(a.HasField("g") or a.graphs for n in model.graph.node for a in n.attribute)
 
 
 def _drop_traces(model: onnx.ModelProto) -> None:

@@ -11,6 +11,7 @@ import onnx
 
 from bnpass.importer.node import NotExactError
 from bnpass.importer.values import Const
+from bnpass.onnx_model.attributes import attribute, attributes
 from bnpass.onnx_model.scopes import graphs
 
 if TYPE_CHECKING:
@@ -87,8 +88,7 @@ class _Static:
         inputs = [self.value(i) if i else None for i in node.input]
         if any(v is None for i, v in zip(node.input, inputs, strict=True) if i):
             return None
-        attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        result: Known = np.array(rule(inputs, attrs), dtype=object)
+        result: Known = np.array(rule(inputs, attributes(node)), dtype=object)
         return result
 
     def _of_shape(self, node: onnx.NodeProto) -> Known | None:
@@ -97,8 +97,8 @@ class _Static:
             return None
         if node.op_type == "Size":
             return np.array(None if None in dims else int(np.prod([d or 0 for d in dims])), object)
-        attrs = {a.name: a.i for a in node.attribute}
-        return np.array(dims[attrs.get("start", 0) : attrs.get("end")], dtype=object)
+        start, end = attribute(node, "start", 0), attribute(node, "end")
+        return np.array(dims[start:end], dtype=object)
 
 
 def _slice(inputs: list[Any], _: dict[str, Any]) -> Known:

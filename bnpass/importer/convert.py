@@ -23,6 +23,7 @@ from bnpass.importer.schema import output_dtypes
 from bnpass.importer.sizes import evaluate, shape_of_result
 from bnpass.importer.store import Store
 from bnpass.importer.values import Const, Sizes, Traced, Value, dense, torch_dtype, type_name
+from bnpass.onnx_model.attributes import value_of
 
 STRUCTURE = frozenset({"Constant", "If"})
 """Operators that the walk itself takes apart: they are not in the table."""
@@ -318,7 +319,7 @@ def _constant(node: onnx.NodeProto, release: bool) -> Const:
     name = node.output[0]
     if attribute.name == "value":
         return Const(name, attribute.t, release=release)
-    value = onnx.helper.get_attribute_value(attribute)
+    value = value_of(attribute)
     if attribute.name in ("value_float", "value_floats"):
         return Const(name, tensor=torch.tensor(value, dtype=torch.float32))
     if attribute.name in ("value_int", "value_ints"):

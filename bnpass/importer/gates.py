@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import torch
 
+from bnpass.onnx_model.attributes import attributes, is_onnx
 from bnpass.onnx_model.scopes import graphs
 
 Order = tuple[int, ...]
@@ -30,12 +31,12 @@ WEIGHTS, BIAS, _LENGTHS, _PEEPHOLES = (1, 2), 3, 4, 7
 
 def fits_kernel(node: onnx.NodeProto) -> bool:
     """Whether torch has a kernel for a recurrent node; else a loop over time computes it."""
-    if node.op_type not in GATES or node.domain not in ("", "ai.onnx"):
+    if not is_onnx(node, *GATES):
         return False
-    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    directions = 2 if given.get("direction") == b"bidirectional" else 1
+    given = attributes(node)
+    directions = 2 if given.get("direction") == "bidirectional" else 1
     usual = USUAL[node.op_type] * directions
-    names = tuple(n.decode().lower() for n in given.get("activations", ())) or usual
+    names = tuple(n.lower() for n in given.get("activations", ())) or usual
     relu = node.op_type == "RNN" and names == ("relu",) * directions
     resets = node.op_type != "GRU" or bool(given.get("linear_before_reset", 0))
     extra = any(node.input[i : i + 1] != [""] and i < len(node.input)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import onnx
 
+from bnpass.onnx_model.attributes import is_onnx, value_of
+from bnpass.onnx_model.messages import copied
 from bnpass.onnx_model.scopes import graphs, nodes_within
 
 _FLOATS = ("value_float", "value_floats")
@@ -29,8 +31,7 @@ def inline_functions(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, frozenset
         return proto, frozenset()
     import onnx.inliner
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
+    copy = copied(proto)
     names = []
     for name, _, node in function_constants(copy):
         names.append(name)
@@ -47,7 +48,7 @@ def function_constants(
     for function in model.functions:
         head = ".".join(p for p in (function.domain, function.name, function.overload) if p)
         for node in nodes_within(function.node):
-            if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+            if not is_onnx(node, "Constant"):
                 continue
             attribute = node.attribute[0]
             if attribute.ref_attr_name or attribute.name not in ("value", *_FLOATS):
@@ -70,7 +71,7 @@ def _names(model: onnx.ModelProto) -> set[str]:
 def _name(attribute: onnx.AttributeProto, name: str) -> None:
     """Put a name on a constant's tensor; a list of floats becomes a tensor for it."""
     if attribute.name in _FLOATS:
-        value = onnx.helper.get_attribute_value(attribute)
+        value = value_of(attribute)
         tensor = onnx.helper.make_tensor(
             name,
             onnx.TensorProto.FLOAT,

@@ -17,6 +17,7 @@ from bnpass.importer.convert import Importer
 from bnpass.importer.functions.common import fixed_batch
 from bnpass.importer.given import given_inputs, with_constants
 from bnpass.importer.inlining import inline_functions
+from bnpass.onnx_model.attributes import opsets
 from bnpass.onnx_model.storage.detached import open_light_model
 
 OLDEST, META = 7, "bnpass"
@@ -72,10 +73,10 @@ def _imported(
     else:
         folder = Path(model).parent
         proto, shared = inline_functions(open_light_model(model))
-    opsets = opset_versions(proto)
+    versions = opset_versions(proto)
     given = given_inputs(proto, values)
     plan, refusal = _plan(with_constants(proto, given) if given else proto, batch)
-    importer = Importer(opsets, plan, folder, shared, given)
+    importer = Importer(versions, plan, folder, shared, given)
     inputs, outputs = importer.run(proto)
     if refusal is not None:
         _guard(importer.graph, proto, refusal)
@@ -94,9 +95,9 @@ def opset_versions(proto: onnx.ModelProto) -> Mapping[str, int]:
     Raises:
         UnsupportedError: ONNX's own opset is older than 7 or newer than the installed onnx.
     """
-    opsets = {o.domain: o.version for o in proto.opset_import}
-    opset = opsets.setdefault("", opsets.get("ai.onnx", OLDEST))
-    opsets["ai.onnx"] = opset
+    found = opsets(proto.opset_import)
+    opset = found.setdefault("", OLDEST)
+    found["ai.onnx"] = opset
     changed = sorted({n.op_type for n in proto.graph.node if not _same_since(n, opset)})
     if changed:
         raise UnsupportedError(
@@ -109,7 +110,7 @@ def opset_versions(proto: onnx.ModelProto) -> Mapping[str, int]:
             f"the model has opset {opset}, the installed onnx knows {newest}",
             "pip install --upgrade onnx",
         )
-    return opsets
+    return found
 
 
 def _same_since(node: onnx.NodeProto, opset: int) -> bool:

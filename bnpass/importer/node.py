@@ -12,6 +12,7 @@ from bnpass.importer.functions.common import host_tensor, to_device
 from bnpass.importer.naming import identifier
 from bnpass.importer.store import Store
 from bnpass.importer.values import Arg, Const, Sizes, Traced, Value
+from bnpass.onnx_model.attributes import attributes, node_name
 
 
 class NotExactError(Exception):
@@ -44,7 +45,7 @@ class ImportedNode:
         self.inputs = tuple(inputs)
         self.store = store
         self._graph = graph
-        self.attrs = {a.name: a for a in node.attribute}
+        self.attrs = attributes(node)
         traced = [v.host for v in self.inputs if isinstance(v, Traced | Sizes)]
         weights = [v for v in self.inputs if isinstance(v, Const) and v.is_weight]
         self.fold = not traced and not weights
@@ -55,15 +56,11 @@ class ImportedNode:
     @property
     def name(self) -> str:
         """The node's name, or its first output's for a node without one."""
-        return self.node.name or next((o for o in self.node.output if o), self.node.op_type)
+        return node_name(self.node)
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value (lists as tuples, text as str), or ``default``."""
-        if name not in self.attrs:
-            return default
-        value = onnx.helper.get_attribute_value(self.attrs[name])
-        if isinstance(value, bytes):
-            return value.decode("utf-8", "replace")
+        value = self.attrs.get(name, default)
         return tuple(value) if isinstance(value, list) else value
 
     def has(self, index: int) -> bool:

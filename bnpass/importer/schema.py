@@ -9,6 +9,7 @@ import onnx
 import torch
 
 from bnpass.importer.values import torch_dtype
+from bnpass.onnx_model.attributes import attribute
 
 _BY_NAME = {
     "tensor(float)": torch.float32,
@@ -36,12 +37,12 @@ def output_dtypes(
     node: onnx.NodeProto, opset: int, inputs: Sequence[torch.dtype | None]
 ) -> list[torch.dtype | None]:
     """The element type of each output, None where it cannot be told."""
-    for attribute in node.attribute:
-        if attribute.name in ("to", "dtype") and attribute.i:
-            return [torch_dtype(attribute.i)] * len(node.output)
+    stated = attribute(node, "to") or attribute(node, "dtype")
+    if stated:
+        return [torch_dtype(stated)] * len(node.output)
     if node.op_type == "ConstantOfShape":
-        value = next((a.t.data_type for a in node.attribute if a.name == "value"), 1)
-        return [torch_dtype(value)]
+        value = attribute(node, "value")
+        return [torch_dtype(1 if value is None else value.data_type)]
     found = _formals(node.op_type, node.domain, opset)
     if found is None:
         return [None] * len(node.output)

@@ -11,12 +11,13 @@ import torch
 from onnx import numpy_helper
 
 from bnpass.errors import InputError
-from bnpass.files import load_model
 from bnpass.importer.gates import arranged, inverse
 from bnpass.importer.inlining import function_constants
 from bnpass.importer.model import META
 from bnpass.importer.store import Origin
 from bnpass.importer.values import dense, to_array
+from bnpass.onnx_model.attributes import value_of
+from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import graphs, nodes_within
 
 _ITS_MODEL = "give the model that the module came from"
@@ -44,8 +45,7 @@ def write_back(
     origins: dict[str, Origin] | None = gm.meta.get(META, {}).get("origins")
     if origins is None:
         raise InputError("this module was not made by to_torch", "import the ONNX model first")
-    result = onnx.ModelProto()
-    result.CopyFrom(load_model(model))
+    result = OnnxModel.to_edit(model).proto
     tensors = dict(gm.named_parameters(remove_duplicate=False)) | dict(gm.named_buffers())
     values = {o: in_file(tensors[path], o) for path, o in origins.items() if path in tensors}
     writer = _Writer(result)
@@ -86,7 +86,7 @@ class _Holder:
             array: np.ndarray = numpy_helper.to_array(self.tensor)
             return array
         assert self.attribute is not None
-        return np.array(onnx.helper.get_attribute_value(self.attribute), dtype=np.float32)
+        return np.array(value_of(self.attribute), dtype=np.float32)
 
     def holds(self, value: np.ndarray) -> bool:
         """Whether the bytes are these already."""

@@ -18,9 +18,23 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     """An attribute's value, or the default where it is absent."""
     for item in node.attribute:
         if item.name == name:
-            plain = _PLAIN.get(item.type)
-            return onnx.helper.get_attribute_value(item) if plain is None else plain(item)
+            return value_of(item)
     return default
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """All attributes by name, as :func:`value_of` reads them."""
+    return {item.name: value_of(item) for item in node.attribute}
+
+
+def value_of(item: onnx.AttributeProto) -> Any:
+    """An attribute's value: numbers, text, lists of them; tensors and graphs as protos."""
+    plain = _PLAIN.get(item.type)
+    if plain is not None:
+        return plain(item)
+    if item.type == onnx.AttributeProto.STRINGS:
+        return [text.decode("utf-8", "replace") for text in item.strings]
+    return onnx.helper.get_attribute_value(item)
 
 
 def plain_attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -38,7 +52,7 @@ _PLAIN: dict[int, Callable[[onnx.AttributeProto], Any]] = {
     onnx.AttributeProto.INTS: lambda a: a.ints[:],
     onnx.AttributeProto.FLOAT: lambda a: a.f,
     onnx.AttributeProto.FLOATS: lambda a: a.floats[:],
-    onnx.AttributeProto.STRING: lambda a: a.s.decode(),
+    onnx.AttributeProto.STRING: lambda a: a.s.decode("utf-8", "replace"),
 }
 
 

@@ -13,6 +13,13 @@ from bnpass.onnx_model.scopes import bodies
 from bnpass.onnx_model.storage import external
 
 
+def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy to be edited."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
 def reorder(messages: Any, order: list[int]) -> None:
     """Put the messages of a repeated field in an order, given by their places; others go.
 

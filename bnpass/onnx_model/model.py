@@ -14,6 +14,7 @@ from bnpass.ir.graph import Constant
 from bnpass.onnx_model import shapes
 from bnpass.onnx_model.attributes import opset_of
 from bnpass.onnx_model.constants import TensorConstant, load_tensor
+from bnpass.onnx_model.messages import copied
 from bnpass.onnx_model.names import Names
 from bnpass.onnx_model.scopes import Place, all_nodes
 from bnpass.onnx_model.signature import Port, inputs_of, outputs_of
@@ -66,11 +67,19 @@ class OnnxModel:
         return cls(load_model(path, data=data), path.parent,
                    again=lambda: load_model(path, data=data))
 
+    @classmethod
+    def to_edit(cls, model: Given | OnnxModel) -> OnnxModel:
+        """A model that may be edited: a file read whole, or a copy of what is given.
+
+        Raises:
+            InputError: no such file, or no ONNX model.
+        """
+        made = cls.of(model)
+        return made if isinstance(model, str | os.PathLike) else made.copy()
+
     def copy(self) -> OnnxModel:
         """The same with a proto of its own, to be edited."""
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self.proto)
-        return OnnxModel(proto, self.folder, self.store, self.as_given)
+        return OnnxModel(copied(self.proto), self.folder, self.store, self.as_given)
 
     def twin(self) -> OnnxModel:
         """The same proto, which may be replaced in one of them by another."""
@@ -92,7 +101,7 @@ class OnnxModel:
 
     def forget(self) -> None:
         """The proto was edited by others: names and shapes are read anew."""
-        self._names = Names(self._proto)
+        self._names: Names | None = None
         self._types = shapes.LazyTypes(self._proto)
 
     # --- what it says
@@ -146,4 +155,6 @@ class OnnxModel:
 
     def fresh(self, base: str) -> str:
         """A name that nothing in the model has yet, ``base`` if it is free."""
+        if self._names is None:
+            self._names = Names(self.proto)
         return self._names.fresh(base)

@@ -11,21 +11,19 @@ class Names:
     """Makes names that nothing in a model has.
 
     Args:
-        model: its names are read when the first new one is asked for.
+        model: its names are read here: nodes that are made later take theirs from :meth:`fresh`.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self._model = model
-        self._taken: set[str] | None = None
+        self._taken = all_names(model)
+        self._last: dict[str, int] = {}  # by base: the number that was given last
 
     def fresh(self, base: str) -> str:
         """A name that nothing has yet, ``base`` if it is free; it is taken from now on."""
-        if self._taken is None:
-            self._taken = all_names(self._model)
-        name, n = base, 1
-        while name in self._taken:
+        n = self._last.get(base, 0) + 1
+        while (name := base if n == 1 else f"{base}_{n}") in self._taken:
             n += 1
-            name = f"{base}_{n}"
+        self._last[base] = n
         self._taken.add(name)
         return name
 

@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from bnpass.onnx_model.attributes import opset_of
+from bnpass.onnx_model.names import Names
 from bnpass.onnx_model.scopes import captured_by
 
 
@@ -27,16 +28,11 @@ class Builder:
         self.nodes: list[onnx.NodeProto] = []
         self.head: list[onnx.NodeProto] = []
         self._constants: dict[bytes, str] = {}
-        self._count = 0
-        self._taken = {name for n in model.graph.node for name in (*n.input, *n.output)}
+        self._names = Names(model)
 
     def fresh(self) -> str:
         """Return a value name that the model does not use."""
-        while True:
-            self._count += 1
-            name = f"bnpass_moments_{self._count}"
-            if name not in self._taken:
-                return name
+        return self._names.fresh("bnpass_moments")
 
     def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """Append a node with one output and return the output's name."""

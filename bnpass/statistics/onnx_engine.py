@@ -17,6 +17,7 @@ from onnx import TensorProto
 from bnpass.data.protocol import Call
 from bnpass.errors import InputError, UsageError, close_matches
 from bnpass.onnx_model.attributes import attribute, node_name, opset_of
+from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.signature import Port, inferred, inputs_of, is_float
 from bnpass.runtime.batchnorm import MEAN, VAR, Statistics, Writer, batch_norms
 from bnpass.runtime.inputs import (
@@ -79,7 +80,7 @@ def calibrate_onnx(
     check_method(method)
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, not {batch_size}")
-    copy = _own_copy(model)
+    copy = OnnxModel.to_edit(model).proto
     nodes = batch_norms(copy, only, frozen)
     if not nodes:
         return copy
@@ -188,7 +189,7 @@ def batch_moments(
     Raises:
         InputError: no data, NaN in it, it does not fit, or a value is not there or no float.
     """
-    copy = _own_copy(model)
+    copy = OnnxModel.to_edit(model).proto
     ports = inputs_of(copy)
     free = free_batch_of(ports)
     given = data if free else (part for batch in items(data) for part in split_batch(batch, ports))
@@ -202,16 +203,6 @@ def batch_moments(
     return {name: moments.pooled for name, moments in found.items()}
 
 
-def _own_copy(model: str | os.PathLike[str] | onnx.ModelProto) -> onnx.ModelProto:
-    from bnpass.files import load_model
-
-    if not isinstance(model, onnx.ModelProto):
-        return load_model(model)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
-
 def _free(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy whose batch is free: statistics at a fixed batch of 1 would be wrong."""
     if not free_batch_of(inputs_of(model)):
@@ -219,7 +210,7 @@ def _free(model: onnx.ModelProto) -> onnx.ModelProto:
 
         freed: onnx.ModelProto = free_batch(model)
         return freed
-    return _own_copy(model)
+    return OnnxModel.to_edit(model).proto
 
 
 def _on_batch_statistics(model: onnx.ModelProto, wanted: set[str]) -> dict[str, MomentNodes]:

@@ -14,6 +14,8 @@ import onnx.inliner
 from bnpass.frontends.onnx.read import Reading
 from bnpass.ir.graph import Graph, Op
 from bnpass.ir.operators import RULES, operator
+from bnpass.onnx_model.attributes import ONNX_DOMAINS, opsets
+from bnpass.onnx_model.messages import copied
 from bnpass.onnx_model.scopes import nodes_within
 
 Name = tuple[str, str]
@@ -40,8 +42,7 @@ def inline(model: onnx.ModelProto, wanted: set[Name]) -> onnx.ModelProto:
     """
     if not wanted:
         return model
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     for function in copy.functions:
         _raise_opset(function, model)
     try:
@@ -114,9 +115,10 @@ def _calls(model: onnx.ModelProto) -> dict[Name, set[Name]]:
 
 def _raise_opset(function: onnx.FunctionProto, model: onnx.ModelProto) -> None:
     """Let a function use the model's opset where its operators are the same ones there."""
-    ours = {o.domain: o.version for o in model.opset_import}
+    ours = opsets(model.opset_import)
     for opset in function.opset_import:
-        version = ours.get(opset.domain, opset.version)
+        domain = "" if opset.domain in ONNX_DOMAINS else opset.domain
+        version = ours.get(domain, opset.version)
         kinds = {n.op_type for n in nodes_within(function.node) if n.domain == opset.domain}
         if all(_since(k, opset.version, opset.domain) == _since(k, version, opset.domain)
                for k in kinds):  # fmt: skip

@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from bnpass.errors import InputError
 from bnpass.frontends.onnx.folding import Folded, FoldOptions, fold, plan
+from bnpass.onnx_model.messages import copied
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.names import Names
 from bnpass.onnx_model.scopes import bodies
@@ -53,8 +54,7 @@ def put_in_front(
             output too.
     """
     port = _first_input(model)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     count = max(len(offset), len(divisor))
     axis = _axis(port, count, axis)
     _fix_size(copy, port.name, axis, count)

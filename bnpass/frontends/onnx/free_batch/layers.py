@@ -115,7 +115,7 @@ def _with_vector(view: View, a: Dims, b: Dims) -> Sequence[State]:
 @rule("Einsum")
 def einsum(view: View) -> Sequence[State]:
     """The letter of the batch must be in the result, and in no operand without the batch."""
-    terms, arrow, result = view.attr("equation").decode().replace(" ", "").partition("->")
+    terms, arrow, result = view.attr("equation").replace(" ", "").partition("->")
     letters = set()
     for index, term in enumerate(terms.split(",")):
         state = view.state(index)

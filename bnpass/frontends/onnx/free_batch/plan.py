@@ -18,6 +18,10 @@ from bnpass.errors import InputError
 from bnpass.frontends.onnx.free_batch.repeat import repeat_constants
 from bnpass.frontends.onnx.free_batch.rules import Batch, Refusal, Repeat, State, View, follow
 from bnpass.frontends.onnx.free_batch.shapes import Dims, dims_of, infer
+from bnpass.onnx_model.attributes import attribute, opset_of
+from bnpass.onnx_model.messages import copied
+from bnpass.onnx_model.names import Names
+from bnpass.onnx_model.scopes import has_bodies
 
 Use = tuple[str, int]
 """One input of one node: (first output of the node, index of the input)."""
@@ -67,8 +71,7 @@ def free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
         InputError: axis 0 is not provably the batch; names the node that stands in the way.
     """
     plan = plan_batch(model)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = copied(model)
     if plan.symbol:
         _apply(result, plan)
     return result
@@ -102,9 +105,8 @@ def plan_batch(model: onnx.ModelProto) -> BatchPlan:
 def _follow_all(
     model: onnx.ModelProto, plan: BatchPlan, first: View, states: dict[str, State]
 ) -> None:
-    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
     for node in model.graph.node:
-        _follow_node(node, opset, plan, first, states)
+        _follow_node(node, opset_of(model), plan, first, states)
     plan.values = {n: s for n, s in states.items() if isinstance(s, Batch)}
 
 
@@ -144,7 +146,7 @@ def _branch(view: View) -> onnx.GraphProto | None:
     if known is None or view.state(0) is not None:
         view.refuse("its condition is computed")
     taken = "then_branch" if onnx.numpy_helper.to_array(known).item() else "else_branch"
-    branch: onnx.GraphProto = next(a.g for a in view.node.attribute if a.name == taken)
+    branch: onnx.GraphProto = attribute(view.node, taken)
     return branch
 
 
@@ -188,8 +190,7 @@ def _with_size(
 
 def _apply(model: onnx.ModelProto, plan: BatchPlan) -> None:
     graph = model.graph
-    taken = {o for n in graph.node for o in n.output} | {t.name for t in graph.initializer}
-    taken |= {i.name for i in graph.input}
+    names = Names(model)
     added: dict[bytes, str] = {}
     replaced: set[str] = set()
     for node in graph.node:
@@ -201,9 +202,9 @@ def _apply(model: onnx.ModelProto, plan: BatchPlan) -> None:
             tensor = plan.constants.get((first, index))
             if tensor is not None:
                 replaced.add(name)
-                node.input[index] = _add(model, tensor, name, added, taken)
+                node.input[index] = _add(model, tensor, name, added, names)
     if plan.repeated:
-        repeat_constants(model, plan.repeated, taken)
+        repeat_constants(model, plan.repeated, names)
     for value in (*graph.input, *graph.value_info, *graph.output):
         _free(value, plan)
     _drop_unread(graph, replaced)
@@ -214,15 +215,12 @@ def _add(
     tensor: onnx.TensorProto,
     old: str,
     added: dict[bytes, str],
-    taken: set[str],
+    names: Names,
 ) -> str:
     """The name of an initializer with these values; one for all uses of the same old constant."""
     key = old.encode() + b"\0" + tensor.SerializeToString()
     if key not in added:
-        name = f"{old or 'constant'}_any_batch"
-        while name in taken:
-            name += "_"
-        taken.add(name)
+        name = names.fresh(f"{old or 'constant'}_any_batch")
         made = model.graph.initializer.add()
         made.CopyFrom(tensor)
         made.name = added[key] = name
@@ -244,7 +242,7 @@ def _free(value: onnx.ValueInfoProto, plan: BatchPlan) -> None:
 def _drop_unread(graph: onnx.GraphProto, replaced: set[str]) -> None:
     """Remove the constants whose every use was replaced."""
     read = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
-    if any(a.type == onnx.AttributeProto.GRAPH for n in graph.node for a in n.attribute):
+    if any(has_bodies(node) for node in graph.node):
         return
     unread = replaced - read
     for holder in (graph.initializer, graph.input):

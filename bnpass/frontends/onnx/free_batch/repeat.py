@@ -9,10 +9,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 from bnpass.frontends.onnx.free_batch.rules import Repeat
+from bnpass.onnx_model.names import Names
 
 
 def repeat_constants(
-    model: onnx.ModelProto, repeats: Mapping[tuple[str, int], Repeat], taken: set[str]
+    model: onnx.ModelProto, repeats: Mapping[tuple[str, int], Repeat], names: Names
 ) -> None:
     """Let each use (first output of a node, input index) read the constant as often as needed.
 
@@ -24,7 +25,7 @@ def repeat_constants(
         for index, name in enumerate(node.input):
             repeat = repeats.get((first, index))
             if repeat is not None:
-                made = _tiled(model, name, node.input[repeat.like], repeat, taken)
+                made = _tiled(model, name, node.input[repeat.like], repeat, names)
                 nodes += made
                 node.input[index] = made[-1].output[0]
         nodes.append(node)
@@ -34,36 +35,29 @@ def repeat_constants(
 
 
 def _tiled(
-    model: onnx.ModelProto, name: str, like: str, repeat: Repeat, taken: set[str]
+    model: onnx.ModelProto, name: str, like: str, repeat: Repeat, names: Names
 ) -> list[onnx.NodeProto]:
     axis, behind = repeat.axis, repeat.rank - repeat.axis - 1
-    base = _fresh(f"{name}_every_sample", taken)
-    where = _constant(model, f"{base}_axis", [axis], taken)
-    shape, size = (_fresh(f"{base}_{part}", taken) for part in ("shape", "size"))
+    base = names.fresh(f"{name}_every_sample")
+    where = _constant(model, f"{base}_axis", [axis], names)
+    shape, size = (names.fresh(f"{base}_{part}") for part in ("shape", "size"))
     nodes = [
         helper.make_node("Shape", [like], [shape]),
         helper.make_node("Gather", [shape, where], [size], axis=0),
     ]
     parts = [size]
     if axis:
-        parts.insert(0, _constant(model, f"{base}_before", [1] * axis, taken))
+        parts.insert(0, _constant(model, f"{base}_before", [1] * axis, names))
     if behind:
-        parts.append(_constant(model, f"{base}_behind", [1] * behind, taken))
-    counts = _fresh(f"{base}_counts", taken)
+        parts.append(_constant(model, f"{base}_behind", [1] * behind, names))
+    counts = names.fresh(f"{base}_counts")
     nodes.append(helper.make_node("Concat", parts, [counts], axis=0))
     nodes.append(helper.make_node("Tile", [name, counts], [base]))
     return nodes
 
 
-def _fresh(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name
-
-
-def _constant(model: onnx.ModelProto, name: str, values: list[int], taken: set[str]) -> str:
-    name = _fresh(name, taken)
+def _constant(model: onnx.ModelProto, name: str, values: list[int], names: Names) -> str:
+    name = names.fresh(name)
     array = np.array(values, dtype=np.int64)
     model.graph.initializer.append(numpy_helper.from_array(array, name))
     if model.ir_version < 4:  # that format lists every initializer among the inputs

@@ -16,6 +16,8 @@ import onnx
 from onnx import numpy_helper
 
 from bnpass.frontends.onnx.free_batch.shapes import SMALL, Dims
+from bnpass.onnx_model.attributes import attribute
+from bnpass.onnx_model.scopes import has_bodies
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, caught by the caller
@@ -110,10 +112,7 @@ class View:
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute."""
-        for attribute in self.node.attribute:
-            if attribute.name == name:
-                return onnx.helper.get_attribute_value(attribute)
-        return default
+        return attribute(self.node, name, default)
 
     def ints(self, index: int) -> list[int] | None:
         """A small integer constant; None if the input is computed."""
@@ -168,9 +167,8 @@ def follow(view: View) -> Sequence[State]:
     Raises:
         Refusal: the operator mixes samples, is unknown, or fixes the batch size.
     """
-    for attribute in view.node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            view.refuse("a nested graph is not followed")
+    if has_bodies(view.node):
+        view.refuse("a nested graph is not followed")
     states = [view.states.get(name) for name in view.names if name]
     if states.count(None) == len(states):
         return [None] * len(view.node.output)

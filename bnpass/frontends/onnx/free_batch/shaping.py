@@ -169,8 +169,8 @@ def _as_scales(view: View, sizes: Sequence[int]) -> None:
     exact = all(
         int(np.float32(d) * r) == s for d, r, s in zip(known, scales, sizes[1:], strict=False)
     )
-    stretch = view.attr("keep_aspect_ratio_policy", b"stretch") == b"stretch"
-    cropped = view.attr("coordinate_transformation_mode") == b"tf_crop_and_resize"
+    stretch = view.attr("keep_aspect_ratio_policy", "stretch") == "stretch"
+    cropped = view.attr("coordinate_transformation_mode") == "tf_crop_and_resize"
     if len(known) != len(dims) or not exact or not stretch or cropped:
         view.refuse("its sizes spell out the batch size")
     view.replaced[2] = [1.0, *(float(r) for r in scales)]

@@ -32,11 +32,11 @@ from bnpass.frontends.onnx.half.values import (
     Versions,
     cast,
     label,
-    walk,
 )
 from bnpass.onnx_model import shapes
+from bnpass.onnx_model.attributes import attributes, opset_of, opsets
 from bnpass.onnx_model.messages import overwrite
-from bnpass.onnx_model.scopes import Place, placed_bodies
+from bnpass.onnx_model.scopes import Place, nodes_within, placed_bodies
 
 ALIASES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16"}
 
@@ -44,7 +44,7 @@ _WIDE = frozenset(
     {"BatchNormalization", "ConstantOfShape", "QuantizeLinear", "DequantizeLinear",
      "DynamicQuantizeLinear"}
 )  # fmt: skip
-_FLOAT_CONSTANTS = ("value_float", "value_floats")
+_FLOAT_CONSTANTS = frozenset({"value_float", "value_floats"})
 
 
 @dataclass
@@ -111,8 +111,7 @@ class _Narrower:
         self.kind = KINDS[dtype]
         self.result = HalfModel(model, dtype)
         self.versions = Versions(model, dtype)
-        self.opsets = {o.domain or "": o.version for o in model.opset_import}
-        self.opsets.setdefault("", self.opsets.get("ai.onnx", 1))
+        self.opsets = {**opsets(model.opset_import), "": opset_of(model)}
         self.types = {place: known.types for place, known in shapes.infer(model).items()}
         self.result.storage = self._missing_layer()
         self.versions.storage = bool(self.result.storage)
@@ -139,7 +138,7 @@ class _Narrower:
         """Case 3: a layer with weights, or with bodies, that has no such type."""
         weights = {t.name for t in self.model.graph.initializer
                    if t.data_type == FLOAT and len(t.dims) > 1}  # fmt: skip
-        for node in walk(self.model.graph):
+        for node in nodes_within(self.model.graph.node):
             schema = self._schema(node)
             layer = any(n in weights for n in node.input[1:]) and node.op_type not in _WIDE
             if schema is None or not (layer or any(placed_bodies(node))):
@@ -286,7 +285,7 @@ class _Narrower:
             made = FLOAT if reason or not fits else self.kind
             scope.versions[name] = {made: name}
             if ends.get(name, made) != made:
-                node.output[index] = inner = self.versions.unique(f"{name}_{label(made)}")
+                node.output[index] = inner = self.versions.fresh(f"{name}_{label(made)}")
                 scope.versions[name] = {made: inner, ends[name]: name}
                 scope.nodes.append(cast(inner, name, ends[name]))
         return any_float
@@ -334,12 +333,11 @@ class _Narrower:
     def _constant(self, node: onnx.NodeProto, scope: Values) -> bool:
         """Take a Constant of type float; it is written again where it is read."""
         scope.fixed.add(node.output[0])
-        held = {a.name: a for a in node.attribute}
-        tensor = held["value"].t if "value" in held else None
-        for name in _FLOAT_CONSTANTS:
-            if name in held:
-                array = np.array(onnx.helper.get_attribute_value(held[name]), np.float32)
-                tensor = onnx.numpy_helper.from_array(array, node.output[0])
+        held = attributes(node)
+        tensor = held.get("value")
+        for name in _FLOAT_CONSTANTS & held.keys():
+            array = np.array(held[name], np.float32)
+            tensor = onnx.numpy_helper.from_array(array, node.output[0])
         if tensor is None or tensor.data_type != FLOAT:
             return False
         scope.versions[node.output[0]] = {}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx
 from onnx import TensorProto
@@ -11,7 +9,7 @@ from onnx import TensorProto
 from bnpass.errors import RefusedError
 from bnpass.onnx_model import shapes
 from bnpass.onnx_model.messages import overwrite
-from bnpass.onnx_model.scopes import placed_bodies
+from bnpass.onnx_model.names import Names
 
 FLOAT = int(TensorProto.FLOAT)
 KINDS = {"float16": int(TensorProto.FLOAT16), "bfloat16": int(TensorProto.BFLOAT16)}
@@ -71,6 +69,7 @@ class Versions:
         storage: weights are stored narrow even where they are read in float32.
         vanished: weights that were not zero and are now.
         largest: the largest number of the narrow type.
+        fresh: makes a name that nothing in the model has yet.
     """
 
     def __init__(self, model: onnx.ModelProto, dtype: str) -> None:
@@ -79,7 +78,7 @@ class Versions:
         self.vanished = 0
         self.largest = _largest(dtype)
         self._np_dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.kind))
-        self._names = set(_all_names(model.graph))
+        self.fresh = Names(model).fresh
 
     def version(
         self, name: str, kind: int, scope: Values, reader: onnx.NodeProto | None
@@ -97,7 +96,7 @@ class Versions:
             if not stored:
                 return versions[kind]
         source = next(iter(versions.values()))
-        versions[kind] = self.unique(f"{name}_{label(kind)}")
+        versions[kind] = self.fresh(f"{name}_{label(kind)}")
         owner.nodes.append(cast(source, versions[kind], kind))
         return versions[kind]
 
@@ -114,7 +113,7 @@ class Versions:
         array = onnx.numpy_helper.to_array(tensor)
         if kind != FLOAT:
             array = self.rounded(tensor, reader)
-        new = self.unique(f"{name}_{label(kind)}") if versions else name
+        new = self.fresh(f"{name}_{label(kind)}") if versions else name
         if name in owner.constants:
             held = onnx.numpy_helper.from_array(array, new)
             owner.nodes.append(onnx.helper.make_node("Constant", [], [new], value=held))
@@ -159,15 +158,6 @@ class Versions:
             "bfloat16 has the range of float32 (--to bf16)" if self.dtype == "float16"
             else "deploy it in float32",
         )  # fmt: skip
-
-    def unique(self, base: str) -> str:
-        """A name that nothing in the model has yet."""
-        name, n = base, 1
-        while name in self._names:
-            n += 1
-            name = f"{base}_{n}"
-        self._names.add(name)
-        return name
 
 
 def elements(tensor: TensorProto) -> int:
@@ -216,22 +206,3 @@ def label(kind: int) -> str:
 def cast(source: str, result: str, kind: int) -> onnx.NodeProto:
     """A Cast of one value to another."""
     return onnx.helper.make_node("Cast", [source], [result], name=f"{result}_cast", to=kind)
-
-
-def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node of a graph and of the bodies inside it."""
-    for node in graph.node:
-        yield node
-        for _, body in placed_bodies(node):
-            yield from walk(body)
-
-
-def _all_names(graph: onnx.GraphProto) -> Iterator[str]:
-    yield from (t.name for t in graph.initializer)
-    yield from (v.name for v in (*graph.input, *graph.value_info))
-    for node in walk(graph):
-        yield node.name
-        yield from node.output
-        for _, body in placed_bodies(node):
-            yield from (t.name for t in (*body.initializer, *body.input))
-

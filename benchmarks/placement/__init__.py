@@ -1,0 +1,1 @@
+"""Do bnpass's own sites train as well as the published placement of Batch Normalization?"""

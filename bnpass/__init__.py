@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bnpass.api import calibrate as calibrate
+    from bnpass.api import collapse as collapse
     from bnpass.api import fold as fold
     from bnpass.api import insert as insert
     from bnpass.api import inspect as inspect
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "insert": "bnpass.api",
+    "collapse": "bnpass.api",
     "fold": "bnpass.api",
     "calibrate": "bnpass.api",
     "inspect": "bnpass.api",
@@ -48,6 +50,7 @@ _PARTS = ("data", "statistics", "training")  # packages of their own that people
 __all__ = [
     "BnpassError",
     "calibrate",
+    "collapse",
     "export",
     "fold",
     "insert",

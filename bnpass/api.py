@@ -21,6 +21,7 @@ INITS = ("fresh", "preserve", "calibrated")
 SUMS = ("branches", "value")
 LEFTOVERS = ("bn", "affine")
 TRAINING_MODES = ("refuse", "inference")
+COLLAPSES = ("bn", "all", "none")
 
 
 def is_module(model: object) -> bool:
@@ -199,6 +200,7 @@ def fold(
     freeze_inputs: bool = False,
     max_growth: float = 4.0,
     fold_norms: bool = False,
+    collapse: str = "bn",
     to: str | None = None,
     to_io: bool = False,
     verify: bool = True,
@@ -223,6 +225,8 @@ def fold(
         max_growth: how many times the model may grow where shared weights have to be cloned.
         fold_norms: gamma and beta of norms that are spelt out go forward, too; runtimes that fuse
             such norms then find none.
+        collapse: ONNX only: which linear regions become one operator first: those with a
+            BatchNorm in them (``bn``), ``all`` or ``none``; see :func:`collapse`.
         to: ONNX only: also convert the folded model to ``"float16"`` or ``"bfloat16"``; see
             :mod:`bnpass.frontends.onnx.half`.
         to_io: with ``to``: inputs and outputs too; they stay float32 otherwise.
@@ -238,6 +242,7 @@ def fold(
         UsageError, InputError, OutputError, RefusedError, MissingDependencyError.
     """
     _choice("leftover", leftover, LEFTOVERS)
+    _choice("collapse", collapse, COLLAPSES)
     _choice("training_mode", training_mode, TRAINING_MODES)
     if is_module(model):
         if to is not None:
@@ -257,7 +262,7 @@ def fold(
     wanted = DeployOptions(
         FoldOptions(
             tuple(only), tuple(skip), leftover, training_mode, freeze_inputs, max_growth,
-            fold_norms,
+            fold_norms, collapse,
         ),
         to=to,
         io=to_io,
@@ -271,6 +276,61 @@ def fold(
     reference = Path(model) if _is_path(model) else model
     done = deploy(OnnxModel.to_edit(model), wanted, proofs, reference=reference)
     return _written(done.model, model, output, force)
+
+
+def collapse(
+    model: Any,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    norms_only: bool = False,
+    verify: bool = True,
+    plan_only: bool = False,
+    force: bool = False,
+) -> Any:
+    """Turn every region that is linear in one value into the one operator that computes the same.
+
+    Parallel branches of convolutions (of any kernel, stride, group, dilation and zero padding),
+    BatchNorms and other per-channel maps, identities, sums, pools that average their padding, and
+    layers that follow each other, wherever the one operator has no more weights and no more
+    multiply-adds. Sources: RepVGG (arXiv:2101.03697), Diverse Branch Block (arXiv:2103.13425).
+
+    Args:
+        model: path of an ONNX file or ModelProto.
+        output: write the result there.
+        only, skip: glob patterns on operator names; ``only`` on those of a region's BatchNorms,
+            or of all its operators where it has none.
+        norms_only: only regions with a BatchNorm in them, as :func:`fold` does.
+        verify: compare with the original on onnxruntime before returning.
+        plan_only: return the :class:`~bnpass.passes.collapse.CollapsePlan` and change nothing.
+        force: replace an existing ``output``.
+
+    Returns:
+        A ModelProto, or the path written; the model given is unchanged.
+
+    Raises:
+        VerificationError: the result differs from the original; nothing is written.
+        UsageError, InputError, OutputError.
+    """
+    if is_module(model):
+        raise UsageError("collapse() is for ONNX models", "export the module first: bnpass.export")
+    from bnpass.frontends.onnx import collapsing
+    from bnpass.onnx_model.model import OnnxModel
+
+    _check_output(model, output, force)
+    options = collapsing.Options(tuple(only), tuple(skip), "bn" if norms_only else "all")
+    given = OnnxModel.of(model)
+    edited = given.copy()
+    done = collapsing.collapse(edited, options)
+    if plan_only:
+        return done.plan
+    if verify:
+        from bnpass.verdict.judge import Edits, judge
+
+        edits = Edits(done.correspondences, None, done.correspondences.changed)
+        judge(given.proto, edited.proto, edits).raise_if_failed()
+    return _written(edited.proto, model, output, force)
 
 
 def strip(

@@ -35,7 +35,7 @@ exit codes:
 """
 
 
-REWRITING = frozenset({"insert", "strip", "fold", "unfold", "inspect"})
+REWRITING = frozenset({"insert", "strip", "fold", "collapse", "unfold", "inspect"})
 """Commands that edit a model and leave."""
 
 PACKAGES = {

@@ -11,6 +11,7 @@ from tests import processes
 NAMES = {
     "BnpassError": (),
     "calibrate": ("model", "data"),
+    "collapse": ("model",),
     "export": ("module", "example_inputs", "path"),
     "fold": ("model", "example_inputs"),
     "insert": ("model", "example_inputs"),

@@ -43,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        "that a fold has used are inputs no longer")
     group.add_argument("--max-growth", type=options.positive, default=4.0, metavar="N",
                        help="times the file may grow where shared weights are cloned (default 4)")
+    group.add_argument("--collapse", choices=("bn", "all", "none"), default="bn",
+                       help="linear branches become one operator first: those with a BatchNorm in "
+                       "them (default), all, or none")
     group.add_argument("--fold-norms", action="store_true",
                        help="also fold gamma and beta of norms that are spelt out: for runtimes "
                        "that do not fuse them")
@@ -70,7 +73,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     options.check_patterns((*args.only, *args.skip), args.model)
     wanted = DeployOptions(
         FoldOptions(tuple(args.only), tuple(args.skip), args.leftover, args.training_mode,
-                    args.freeze_inputs, args.max_growth, args.fold_norms),
+                    args.freeze_inputs, args.max_growth, args.fold_norms, args.collapse),
         normalising.normalisation(args, ui), args.to, args.to_io,
     )  # fmt: skip
     if path is None:

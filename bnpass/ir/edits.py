@@ -6,6 +6,7 @@ A pass plans; a frontend applies. All edits of one plan refer to the graph as it
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -146,3 +147,28 @@ class NewNorm:
     drops: tuple[BiasDrop, ...] = ()
     readers: frozenset[str] | None = None
     clones: tuple[Op, ...] = ()
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """A region that is linear in one value and becomes one operator.
+
+    Attributes:
+        ops: all of its operators, in order; they go.
+        carrier: the one among them that stays, with other inputs, attributes and numbers.
+        root: the value that the region reads.
+        result: the value that it makes: the same numbers under the same name.
+        kind: ``Conv``, or ``Gemm`` (W (out, in): transB) for values of two axes, or ``MatMul``.
+        weight: float64; of a Conv (out, in/group, ...), of a MatMul (in, out).
+        bias: float64 (out,), or None.
+        attrs: all attributes of the new operator.
+    """
+
+    ops: tuple[Op, ...]
+    carrier: Op
+    root: str
+    result: str
+    kind: str
+    weight: np.ndarray
+    bias: np.ndarray | None
+    attrs: dict[str, Any]

@@ -76,7 +76,7 @@ class FoldPlan:
     @property
     def folded(self) -> list[FoldEntry]:
         """Entries that leave the graph."""
-        return [e for e in self.entries if e.how in ("backward", "forward", "split")]
+        return [e for e in self.entries if e.how in ("backward", "forward", "split", "collapsed")]
 
     @property
     def refused(self) -> list[FoldEntry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -36,6 +37,7 @@ class Editor:
         self._alias: dict[str, str] = {}
         self._rename: dict[str, str] = {}
         self._overwritten: set[str] = set()
+        self._deleted: set[str] = set()
 
     # --- constants
 
@@ -44,6 +46,8 @@ class Editor:
 
         A tensor that nothing else reads is overwritten; any other stays for its readers.
         """
+        if self._grows(op, index, numbers):
+            self.reshape(*op.outputs)
         tensor, store = self._own(op.input(index)), self.model.store
         if isinstance(numbers, Staged):
             assert tensor is not None and store is not None  # noqa: PT018
@@ -52,6 +56,13 @@ class Editor:
             self._overwrite(tensor, numbers)
         else:
             self._store(op, index, numbers)
+
+    def _grows(self, op: Op, index: int, numbers: Numbers) -> bool:
+        """Whether a number becomes one for each channel, where the result grows along with it."""
+        old = self.scope.graph.constant(op.input(index))
+        if isinstance(numbers, Staged) or old is None or op.kind not in ("Mul", "Add"):
+            return False
+        return numbers.size > 1 == math.prod(old.shape)
 
     def _own(self, name: str) -> onnx.TensorProto | None:
         """The tensor of that name if a single input reads it, so that it may be overwritten."""
@@ -165,6 +176,17 @@ class Editor:
             return
         self._gone.add(id(node))
 
+    def delete(self, op: Op) -> None:
+        """Take an operator out whose value nothing reads any more."""
+        node = self.scope.nodes[op.name]
+        self.release(*node.input)
+        self._gone.add(id(node))
+        self._deleted.update(filter(None, node.output))
+
+    def reshape(self, *values: str) -> None:
+        """The shapes of values are others than before: what is written about them goes."""
+        self._deleted.update(values)
+
     def _may_rename(self, value: str) -> bool:
         graph = self.scope.graph
         produced = graph.producer(value) is not None
@@ -183,7 +205,7 @@ class Editor:
         gone = self._gone | self._sweep()
         if self._behind or self._before or gone:
             self._arrange(gone)
-        if self._alias or self._rename:
+        if self._alias or self._rename or self._deleted:
             self._forget_infos()
         if self.model.proto.ir_version >= 4:
             self._freeze_inputs()
@@ -234,9 +256,8 @@ class Editor:
             return
         gone = {name for name in self._alias if self._alias[name] != name} | set(self._rename)
         written = {name for node in self.graph.node for name in node.output}
-        stale = [i for i in self.graph.value_info if i.name in gone and i.name not in written]
-        if stale:
-            names = {i.name for i in stale}
+        names = {i.name for i in self.graph.value_info if i.name in gone - written | self._deleted}
+        if names:
             kept = [i for i in self.graph.value_info if i.name not in names]
             del self.graph.value_info[:]
             self.graph.value_info.extend(kept)

@@ -11,6 +11,12 @@ from bnpass.collector import collector_paused
 from bnpass.errors import RefusedError
 from bnpass.frontends.onnx import recurrent
 from bnpass.frontends.onnx.apply import apply_fold
+from bnpass.frontends.onnx.collapsing import (
+    Collapsed,
+    collapse_scopes,
+    collapses,
+    may_collapse,
+)
 from bnpass.frontends.onnx.functions import in_the_way, inline, inline_norms
 from bnpass.frontends.onnx.numbers import Calculation, ScopeNumbers
 from bnpass.frontends.onnx.read import Reading, Scope, checked_opset, read
@@ -40,6 +46,7 @@ class FoldOptions:
     freeze_inputs: bool = False
     max_growth: float = 4.0
     fold_norms: bool = False
+    collapse: str = "bn"
 
 
 @dataclass
@@ -119,17 +126,49 @@ def fold(model: OnnxModel, options: FoldOptions = FoldOptions()) -> Folded:
     with collector_paused(), blaming_the_model(model.as_given):
         given = model.proto
         stopped = _prepare(model, options)
-        done = _fold(model, options, None if stopped else given)
-        for _ in range(_AGAIN):  # so that folding twice is folding once
-            if not done.unsettled:
+        _inline_for_collapse(model, options)
+        same = model.proto is given and not stopped
+        ready = None if same or not collapses(model, options) else model.copy().proto
+        collapsed = collapse_scopes(model, options)
+        done = _with(collapsed, _settled(model, options, None if stopped else given))
+        if collapsed.plan.collapsed:
+            done = replace(done, original=ready)
+        for _ in range(_AGAIN if collapsed.candidates else 0):  # a fold may clear the way
+            collapsed = collapse_scopes(model, options)
+            if not collapsed.plan.collapsed:
                 break
-            more = _fold(model, options, model.proto)
-            if not any(entry.how for entry in more.plan.entries):
-                break
-            found = done.correspondences.then(more.correspondences)
-            done = replace(done, correspondences=found, grown=done.grown + more.grown,
-                           unsettled=more.unsettled)
+            more = _with(collapsed, _settled(model, options, model.proto))
+            done = _joined(done, more, collapsed.folds)
     return done
+
+
+def _inline_for_collapse(model: OnnxModel, options: FoldOptions) -> None:
+    """Write functions out where branches may collapse: what was collapsed then has one text."""
+    if model.proto.functions and may_collapse(model, options):
+        model.proto = onnx.inliner.inline_local_functions(model.proto)
+
+
+def _settled(model: OnnxModel, options: FoldOptions, given: onnx.ModelProto | None) -> Folded:
+    """Fold until nothing changes, so that folding twice is folding once."""
+    done = _fold(model, options, given)
+    for _ in range(_AGAIN):
+        if not done.unsettled:
+            break
+        more = _fold(model, options, model.proto)
+        if not any(entry.how for entry in more.plan.entries):
+            break
+        done = _joined(done, more)
+    return done
+
+
+def _joined(done: Folded, more: Folded, entries: Sequence[FoldEntry] = ()) -> Folded:
+    """Two rounds as one; what the second one takes out are no maps of the model as given."""
+    gone = {entry.node for entry in entries}
+    kept = [entry for entry in done.plan.entries if entry.node not in gone]
+    plan = replace(done.plan, entries=[*entries, *kept])
+    found = done.correspondences.then(more.correspondences)
+    return replace(done, plan=plan, correspondences=found, grown=done.grown + more.grown,
+                   unsettled=more.unsettled)
 
 
 def plan(model: OnnxModel, options: FoldOptions = FoldOptions()) -> Folded:
@@ -141,8 +180,22 @@ def plan(model: OnnxModel, options: FoldOptions = FoldOptions()) -> Folded:
     with collector_paused(), blaming_the_model(model.as_given):
         given = model.copy() if options.training_mode == "inference" else model.twin()
         _prepare(given, options)
+        collapsed = Collapsed()
+        if collapses(given, options):
+            given = given.copy()
+            collapsed = collapse_scopes(given, options)
         planned = _plan(given, options, keep=False)
-    return Folded(model, planned.joined)
+    return Folded(model, _with(collapsed, Folded(model, planned.joined)).plan)
+
+
+def _with(collapsed: Collapsed, done: Folded) -> Folded:
+    """What was done, the branches that had become one operator before among it."""
+    entries = [*collapsed.folds, *done.plan.entries]
+    return replace(
+        done,
+        plan=replace(done.plan, entries=entries),
+        correspondences=collapsed.correspondences.then(done.correspondences),
+    )
 
 
 def _prepare(model: OnnxModel, options: FoldOptions) -> bool:

@@ -1,0 +1,92 @@
+"""Turn linear branches into the one operator that computes the same.
+
+Parallel convolutions, BatchNorms, identities and sums of them on one value, and layers that follow
+each other with nothing between, become a single layer wherever that has no more weights and no more
+multiply-adds: RepVGG, MobileOne, ACNet and the like as they are deployed. fold does it by itself
+where a BatchNorm is among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from bnpass.commands import options
+from bnpass.commands.checking import add_budget, check
+from bnpass.report.tables import Table, size
+from bnpass.report.ui import Ui
+
+if TYPE_CHECKING:
+    from bnpass.frontends.onnx.collapsing import Collapsed
+    from bnpass.passes.collapse import CollapsePlan
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    options.add_model(parser)
+    options.add_written(parser)
+    options.add_plan_options(parser)
+    parser.add_argument("--norms-only", action="store_true",
+                        help="only regions with a BatchNorm in them, as fold does")
+    parser.add_argument("--no-verify", action="store_true",
+                        help="do not compare with the original before writing")
+    add_budget(parser)
+    options.add_seed(parser)
+    options.add_provider(parser)
+    options.add_output_options(parser)
+
+
+def run(args: argparse.Namespace, ui: Ui) -> int:
+    """Run the command."""
+    from bnpass.frontends.onnx.collapsing import Options, collapse
+    from bnpass.onnx_model.editing import edit_file
+    from bnpass.onnx_model.model import OnnxModel
+    from bnpass.verdict.judge import Edits
+
+    path = options.want_output(args, "collapsed")
+    options.check_patterns((*args.only, *args.skip), args.model)
+    wanted = Options(tuple(args.only), tuple(args.skip), "bn" if args.norms_only else "all")
+
+    def prove(done: Collapsed, after: Any) -> None:
+        edits = Edits(done.correspondences, None, done.correspondences.changed)
+        check(args.model, after, ui, edits=edits, provider=args.provider, seed=args.seed,
+              budget=args.check_budget)
+
+    if path is None:
+        plan = collapse(OnnxModel.of(args.model).copy(), wanted).plan
+    else:
+        proof = None if args.no_verify else prove
+        plan = edit_file(args.model, path, lambda m: collapse(m, wanted), force=args.force,
+                         check=proof).plan
+    _show(plan, args, ui)
+    if path is None:
+        ui.say("nothing written (no -o, or --dry-run)")
+    else:
+        ui.document["output"] = path
+        ui.say(f"wrote {path} ({size(path.stat().st_size)}) | next: bnpass fold {path} -o "
+               f"{options.sibling(path, 'folded')}")
+    return 1 if args.require_change and not plan.collapsed else 0
+
+
+def _show(plan: CollapsePlan, args: argparse.Namespace, ui: Ui) -> None:
+    ui.document.update(ok=True, collapsed=len(plan.collapsed), refused=len(plan.refused))
+    if ui.json:
+        ui.document["plan"] = plan.to_dict()
+    if args.explain and plan.entries:
+        ui.table(collapse_table(plan))
+    if not plan.entries:
+        ui.say("nothing to do: no branches that are linear in one value meet in the model")
+        return
+    before, after = (sum(e.weights[k] for e in plan.collapsed) for k in (0, 1))
+    ui.say(f"{len(plan.collapsed)} regions became one operator each, {before} weights became "
+           f"{after}; {len(plan.refused)} stay")
+
+
+def collapse_table(plan: CollapsePlan) -> Table:
+    """Every region, what it becomes and what that costs, or why it stays."""
+    table = Table("linear regions", ["ends in", "operators", "becomes", "weights", "reason"],
+                  right=frozenset({1}))
+    for entry in plan.entries:
+        weights = f"{entry.weights[0]} -> {entry.weights[1]}" if entry.into else ""
+        table.add(entry.node, len(entry.nodes), entry.into or "stays", weights, entry.reason)
+    return table

@@ -64,8 +64,8 @@ def export(
     """
     _check_packages(verify)
     check_output(path, force=force)
+    from bnpass.frontends.fx.copying import duplicate
     from bnpass.frontends.fx.info import as_tuple
-    from bnpass.frontends.fx.tracing import duplicate
 
     inputs = tuple(_on_cpu(x) for x in as_tuple(example_inputs))
     still = duplicate(module).cpu().eval()

@@ -86,7 +86,18 @@ def _imported(
     gm.graph = importer.graph
     reason = "" if refusal is None else refusal.message
     gm.meta[META] = {"origins": origins, "inputs": inputs, "outputs": outputs, "batch": reason}
+    vars(gm)[_PICKLED] = gm.meta[META]
     return gm
+
+
+_PICKLED = "bnpass_import"  # torch pickles the attributes of a GraphModule, but not its meta
+
+
+def notes_of(module: torch.nn.Module) -> dict[str, Any]:
+    """What the import has noted of a module: origins, inputs, outputs; empty for another one."""
+    meta = module.meta if isinstance(module, torch.fx.GraphModule) else {}
+    notes: dict[str, Any] = meta.get(META) or vars(module).get(_PICKLED, {})
+    return notes
 
 
 def opset_versions(proto: onnx.ModelProto) -> Mapping[str, int]:

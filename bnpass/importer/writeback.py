@@ -11,9 +11,10 @@ import torch
 from onnx import numpy_helper
 
 from bnpass.errors import InputError
+from bnpass.frontends.fx.copying import unwrapped
 from bnpass.importer.gates import arranged, inverse
 from bnpass.importer.inlining import function_constants
-from bnpass.importer.model import META
+from bnpass.importer.model import notes_of
 from bnpass.importer.store import Origin
 from bnpass.importer.values import dense, to_array
 from bnpass.onnx_model.attributes import value_of
@@ -24,7 +25,7 @@ _ITS_MODEL = "give the model that the module came from"
 
 
 def write_back(
-    gm: torch.fx.GraphModule, model: str | os.PathLike[str] | onnx.ModelProto
+    gm: torch.nn.Module, model: str | os.PathLike[str] | onnx.ModelProto
 ) -> onnx.ModelProto:
     """Put the trained parameters and BN statistics of ``gm`` into the model it came from.
 
@@ -33,7 +34,7 @@ def write_back(
     trained apart, becomes an initializer of its own name, and so does a statistic that is shared.
 
     Args:
-        gm: a module from :func:`~bnpass.importer.to_torch`, or a deepcopy of it.
+        gm: a module from :func:`~bnpass.importer.to_torch`, a copy of it, or a wrapper around one.
         model: the ONNX model that it was imported from (path or ModelProto; not changed).
 
     Returns:
@@ -42,7 +43,8 @@ def write_back(
     Raises:
         InputError: ``gm`` was not imported from this model (a name or a shape is missing).
     """
-    origins: dict[str, Origin] | None = gm.meta.get(META, {}).get("origins")
+    gm = unwrapped(gm)
+    origins: dict[str, Origin] | None = notes_of(gm).get("origins")
     if origins is None:
         raise InputError("this module was not made by to_torch", "import the ONNX model first")
     result = OnnxModel.to_edit(model).proto

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +13,9 @@ from torch import fx, nn
 
 from bnpass.frontends.fx.call import Slot
 from bnpass.frontends.fx.editor import Arrays, ModuleEditor
-from bnpass.frontends.fx.info import META, Info
+from bnpass.frontends.fx.info import META, Info, joined
 from bnpass.frontends.fx.read import TracedModel
-from bnpass.frontends.fx.slots import argument, data_argument, set_argument
+from bnpass.frontends.fx.slots import argument, as_tensor, data_argument, set_argument
 from bnpass.importer.modules import BatchNorm
 from bnpass.ir.edits import LEFTOVER_EPSILON, BiasDrop, FoldEdits, Leftover, NewNorm
 from bnpass.ir.graph import Op
@@ -36,24 +37,29 @@ def apply_fold(reading: TracedModel, edits: FoldEdits) -> int:
         OverflowedError: some new weight is not finite; the module is then half edited.
     """
     editor = ModuleEditor(reading)
-    view = GraphContext(reading.graph)
-    planned = [(r.op, multiplied_out(new_weights(r, view))) for r in edits.rewrites]
+    planned = planned_weights(reading, edits)
     _set_modules(editor, planned)
     for op, new in planned:
-        _set_function(editor, op, new)
+        set_function(editor, op, new)
     last = {left.ops[-1].name for left in edits.leftovers}
     removed = {op.name: data for op, data in edits.removed}
     order = reading.graph.order
-    for op, data in sorted(_whole(reading, edits), key=lambda pair: order[pair[0].name]):
+    for op, data in sorted(whole(reading, edits), key=lambda pair: order[pair[0].name]):
         if op.name not in last:
             editor.remove(op, data)
     for left in edits.leftovers:
-        _write_leftover(editor, left, removed[left.ops[-1].name])
+        write_leftover(editor, left, removed[left.ops[-1].name])
     editor.finish()
     return editor.grown
 
 
-def _whole(reading: TracedModel, edits: FoldEdits) -> list[tuple[Op, int]]:
+def planned_weights(reading: TracedModel, edits: FoldEdits) -> list[tuple[Op, NewWeights]]:
+    """What becomes of every operator that takes maps in."""
+    view = GraphContext(reading.graph)
+    return [(r.op, multiplied_out(new_weights(r, view))) for r in edits.rewrites]
+
+
+def whole(reading: TracedModel, edits: FoldEdits) -> list[tuple[Op, int]]:
     """Removed operators without pairs of reshapings of which one is only a part of a node."""
     moves = [pair for pair in edits.removed if pair[0].kind in MOVES]
     kept = [pair for pair in edits.removed if pair[0].kind not in MOVES]
@@ -78,7 +84,8 @@ def _set_modules(editor: ModuleEditor, planned: list[tuple[Op, NewWeights]]) -> 
         editor.set_module(path, plans)
 
 
-def _set_function(editor: ModuleEditor, op: Op, new: NewWeights) -> None:
+def set_function(editor: ModuleEditor, op: Op, new: NewWeights) -> None:
+    """Write new constants of an operator into its node."""
     node = editor.reading.nodes[op.name]
     if node.op != "call_module":
         for index, array in sorted(new.constants.items()):
@@ -105,7 +112,8 @@ def _like(editor: ModuleEditor, op: Op, index: int) -> torch.Tensor:
 # --- what stays ----------------------------------------------------------------------------------
 
 
-def _write_leftover(editor: ModuleEditor, left: Leftover, data: int) -> None:
+def write_leftover(editor: ModuleEditor, left: Leftover, data: int) -> None:
+    """Put one normalisation in the place of a chain's last operator."""
     last = left.ops[-1]
     node = editor.reading.nodes[last.name]
     source = data_argument(node, editor.reading.slots.get((last.name, data)))
@@ -125,17 +133,23 @@ def _tensor(editor: ModuleEditor, node: fx.Node, array: np.ndarray) -> torch.Ten
     return torch.as_tensor(np.ascontiguousarray(array)).to(dtype=dtype, device=editor.device(node))
 
 
-def _as_batch_norm(editor: ModuleEditor, node: fx.Node, source: fx.Node, left: Leftover) -> fx.Node:
+def leftover_norm(left: Leftover, like: torch.Tensor) -> nn.Module:
+    """A BatchNorm that computes what a chain did, in the type and on the device of ``like``."""
     n = max(left.map.shape)
     vectors = left.map.vectors(left.axis, n)
     assert vectors is not None
     module: Any = _NORMS.get(left.map.rank, BatchNorm)(n, eps=LEFTOVER_EPSILON)
-    module.weight = nn.Parameter(
-        _tensor(editor, node, vectors[0] * math.sqrt(1 + LEFTOVER_EPSILON))
-    )
-    module.bias = nn.Parameter(_tensor(editor, node, vectors[1]))
+    scale = vectors[0] * math.sqrt(1 + LEFTOVER_EPSILON)
+    module.weight = nn.Parameter(as_tensor(scale, like))
+    module.bias = nn.Parameter(as_tensor(vectors[1], like))
     module.running_mean = torch.zeros_like(module.weight.data)
     module.running_var = torch.ones_like(module.weight.data)
+    made: nn.Module = module
+    return made
+
+
+def _as_batch_norm(editor: ModuleEditor, node: fx.Node, source: fx.Node, left: Leftover) -> fx.Node:
+    module = leftover_norm(left, _tensor(editor, node, np.zeros(0)))
     path = editor.add_module(f"{left.ops[0].name}_bn", module)
     with editor.graph.inserting_before(node):
         return editor.graph.call_module(path, (source,))
@@ -176,7 +190,7 @@ def apply_insert(
     for norm in norms:
         place = places[norm.name]
         assert place is not None
-        paths[norm.name] = _insert_norm(editor, norm, place, sync)
+        paths[norm.name] = insert_norm(editor, norm, place, sync)
     for norm in norms:
         for drop in norm.drops:
             if (drop.op.name, drop.index) in seen:
@@ -206,21 +220,34 @@ def place_of(reading: TracedModel, value: str) -> fx.Node | None:
     return takers[0] if takers else None
 
 
-def _insert_norm(editor: ModuleEditor, norm: NewNorm, place: fx.Node, sync: bool) -> str:
+def insert_norm(
+    editor: ModuleEditor, norm: NewNorm, place: fx.Node, sync: bool, layers: Tensors = ()
+) -> str:
+    """Put a BatchNorm behind a node; returns its path.
+
+    Args:
+        editor: of the graph.
+        norm: what to insert.
+        place: the node.
+        sync: insert SyncBatchNorm.
+        layers: the weights of the layers in front: see :func:`like_layers`.
+    """
     info = place.meta.get(META)
-    dtype = getattr(torch, info.dtype) if isinstance(info, Info) else torch.float32
-    module = new_norm(norm, sync).to(dtype=dtype, device=editor.device(place))
+    module = like_layers(new_norm(norm, sync), layers, editor.gm)
+    if not layers:
+        dtype = getattr(torch, info.dtype) if isinstance(info, Info) else torch.float32
+        module = module.to(dtype=dtype, device=editor.device(place))
     start(module, norm)
     path = editor.add_module(norm.name, module)
     users = _readers(editor, norm, place)
     source = _cloned(editor, norm, place)
     made = [source]
-    turned = norm.axis != 1 and norm.rank > 2
+    turned = is_turned(norm)
     with editor.graph.inserting_after(_last_of(source)):
         if turned:
-            made.append(editor.graph.call_method("movedim", (source, -1, 1)))
+            made.append(editor.graph.call_method("flatten", (source, 0, -2)))
             made.append(editor.graph.call_module(path, (made[-1],)))
-            made.append(editor.graph.call_method("movedim", (made[-1], 1, -1)))
+            made.append(editor.graph.call_method("view_as", (made[-1], source)))
             for first, second in pairwise(made[1:]):
                 first.append(second)
         else:
@@ -228,8 +255,8 @@ def _insert_norm(editor: ModuleEditor, norm: NewNorm, place: fx.Node, sync: bool
     for node in made[1:]:
         node.meta[META] = info
     if turned and isinstance(info, Info):
-        moved = Info((info.shape[0], info.shape[-1], *info.shape[1:-1]), info.dtype)
-        made[1].meta[META] = made[2].meta[META] = moved
+        flat = Info((joined(info.shape[:-1]), info.shape[-1]), info.dtype)
+        made[1].meta[META] = made[2].meta[META] = flat
     for user in users:
         user.replace_input_with(place, made[-1])
     return path
@@ -265,13 +292,31 @@ def _readers(editor: ModuleEditor, norm: NewNorm, place: fx.Node) -> list[fx.Nod
     return [user for user in place.users if user in nodes]
 
 
+def is_turned(norm: NewNorm) -> bool:
+    """Whether the channels are the last of more than two axes: the others become one."""
+    return norm.axis != 1 and norm.rank > 2
+
+
 def new_norm(norm: NewNorm, sync: bool) -> nn.Module:
     """A BatchNorm module of the right kind, its parameters still to be set."""
     n = norm.scale.size
-    kind: Any = _NORMS.get(norm.rank, BatchNorm)
+    kind: Any = nn.BatchNorm1d if is_turned(norm) else _NORMS.get(norm.rank, BatchNorm)
     if sync:
         kind = nn.SyncBatchNorm
     module: nn.Module = kind(n, eps=norm.epsilon, momentum=norm.momentum)
+    return module
+
+
+Tensors = Sequence[torch.Tensor]
+
+
+def like_layers(module: nn.Module, layers: Tensors, home: nn.Module) -> nn.Module:
+    """A new norm on the device of the layers in front, in their type, frozen if they all are."""
+    held = [t for t in layers if t.is_floating_point()]
+    if held:
+        module.to(dtype=held[0].dtype, device=held[0].device)
+        module.requires_grad_(any(t.requires_grad for t in held))
+    module.train(home.training)
     return module
 
 
@@ -287,12 +332,13 @@ def start(module: Any, norm: NewNorm) -> None:
 def _drop_biases(editor: ModuleEditor, path: str, drops: list[BiasDrop]) -> None:
     if not path:
         for drop in drops:
-            _drop_argument(editor.reading.slots[drop.op.name, drop.index])
+            drop_argument(editor.reading.slots[drop.op.name, drop.index])
         return
     editor.drop_bias(path, [editor.reading.nodes[drop.op.name] for drop in drops])
 
 
-def _drop_argument(slot: Slot) -> None:
+def drop_argument(slot: Slot) -> None:
+    """Let a function do without its bias."""
     node = slot.node
     if slot.name != "x":  # only addmm's C is called so, and it cannot be left out
         set_argument(node, slot.name, None)

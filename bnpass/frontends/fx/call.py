@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from bnpass.frontends.fx.info import META, Info
 from bnpass.ir.graph import Constant, Dim, Op
@@ -130,6 +131,8 @@ class Call:
         tensor = getattr(self.module, name, None)
         if tensor is None:
             return ""
+        if name == "bias" and f"{name}_mask" in getattr(self.module, "_buffers", {}):
+            return self.reading.pin(f"{self.path}.{name}", tensor, "a pruned bias")
         return self.reading.tensor(f"{self.path}.{name}", tensor)
 
     def stacked(self, role: str, tensors: Sequence[torch.Tensor]) -> str:
@@ -206,6 +209,8 @@ def numpy_dtype(name: str) -> Any:
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     """A tensor's numbers; bfloat16 as float32."""
+    if tensor.is_meta or isinstance(tensor, FakeTensor):  # no data: what is planned needs none
+        return np.zeros(tuple(tensor.shape), numpy_dtype(str(tensor.dtype).removeprefix("torch.")))
     held = tensor.detach().cpu()
     if held.dtype == torch.bfloat16:
         held = held.float()

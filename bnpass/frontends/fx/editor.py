@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from bnpass.frontends.fx.call import Slot
 from bnpass.frontends.fx.hooks import unparametrize
 from bnpass.frontends.fx.info import META, Info
 from bnpass.frontends.fx.inplace import Memory
+from bnpass.frontends.fx.modules import ByMode, TrainingFlag
 from bnpass.frontends.fx.read import TracedModel
 from bnpass.frontends.fx.slots import argument, as_tensor, data_argument, set_argument
 from bnpass.frontends.fx.tracing import owner
@@ -40,6 +42,7 @@ class ModuleEditor:
         self.reading, self.gm = reading, reading.gm
         self.graph = reading.gm.graph
         self.grown = 0
+        self.foreign: Callable[[torch.Tensor], bool] = lambda _: False
         self._before = self._targets()
         self._memory = Memory(self.gm)
         self._calls: dict[str, list[fx.Node]] = {}
@@ -91,20 +94,23 @@ class ModuleEditor:
 
     # --- weights ---------------------------------------------------------------------------------
 
-    def set_module(self, path: str, plans: dict[fx.Node, tuple[str, Arrays]]) -> None:
+    def set_module(
+        self, path: str, plans: dict[fx.Node, tuple[str, Arrays]], *, keep: bool = False
+    ) -> None:
         """Give a module new weights; calls of it that want others get a clone.
 
         Args:
             path: of the module.
             plans: (operator, new arrays) for the calls whose weights change.
+            keep: others outside of this graph need the module as it is.
         """
         calls = self._calls[path]
-        same = path in self._owners
+        same = keep or path in self._owners
         groups: list[tuple[Arrays, list[fx.Node], str]] = []
         for node in calls:
             name, arrays = plans.get(node, ("", {}))
             for known, nodes, _ in groups:
-                if _equal(known, arrays):
+                if equal(known, arrays):
                     nodes.append(node)
                     break
             else:
@@ -115,7 +121,7 @@ class ModuleEditor:
         # clones before writes: a group may change a bias only, and needs the old weight
         targets = [path] * first + [self._clone(path, nodes) for _, nodes, _ in changed[first:]]
         for target, (arrays, _, name) in zip(targets, changed, strict=True):
-            _write_module(self.gm.get_submodule(target), arrays, name)
+            write_module(self.gm.get_submodule(target), arrays, name)
 
     def copy_node(self, node: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx.Node:
         """A copy of a node that reads copies where there are some; weights are shared."""
@@ -124,13 +130,10 @@ class ModuleEditor:
             self._calls[str(copied.target)].append(copied)
         return copied
 
-    def drop_bias(self, path: str, nodes: list[fx.Node]) -> None:
+    def drop_bias(self, path: str, nodes: list[fx.Node], *, keep: bool = False) -> None:
         """Let calls of a module do without its bias; its other readers keep it."""
-        shared = len(nodes) < len(self._calls[path]) or path in self._owners
-        module = self.gm.get_submodule(self._clone(path, nodes) if shared else path)
-        if parametrize.is_parametrized(module, "bias"):
-            unparametrize(module, "bias")
-        module.register_parameter("bias", None)
+        shared = keep or len(nodes) < len(self._calls[path]) or path in self._owners
+        no_bias(self.gm.get_submodule(self._clone(path, nodes) if shared else path))
 
     def _clone(self, path: str, nodes: list[fx.Node]) -> str:
         module = copy.deepcopy(self.gm.get_submodule(path))
@@ -173,6 +176,11 @@ class ModuleEditor:
         called = any(n.op == "call_module" and n.target == home for n in self.graph.nodes)
         users = [u for r in readers for u in r.users]
         times = sum(a is old for a in [*node.args, *node.kwargs.values()])
+        held: Any = self.gm
+        for part in path.split("."):
+            held = getattr(held, part)
+        if self.foreign(held):
+            return None
         return path if users == [node] and times == 1 and not called else None
 
     # --- nodes -----------------------------------------------------------------------------------
@@ -223,7 +231,8 @@ class ModuleEditor:
         for node in reversed(self.graph.nodes):
             value = self.reading.values.get(node)
             constant = isinstance(value, str) and value in self.reading.constants
-            if not node.users and (node.op == "get_attr" or constant):
+            unread = not node.users and (node.op == "get_attr" or constant)
+            if unread or (not node.users and self._is_flag(node)):
                 self.graph.erase_node(node)
         targets = self._targets()
         held = targets | {head for path in targets for head in _heads(path)}
@@ -233,6 +242,11 @@ class ModuleEditor:
         self.graph.lint()
         self.gm.recompile()
 
+    def _is_flag(self, node: fx.Node) -> bool:
+        if node.op != "call_module":
+            return False
+        return isinstance(self.gm.get_submodule(str(node.target)), TrainingFlag | ByMode)
+
     def _drop(self, path: str) -> None:
         home, _, leaf = path.rpartition(".")
         try:
@@ -241,6 +255,8 @@ class ModuleEditor:
             return
         if hasattr(holder, leaf):
             delattr(holder, leaf)
+        if leaf == "running_mean":
+            holder._buffers.pop("num_batches_tracked", None)
         while home and _is_empty(self.gm.get_submodule(home)):
             self.gm.delete_submodule(home)
             home = home.rpartition(".")[0]
@@ -267,7 +283,8 @@ def _is_empty(module: nn.Module) -> bool:
     return type(module) is nn.Module and not any(held)
 
 
-def _equal(a: Arrays, b: Arrays) -> bool:
+def equal(a: Arrays, b: Arrays) -> bool:
+    """Whether both give the same attributes the same numbers."""
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
 
@@ -290,7 +307,15 @@ def check(op: str, tensor: torch.Tensor) -> None:
 # --- modules -------------------------------------------------------------------------------------
 
 
-def _write_module(module: nn.Module, arrays: Arrays, op: str) -> None:
+def no_bias(module: nn.Module) -> None:
+    """Let a module do without its bias."""
+    if parametrize.is_parametrized(module, "bias"):
+        unparametrize(module, "bias")
+    module.register_parameter("bias", None)
+
+
+def write_module(module: nn.Module, arrays: Arrays, op: str) -> None:
+    """Give a module new weights, by attribute."""
     for name, array in arrays.items():
         if isinstance(module, nn.RNNBase):
             _write_recurrent(module, name, array, op)
@@ -313,20 +338,33 @@ def _write_attribute(module: nn.Module, name: str, array: np.ndarray, op: str) -
     like = old if old is not None else next(module.parameters(), None)
     tensor = torch.as_tensor(array).float() if like is None else as_tensor(array, like)
     check(op, tensor)
-    if name in module._buffers and old is not None:
-        module._buffers[name] = tensor
+    write_tensor(module, name, tensor)
+
+
+def write_tensor(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Give a module another tensor under a name, with what stood there as its model.
+
+    Layout in memory, requires_grad and attributes hung on a parameter stay; a parameter that is
+    made wants a gradient where the module's others do.
+    """
+    old = getattr(module, name, None)
+    if old is not None and old.shape == tensor.shape and not old.is_meta:
+        with torch.no_grad():
+            tensor = torch.empty_like(old, memory_format=torch.preserve_format).copy_(tensor)
+    if old is not None and name not in module._parameters:
+        if name in module._buffers:
+            module._buffers[name] = tensor
+        else:
+            setattr(module, name, tensor)
         return
-    grad = old.requires_grad if old is not None else True
-    setattr(module, name, nn.Parameter(tensor, requires_grad=grad))
+    others = [p.requires_grad for p in module.parameters(recurse=False)]
+    grad = old.requires_grad if old is not None else any(others) or not others
+    made = nn.Parameter(tensor.detach(), requires_grad=grad)
+    vars(made).update(vars(old) if old is not None else {})
+    vars(module).pop(name, None)
+    module.register_parameter(name, made)
 
 
 def _replace_tensor(gm: fx.GraphModule, path: str, tensor: torch.Tensor) -> None:
     home, _, leaf = path.rpartition(".")
-    holder = gm.get_submodule(home)
-    old = getattr(holder, leaf)
-    if isinstance(old, nn.Parameter):
-        setattr(holder, leaf, nn.Parameter(tensor, requires_grad=old.requires_grad))
-    elif leaf in holder._buffers:
-        holder._buffers[leaf] = tensor
-    else:
-        setattr(holder, leaf, tensor)
+    write_tensor(gm.get_submodule(home), leaf, tensor)

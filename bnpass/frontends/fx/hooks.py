@@ -8,13 +8,22 @@ from typing import Any
 
 from torch import fx, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 OBSERVED = "bnpass_hooks_observe"
 """Node meta: the module's hooks were seen to change nothing."""
 
-_WEIGHTS = (SpectralNorm, WeightNorm)
+TOUCHED = "bnpass_touched"
+"""Node meta: hooks of the called module read or write its weights."""
+
+_WEIGHTS = (SpectralNorm, WeightNorm, BasePruningMethod)
+
+
+def computes_weights(hook: object) -> bool:
+    """Whether a pre-hook only makes a weight of others, in a way that bnpass knows."""
+    return isinstance(hook, _WEIGHTS)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -25,6 +34,8 @@ def has_hooks(module: nn.Module) -> bool:
 
 def is_hooked(module: nn.Module, node: fx.Node) -> bool:
     """Whether hooks may change what a module computes: then nobody knows what it does."""
+    if TOUCHED in node.meta:  # a recording has the hooks' own work as nodes of their own
+        return bool(node.meta[TOUCHED])
     return has_hooks(module) and not node.meta.get(OBSERVED)
 
 

@@ -68,7 +68,7 @@ def propagate(gm: fx.GraphModule, example_inputs: tuple[Any, ...] | None) -> Non
     for node in gm.graph.nodes:
         info = first.get(node)
         if second is not None:
-            info = _merge(info, second.get(node), size)
+            info = merge(info, second.get(node), size)
         node.meta[META] = info
 
 
@@ -101,14 +101,15 @@ def _one_more(inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...] | None, int]:
     ), sizes.pop()
 
 
-def _merge(one: Infos, other: Infos, size: int) -> Infos:
+def merge(one: Infos, other: Infos, size: int) -> Infos:
+    """What holds for runs with ``size`` and with ``size + 1`` samples."""
     if isinstance(one, Info) and isinstance(other, Info):
         if len(one.shape) != len(other.shape):
             return None
         dims = tuple(_dim(a, b, size) for a, b in zip(one.shape, other.shape, strict=True))
         return Info(dims, one.dtype)
     if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
-        return tuple(_merge(a, b, size) for a, b in zip(one, other, strict=True))
+        return tuple(merge(a, b, size) for a, b in zip(one, other, strict=True))
     return one
 
 
@@ -119,6 +120,20 @@ def _dim(a: Dim, b: Dim, size: int) -> Dim:
     if isinstance(a, int) and isinstance(b, int) and a * (size + 1) == b * size and a % size == 0:
         return BATCH if a == size else f"{a // size}*{BATCH}"
     return None
+
+
+def joined(dims: tuple[Dim, ...]) -> Dim:
+    """The size of several axes as one."""
+    whole, symbol = 1, ""
+    for dim in dims:
+        factor, _, name = str(dim).rpartition("*")
+        if isinstance(dim, int):
+            whole *= dim
+        elif name == BATCH and not symbol:
+            whole, symbol = whole * int(factor or 1), name
+        else:
+            return None
+    return whole if not symbol else symbol if whole == 1 else f"{whole}*{symbol}"
 
 
 # --- running -----------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
 
 from bnpass.frontends.fx.read import TracedModel
 from bnpass.ir.affine import Map
@@ -66,12 +65,16 @@ class OldStateDict:
             if arrival.norm == path and bias is not None:
                 flat = bias.detach().double().cpu().reshape(-1)
                 beta += torch.tensor(arrival.coefficient).double() * flat[list(arrival.index)]
-        gamma = torch.full_like(beta, 1.0 + self.norms[path]).sqrt()
-        state[f"{prefix}{path}.weight"] = gamma.to(norm.weight.dtype)
-        state[f"{prefix}{path}.bias"] = beta.to(norm.weight.dtype)
-        state[f"{prefix}{path}.running_mean"] = torch.zeros_like(norm.running_mean)
-        state[f"{prefix}{path}.running_var"] = torch.ones_like(norm.running_var)
-        state[f"{prefix}{path}.num_batches_tracked"] = torch.zeros_like(norm.num_batches_tracked)
+        # a norm on "meta" takes these tensors over: they lie where the others of the state do
+        near = next((t.device for t in state.values() if isinstance(t, torch.Tensor)), None)
+        place = near if norm.weight.is_meta else norm.weight.device
+        dtype, made = norm.weight.dtype, torch.full_like(beta, 1.0 + self.norms[path]).sqrt()
+        zeros = torch.zeros_like(beta)
+        new = {"weight": made, "bias": beta, "running_mean": zeros, "running_var": zeros + 1.0}
+        for name, values in new.items():
+            state[f"{prefix}{path}.{name}"] = values.to(dtype=dtype, device=place, copy=True)
+        count = torch.zeros((), dtype=torch.int64, device=place)
+        state[f"{prefix}{path}.num_batches_tracked"] = count
 
 
 def _has(module: torch.nn.Module, path: str) -> bool:
@@ -83,7 +86,17 @@ def _has(module: torch.nn.Module, path: str) -> bool:
     return True
 
 
-def install(gm: fx.GraphModule, arrivals: list[Arrival], paths: dict[str, str], eps: float) -> None:
+def uninstall(module: torch.nn.Module) -> None:
+    """Take away the hooks none of whose norms is left."""
+    for key, held in list(module._load_state_dict_pre_hooks.items()):
+        hook = getattr(held, "hook", held)
+        if isinstance(hook, OldStateDict) and not any(_has(module, p) for p in hook.norms):
+            del module._load_state_dict_pre_hooks[key]
+
+
+def install(
+    gm: torch.nn.Module, arrivals: list[Arrival], paths: dict[str, str], eps: float
+) -> None:
     """Register the hook on a network with the new norms at ``paths``."""
     placed = tuple(
         Arrival(a.key, paths[a.norm], a.index, a.coefficient) for a in arrivals if a.norm in paths

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 
@@ -15,3 +17,15 @@ class TrainingFlag(nn.Module):
     def forward(self) -> bool:
         """True in training mode."""
         return self.training
+
+
+class ByMode(nn.Module):
+    """A number that is another one in training mode, as a value of a graph."""
+
+    def __init__(self, live: Any, still: Any) -> None:
+        super().__init__()
+        self.live, self.still = live, still
+
+    def forward(self) -> Any:
+        """The number of the present mode."""
+        return self.live if self.training else self.still

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +106,13 @@ class TracedModel:
         if isinstance(info, Info):
             self.infos[name] = info
         return name
+
+    def pin(self, path: str, tensor: torch.Tensor, reason: str) -> str:
+        """A tensor that looks constant, and that nothing may change."""
+        self.pinned[path] = reason
+        self._names.add(path)
+        self.infos[path] = Info(tuple(tensor.shape), dtype_name(tensor.dtype))
+        return path
 
     def tensor(self, path: str, tensor: torch.Tensor) -> str:
         """A parameter or buffer as a constant."""
@@ -231,7 +239,7 @@ def _called(node: fx.Node) -> str:
 
 
 def _makes_none(node: fx.Node) -> bool:
-    return node.meta.get(META) is None and not node.users
+    return not node.users and (node.meta.get(META) is None or node.target is operator.setitem)
 
 
 def _alias(reading: TracedModel, node: fx.Node) -> bool:

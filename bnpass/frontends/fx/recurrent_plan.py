@@ -230,7 +230,7 @@ def split(
 
 
 def join(
-    gm: fx.GraphModule, *, only: tuple[str, ...] = (), skip: tuple[str, ...] = ()
+    gm: nn.Module, *, only: tuple[str, ...] = (), skip: tuple[str, ...] = ()
 ) -> list[FoldEntry]:
     """Turn every NormedRecurrent back into torch's module, in place; what became of its norms."""
     selected = selector(only, skip)

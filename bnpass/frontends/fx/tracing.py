@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import traceback
 from collections.abc import Iterator
@@ -14,13 +13,12 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize, rnn
 
-from bnpass.errors import InputError, UnsupportedError
+from bnpass.errors import UnsupportedError
+from bnpass.frontends.fx.copying import check_module, duplicate
 from bnpass.frontends.fx.modules import TrainingFlag
 
 FLAG = "training_flag"
 """Path of the :class:`TrainingFlag` that a traced graph may get."""
-
-_LIVE = frozenset({"dropout", "batch_norm", "alpha_dropout", "feature_dropout"})
 
 
 class Tracer(fx.Tracer):
@@ -52,59 +50,25 @@ def _torch_class(m: nn.Module) -> bool:
     return any(c.__module__.startswith("torch.nn.modules") for c in type(m).__mro__[1:2])
 
 
-def trace(model: Any, example_inputs: tuple[Any, ...] | None = None) -> fx.GraphModule:
+def trace(model: Any) -> fx.GraphModule:
     """A GraphModule that shares nothing with ``model``.
 
-    An nn.Module is traced symbolically; where that fails (control flow that depends on data) and
-    example inputs are there, it goes through torch.export. Parameters, buffers, their paths,
-    training flags and hooks of leaf modules are kept.
+    A GraphModule is copied, a program unlifted, a module traced symbolically. Parameters, buffers,
+    their paths, training flags and hooks of leaf modules are kept.
 
     Raises:
-        UnsupportedError: the module can be captured in neither way; names the line.
+        UnsupportedError: the module cannot be traced; names the line.
         InputError: a module whose parameters are not made yet, or something that is no module.
     """
     if isinstance(model, torch.export.ExportedProgram):
-        return _unlifted(model)
-    if not isinstance(model, nn.Module):
-        raise InputError(f"{type(model).__name__} is no torch module", "give an nn.Module")
-    _check_initialized(model)
-    copied = duplicate(model)
+        return _live(_unlifted(model))
+    copied = duplicate(check_module(model))
     if isinstance(copied, fx.GraphModule):
         return _plain(copied) if "train" in vars(copied) else copied
     try:
         return _symbolic(copied)
     except Exception as error:
-        if example_inputs is None:
-            raise _untraceable(error) from error
-        return _exported(copied, example_inputs, error)
-
-
-def duplicate(module: nn.Module) -> nn.Module:
-    """A deep copy; weights that a hook computes (old weight_norm) are copied as plain tensors."""
-    held: list[tuple[nn.Module, str, Any]] = []
-    for m in module.modules():
-        for name, value in vars(m).items():
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
-                held.append((m, name, value))
-            elif name == "_flat_weights" and not all(w is None or w.is_leaf for w in value):
-                held.append((m, name, value))  # a recurrent module's list, made anew by the copy
-    try:
-        for m, name, value in held:
-            vars(m)[name] = [] if isinstance(value, list) else value.detach()
-        copied = copy.deepcopy(module)
-    finally:
-        for m, name, value in held:
-            vars(m)[name] = value
-    for m in copied.modules():
-        if isinstance(m, nn.RNNBase):
-            m.flatten_parameters()  # cuDNN warns of weights that lie apart, as a copy's do
-    return copied
-
-
-def _check_initialized(model: nn.Module) -> None:
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        if torch.nn.parameter.is_lazy(value):
-            raise InputError(f"{name!r} has no shape yet", "run the module once on an example")
+        raise _untraceable(error) from error
 
 
 # --- symbolic tracing --------------------------------------------------------------------------
@@ -115,7 +79,7 @@ def _symbolic(module: nn.Module) -> fx.GraphModule:
     graph = Tracer().trace(module)
     flags = _mode_flags(module, graph)
     gm = fx.GraphModule(module, graph, root)
-    _keep_the_rest(gm, module)
+    keep_the_rest(gm, module)
     if flags:
         _follow_mode(gm, flags)
     return gm
@@ -180,7 +144,7 @@ def _follow_mode(gm: fx.GraphModule, places: list[Place]) -> None:
     gm.recompile()
 
 
-def _keep_the_rest(gm: fx.GraphModule, module: nn.Module) -> None:
+def keep_the_rest(gm: fx.GraphModule, module: nn.Module) -> None:
     """Attach what the graph does not use, so that an old state_dict loads; set training flags."""
     here = {name for name, _ in gm.named_parameters(remove_duplicate=False)}
     here |= {name for name, _ in gm.named_buffers(remove_duplicate=False)}
@@ -243,48 +207,31 @@ def _plain(gm: fx.GraphModule) -> fx.GraphModule:
     gm.eval()
     plain = fx.GraphModule(gm, gm.graph, type(gm).__name__)
     plain.graph._codegen = gm.graph._codegen
-    _keep_the_rest(plain, gm)
+    keep_the_rest(plain, gm)
     plain.meta.update(getattr(gm, "meta", {}))
     plain.recompile()
     return plain
 
 
-def _exported(module: nn.Module, inputs: tuple[Any, ...], why: Exception) -> fx.GraphModule:
-    training = module.training
-    with mode(module, False):
-        program = _export(module, inputs, why)
-    gm = _unlifted(program)
+def _live(gm: fx.GraphModule) -> fx.GraphModule:
+    """Let dropout and the like of an exported program follow the mode, whichever it was made in."""
     places: list[Place] = []
+    training = False
     for number, node in enumerate(gm.graph.nodes):
         schema = getattr(node.target, "_schema", None)
-        if schema is None or schema.name.rpartition("::")[2] not in _LIVE:
-            continue
-        names = [a.name for a in schema.arguments]
-        places += [(number, i) for i, n in enumerate(names) if n in ("train", "training")]
+        names = [a.name for a in schema.arguments] if schema is not None else []
+        for i, name in enumerate(names):
+            if name in ("train", "training") and i < len(node.args):
+                places.append((number, i))
+                training = training or node.args[i] is True
     gm.train(training)
     if places:
         _follow_mode(gm, places)
     return gm
 
 
-def _export(
-    module: nn.Module, inputs: tuple[Any, ...], why: Exception
-) -> torch.export.ExportedProgram:
-    attempts: list[Exception] = []
-    auto = torch.export.Dim.AUTO
-    free = tuple({0: auto} if isinstance(x, torch.Tensor) and x.dim() else None for x in inputs)
-    for shapes in (free, None):
-        try:
-            return torch.export.export(module, inputs, dynamic_shapes=shapes)
-        except Exception as error:  # noqa: BLE001 - whatever the user's forward raises
-            attempts.append(error)
-    raise _untraceable(why) from why
-
-
-def _untraceable(error: Exception) -> UnsupportedError:
-    """The error, with the line of the user's code at which tracing stopped."""
-    if isinstance(error, UnsupportedError):
-        return error
+def obstacle(error: Exception) -> tuple[str, str]:
+    """`` at FILE:LINE: TEXT`` of the user's line at which tracing stopped, and the error's text."""
     inside = str(Path(torch.__file__).parent)
     ours = str(Path(__file__).parent)
     frames = [
@@ -292,8 +239,15 @@ def _untraceable(error: Exception) -> UnsupportedError:
         if not f.filename.startswith((inside, ours, "<"))
     ]  # fmt: skip
     where = f" at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return where, str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _untraceable(error: Exception) -> UnsupportedError:
+    """The error, with the line of the user's code at which tracing stopped."""
+    if isinstance(error, UnsupportedError):
+        return error
+    where, text = obstacle(error)
     return UnsupportedError(
         f"the module cannot be traced{where}: {text}",
-        "give example_inputs, so that torch.export can be tried, or trace it yourself",
+        "trace it yourself, or leave what stops it out",
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -10,9 +11,14 @@ from torch import fx, nn
 
 from bnpass.errors import RefusedError
 from bnpass.frontends.fx.apply import apply_fold, apply_insert, place_of
+from bnpass.frontends.fx.copying import check_module, duplicate, unwrapped
+from bnpass.frontends.fx.draft import Draft
 from bnpass.frontends.fx.editor import OverflowedError
+from bnpass.frontends.fx.folding import FoldOptions, fold_in, strip_in
 from bnpass.frontends.fx.hooks import bake
 from bnpass.frontends.fx.info import propagate
+from bnpass.frontends.fx.inputs import Example, example_of, is_remembered, recalled
+from bnpass.frontends.fx.module_insert import Options, insert_into
 from bnpass.frontends.fx.read import TracedModel, read
 from bnpass.frontends.fx.recurrent import inner_norms, lint_norm
 from bnpass.frontends.fx.recurrent_plan import join, plan_recurrent, split
@@ -31,9 +37,36 @@ _SMALL = 1 << 20  # bytes by which any module may grow
 
 
 def _ready(model: Model, example_inputs: Inputs) -> fx.GraphModule:
-    gm = trace(model, example_inputs)
+    gm = trace(model)
     propagate(gm, example_inputs)
     return gm
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Without autocast and inference mode around: what is made can be trained, in its own type."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def _is_graph(model: Model) -> bool:
+    """Whether a model is a graph as it is given: it is edited as one, and stays one."""
+    if isinstance(model, fx.GraphModule):
+        return not is_remembered(model)  # else the graph is one forward that bnpass has rewritten
+    return isinstance(model, torch.export.ExportedProgram)
+
+
+def _example(model: nn.Module, inputs: Any) -> Example:
+    return recalled(model) if inputs is None else example_of(inputs)
+
+
+def _module(model: Any) -> nn.Module:
+    return check_module(unwrapped(check_module(model)))
 
 
 def _check_mode(model: Model) -> None:
@@ -45,6 +78,7 @@ def _check_mode(model: Model) -> None:
         )
 
 
+@_settled()
 def fx_fold(
     model: Model,
     example_inputs: Inputs = None,
@@ -56,7 +90,7 @@ def fx_fold(
     max_growth: float = 4.0,
     fold_norms: bool = False,
     plan_only: bool = False,
-) -> fx.GraphModule | FoldPlan:
+) -> nn.Module | FoldPlan:
     """Fold every per-channel affine map of a torch module; see :func:`bnpass.fold`.
 
     Weights keep their type and device; each is rounded once. A module that is called twice, or a
@@ -77,8 +111,17 @@ def fx_fold(
         RefusedError: the module is in train mode, or would grow more than ``max_growth`` times.
         InputError, UnsupportedError: it cannot be traced, or its shapes cannot be found.
     """
+    if not isinstance(model, torch.export.ExportedProgram):
+        model = _module(model)
     if training_mode != "inference":
         _check_mode(model)
+    if not _is_graph(model):
+        assert isinstance(model, nn.Module)
+        options = FoldOptions(only, skip, leftover, training_mode, fold_norms)
+        size = _bytes(model)
+        folded, plan = fold_in(model, _example(model, example_inputs), options)
+        _check_growth(size, _bytes(folded), max_growth)
+        return plan if plan_only else folded
     avoid: frozenset[str] = frozenset()
     while True:
         gm = _ready(model, example_inputs)
@@ -106,7 +149,7 @@ def fx_fold(
         return plan if plan_only else gm
 
 
-def _bytes(gm: fx.GraphModule) -> int:
+def _bytes(gm: nn.Module) -> int:
     """Of parameters and buffers; what is shared counts once."""
     sizes = {
         (t.device, t.data_ptr() or id(t)): t.numel() * t.element_size()
@@ -124,6 +167,7 @@ def _check_growth(before: int, after: int, most: float) -> None:
         )
 
 
+@_settled()
 def fx_insert(
     model: Model,
     example_inputs: Inputs = None,
@@ -135,7 +179,7 @@ def fx_insert(
     momentum: float = 0.1,
     sync: bool = False,
     plan_only: bool = False,
-) -> fx.GraphModule | InsertPlan:
+) -> nn.Module | InsertPlan:
     """Insert a BatchNorm in front of every nonlinearity; see :func:`bnpass.insert`.
 
     New modules are torch's own, named after the layer in front (``conv1`` -> ``conv1_bn``); where
@@ -154,10 +198,17 @@ def fx_insert(
     from bnpass.frontends.fx.loading import find_arrivals, install
     from bnpass.frontends.fx.moments import measure
 
+    policy = policy or Policy()
+    if not isinstance(model, torch.export.ExportedProgram):
+        model = _module(model)
+    if not _is_graph(model):
+        assert isinstance(model, nn.Module)
+        options = Options(init, data, eps, momentum, sync)
+        example = _example(model, example_inputs)
+        return insert_into(model, example, policy, options, plan_only=plan_only)
     gm = _ready(model, example_inputs)
     with mode(gm, False):
         reading = read(gm)
-    policy = policy or Policy()
     layers = plan_recurrent(reading, policy)
     plan = _realizable(reading, layers.without(policy))
     if plan_only:
@@ -192,6 +243,7 @@ def _is_node(reading: TracedModel, site: Site) -> bool:
     return all(op.name in reading.nodes for op in site.clones)
 
 
+@_settled()
 def fx_strip(
     model: Model,
     what: Sequence[str] = ("lrn", "dropout"),
@@ -200,8 +252,14 @@ def fx_strip(
     dropout: float | None = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
-) -> fx.GraphModule:
+) -> nn.Module:
     """Take out LRN and Dropout, or give every Dropout another ratio; see :func:`bnpass.strip`."""
+    if not isinstance(model, torch.export.ExportedProgram):
+        model = _module(model)
+    if not _is_graph(model):
+        assert isinstance(model, nn.Module)
+        options: dict[str, Any] = {"what": what, "dropout": dropout, "only": only, "skip": skip}
+        return strip_in(model, _example(model, example_inputs), **options)
     gm = _ready(model, example_inputs)
     with mode(gm, False):
         reading = read(gm)
@@ -210,11 +268,19 @@ def fx_strip(
     return gm
 
 
+@_settled()
 def fx_inspect(model: Model, example_inputs: Inputs = None) -> Inspection:
     """What is in a torch module, as inference sees it; see :func:`bnpass.inspect`."""
-    gm = _ready(model, example_inputs)
+    gm: Any
+    if _is_graph(model):
+        gm = _ready(model, example_inputs)
+        with mode(gm, False):
+            graph = read(gm).graph
+    else:
+        draft = Draft(duplicate(_module(model)), _example(_module(model), example_inputs))
+        graph, gm = draft.look().graph, draft.root
     with mode(gm, False):
-        found = inspect_graph(read(gm).graph)
+        found = inspect_graph(graph)
         inner = inner_norms(gm)
         found.folds.entries.extend(join(gm))
     for path, norm in inner.items():

@@ -67,19 +67,21 @@ def test_every_activation_gets_one(name):
     net = net.double().eval()
     x = inputs((3, 5))
     made = bnpass.insert(net, x, init="preserve")
-    assert names(made) == {"a_bn"} and made.a.bias is None
+    assert names(made) == {"a.output_bn"} and made.a.bias is None
     close(run(made, x), run(net, x), 1e-12)
 
 
 def test_names_biases_and_modes():
     net = lenet().train()
     made = bnpass.insert(net, X)
-    assert names(made) == {"conv1_bn", "conv2_bn", "fc1_bn"} and made.training
+    assert names(made) == {f"{n}.output_bn" for n in ("conv1", "conv2", "fc1")} and made.training
+    assert type(made) is Lenet
     assert all(m.training for m in made.modules())
     assert made.conv1.bias is None and made.conv2.bias is None and made.fc1.bias is None
     assert made.fc2.bias is not None and net.conv1.bias is not None
-    assert type(made.conv1_bn) is nn.BatchNorm2d and type(made.fc1_bn) is nn.BatchNorm1d
-    assert made.conv1_bn.weight.dtype == torch.float64
+    assert type(made.conv1.output_bn) is nn.BatchNorm2d
+    assert type(made.fc1.output_bn) is nn.BatchNorm1d
+    assert made.conv1.output_bn.weight.dtype == torch.float64
 
 
 @pytest.mark.parametrize("init", ["preserve", "calibrated"])
@@ -94,7 +96,7 @@ def test_calibrated_statistics_are_those_of_the_bias_free_values():
     x = inputs((40, 5))
     made = bnpass.insert(net, x, init="calibrated", data=[x[0][:30], x[0][30:]])
     free = x[0] @ net[0].weight.T
-    norm = made.get_submodule("0_bn")
+    norm = made.get_submodule("0.output_bn")
     close(norm.running_mean, free.mean(0))
     close(norm.running_var, free.var(0, correction=0))
     close(norm.bias, free.mean(0) + net[0].bias)
@@ -190,7 +192,7 @@ def test_beside_recurrent_layers():
     net.eval()
     x = (torch.randint(0, 9, (3, 7)),)
     made = bnpass.insert(net, x, init="preserve")
-    assert names(made) == {"l.bn_ih_l0", "f_bn"}
+    assert names(made) == {"l.bn_ih_l0", "f.output_bn"}
     close(run(made, x), run(net, x), 1e-5)
 
 
@@ -208,8 +210,14 @@ ATTENTION = {
 }  # fmt: skip
 
 
+INNER = {
+    "attention": (), "encoder_layer": ("inner.linear1.output_bn",),
+    "encoder": tuple(f"inner.layers.{i}.linear1.output_bn" for i in range(2)),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ATTENTION)
-def test_attention_passes_through_untouched(name):
+def test_attention_passes_through_and_encoders_get_norms_inside(name):
     make, call = ATTENTION[name]
     torch.manual_seed(0)
     net = Fn(
@@ -219,26 +227,26 @@ def test_attention_passes_through_untouched(name):
     ).double().eval()  # fmt: skip
     x = inputs((3, 4, 5))
     made = bnpass.insert(net, x, init="preserve")
-    assert names(made) == {"first_bn", "hidden_bn"}
+    assert names(made) == {"first.output_bn", "hidden.output_bn", *INNER[name]}
+    assert type(made.inner) is type(net.inner)
     close(run(made, x), run(net, x), 1e-12)
     folded = bnpass.fold(randomize(made))
     assert not norms(folded)
     close(run(folded, x), run(made, x))
     inner = dict(net.inner.named_parameters())
-    for made_or_folded in (made, folded):
-        kept = dict(made_or_folded.get_submodule("inner").named_parameters())
-        assert kept.keys() == inner.keys()
-        assert all(torch.equal(kept[k], inner[k]) for k in inner)
+    kept = dict(folded.get_submodule("inner").named_parameters())
+    assert kept.keys() == inner.keys()
+    assert all(torch.equal(kept[k], inner[k]) for k in inner if "linear1" not in k)
 
 
 def test_channels_last():
     net = nn.Sequential(nn.Linear(5, 6), nn.GELU(), nn.Linear(6, 2)).double().eval()
     x = inputs((3, 4, 5))
     made = bnpass.insert(net, x, init="preserve")
-    assert type(made.get_submodule("0_bn")) is nn.BatchNorm1d
+    assert type(made.get_submodule("0.output_bn")) is nn.BatchNorm1d
     close(run(made, x), run(net, x), 1e-12)
     folded = bnpass.fold(randomize(made))
-    assert not norms(folded) and "movedim" not in folded.code
+    assert not norms(folded) and type(folded) is nn.Sequential
     close(run(folded, x), run(made, x))
 
 
@@ -247,7 +255,7 @@ def test_sync(shape):
     net = nn.Sequential(nn.Linear(5, 6), nn.GELU(), nn.Linear(6, 2)).double().eval()
     x = inputs(shape)
     made = bnpass.insert(net, x, sync=True, init="preserve")
-    assert isinstance(made.get_submodule("0_bn"), nn.SyncBatchNorm)
+    assert isinstance(made.get_submodule("0.output_bn"), nn.SyncBatchNorm)
     close(run(made, x), run(net, x), 1e-12)
     folded = bnpass.fold(randomize(made))
     assert not norms(folded)
@@ -256,8 +264,8 @@ def test_sync(shape):
 
 def test_only_skip_before_gates_last():
     net = lenet()
-    assert names(bnpass.insert(net, X, skip=("gelu",))) == {"conv1_bn", "conv2_bn"}
-    assert names(bnpass.insert(net, X, before=("Gelu",))) == {"fc1_bn"}
+    assert names(bnpass.insert(net, X, skip=("gelu",))) == {"conv1.output_bn", "conv2.output_bn"}
+    assert names(bnpass.insert(net, X, before=("Gelu",))) == {"fc1.output_bn"}
     plan = bnpass.insert(net, X, plan_only=True)
     assert [s.name for s in plan.sites] == ["conv1_bn", "conv2_bn", "fc1_bn"]
 

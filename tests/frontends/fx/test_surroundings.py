@@ -26,7 +26,7 @@ def test_compile():
     made = bnpass.insert(net(), X)
     compiled = torch.compile(made, backend="aot_eager")
     compiled(*X).square().mean().backward()
-    assert made.get_submodule("0_bn").weight.grad is not None
+    assert made.get_submodule("0.output_bn").weight.grad is not None
     made.eval()
     folded = bnpass.fold(randomize(made))
     with torch.no_grad():

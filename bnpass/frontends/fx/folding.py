@@ -1,0 +1,113 @@
+"""Whole folds and strips of a user's module: copy, run, read, plan, edit, compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from bnpass.frontends.fx.checking import check_same, outputs
+from bnpass.frontends.fx.copying import duplicate
+from bnpass.frontends.fx.draft import Draft
+from bnpass.frontends.fx.editor import OverflowedError
+from bnpass.frontends.fx.hooks import bake
+from bnpass.frontends.fx.inputs import Example
+from bnpass.frontends.fx.loading import uninstall
+from bnpass.frontends.fx.module_fold import Folder, patterns
+from bnpass.frontends.fx.recurrent_plan import join
+from bnpass.frontends.fx.tracing import mode
+from bnpass.passes.fold import FoldEntry, FoldPlan, plan_fold
+from bnpass.passes.strip import plan_strip
+
+
+@dataclass(frozen=True)
+class FoldOptions:
+    """See :func:`bnpass.fold`."""
+
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    leftover: str = "bn"
+    training_mode: str = "refuse"
+    fold_norms: bool = False
+
+
+def fold_in(
+    module: nn.Module, example: Example, options: FoldOptions
+) -> tuple[nn.Module, FoldPlan]:
+    """A folded copy of a module, and the plan that was carried out."""
+    avoid: frozenset[str] = frozenset()
+    while True:
+        draft = Draft(duplicate(module), example, as_is=True)
+        if options.training_mode == "inference":
+            draft.root.eval()
+        wanted = outputs(draft.root, example, None)
+        bake(draft.root)
+        joined = join(draft.root, only=options.only, skip=options.skip)
+        try:
+            plan = _carried_out(draft, options, avoid)
+        except OverflowedError as error:
+            avoid |= {error.op}
+            continue
+        plan.entries[:0] = joined
+        uninstall(draft.root)
+        check_same(wanted, outputs(draft.root, example, None), "in eval mode")
+        return draft.root, plan
+
+
+def _carried_out(draft: Draft, options: FoldOptions, avoid: frozenset[str]) -> FoldPlan:
+    banned: dict[str, str] = {}
+    refused: list[FoldEntry] = []
+    while True:
+        reading = draft.look()
+        plan = plan_fold(
+            reading.graph, only=options.only, skip=(*options.skip, *patterns(banned)),
+            leftover=options.leftover, avoid=avoid, fold_norms=options.fold_norms,
+        )  # fmt: skip
+        folder = Folder(draft, plan.edits)
+        work = folder.work
+        if work.reasons:
+            stopped = _stopped(plan, work.reasons)
+            banned.update({name: e.reason for e in stopped for name in e.nodes})
+            banned.update({k: v for k, v in work.reasons.items() if not stopped})
+            refused += stopped
+        elif work.missing:
+            draft.rewrite(list(work.missing.values()))
+        else:
+            folder.apply()
+            plan.entries.extend(refused)
+            return plan
+
+
+def _stopped(plan: FoldPlan, reasons: dict[str, str]) -> list[FoldEntry]:
+    """The chains of a plan whose edits cannot be made, with the reasons."""
+    sources = dict(reasons)
+    for rewrite in plan.edits.rewrites:
+        if rewrite.op.name in reasons:
+            sources.update(dict.fromkeys(rewrite.sources, reasons[rewrite.op.name]))
+    found = []
+    for entry in plan.entries:
+        reason = next((sources[n] for n in entry.nodes if n in sources), "")
+        if reason and entry.how:
+            found.append(FoldEntry(entry.node, entry.kind, entry.nodes, "", (), reason))
+    return found
+
+
+def strip_in(module: nn.Module, example: Example, **options: Any) -> nn.Module:
+    """A copy of a module without LRN and Dropout; see :func:`bnpass.strip`."""
+    draft = Draft(duplicate(module), example)
+    skip = tuple(options.pop("skip", ()))
+    what = options.pop("what")
+    banned: dict[str, str] = {}
+    while True:
+        with mode(draft.root, False):
+            reading = draft.look()
+        plan = plan_strip(reading.graph, what, skip=(*skip, *patterns(banned)), **options)
+        folder = Folder(draft, plan.edits)
+        if folder.work.reasons:
+            banned.update(folder.work.reasons)
+        elif folder.work.missing:
+            draft.rewrite(list(folder.work.missing.values()))
+        else:
+            folder.apply()
+            return draft.root

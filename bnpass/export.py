@@ -195,10 +195,12 @@ def _failed(error: Exception, dynamic: bool) -> UnsupportedError:
 
 
 def _check_batch(proto: onnx.ModelProto) -> None:
+    from bnpass.onnx_model.shapes import stated
+
     for value in proto.graph.input:
-        dims = value.type.tensor_type.shape.dim
-        if dims and dims[0].HasField("dim_value"):
+        dims = stated(value)
+        if dims and isinstance(dims[0], int):
             raise InputError(
-                f"the exporter has fixed the batch of {value.name!r} at {dims[0].dim_value}",
+                f"the exporter has fixed the batch of {value.name!r} at {dims[0]}",
                 "the module's code may use the batch size; else pass dynamic_batch=False",
             )

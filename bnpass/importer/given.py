@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from bnpass.errors import InputError, close_matches
 from bnpass.importer.values import from_array, to_array, torch_dtype, type_name
+from bnpass.onnx_model.shapes import stated
 
 
 def given_inputs(model: onnx.ModelProto, values: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -24,7 +25,7 @@ def given_inputs(model: onnx.ModelProto, values: Mapping[str, Any]) -> dict[str,
     Raises:
         InputError: there is no such input, or its shape or type is another one.
     """
-    inputs = {i.name: i.type.tensor_type for i in model.graph.input}
+    inputs = {i.name: i for i in model.graph.input}
     found = {}
     for name, value in values.items():
         if name not in inputs:
@@ -33,7 +34,8 @@ def given_inputs(model: onnx.ModelProto, values: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def _tensor(name: str, value: Any, kind: onnx.TypeProto.Tensor) -> torch.Tensor:
+def _tensor(name: str, value: Any, port: onnx.ValueInfoProto) -> torch.Tensor:
+    kind = port.type.tensor_type
     dtype = torch_dtype(kind.elem_type)
     if dtype is None:
         raise InputError(f"input {name!r} has the type {type_name(kind.elem_type)}", "")
@@ -42,15 +44,16 @@ def _tensor(name: str, value: Any, kind: onnx.TypeProto.Tensor) -> torch.Tensor:
     exact = array.astype(wanted)
     if not np.array_equal(exact, array) and not np.issubdtype(wanted, np.floating):
         raise InputError(f"input {name!r} is {wanted}, the value given for it is {value!r}", "")
-    dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
-    if kind.HasField("shape"):
-        if exact.size == 1 and all(d in (1, None) for d in dims):
+    dims = stated(port)
+    if dims is not None:
+        if exact.size == 1 and all(d == 1 or not isinstance(d, int) for d in dims):
             exact = exact.reshape((1,) * len(dims))
         if len(dims) != exact.ndim or any(
-            d is not None and d > 0 and d != n for d, n in zip(dims, exact.shape, strict=True)
+            isinstance(d, int) and d != n for d, n in zip(dims, exact.shape, strict=True)
         ):
             raise InputError(
-                f"input {name!r} has the shape {dims}, the value given for it {list(exact.shape)}",
+                f"input {name!r} has the shape {list(dims)}, the value given for it "
+                f"{list(exact.shape)}",
                 "give an array of that shape",
             )
     return from_array(exact, dtype)

@@ -18,6 +18,7 @@ from bnpass.importer.functions.common import fixed_batch
 from bnpass.importer.given import given_inputs, with_constants
 from bnpass.importer.inlining import inline_functions
 from bnpass.onnx_model.attributes import opsets
+from bnpass.onnx_model.shapes import stated
 from bnpass.onnx_model.storage.detached import open_light_model
 
 OLDEST, META = 7, "bnpass"
@@ -149,16 +150,16 @@ def _plan(proto: onnx.ModelProto, batch: Batch) -> tuple[BatchPlan | None, Input
 
 def _guard(graph: torch.fx.Graph, proto: onnx.ModelProto, refusal: InputError) -> None:
     """Let every input with a fixed axis 0 refuse other sizes instead of computing nonsense."""
-    sizes = {i.name: i.type.tensor_type.shape.dim for i in proto.graph.input}
+    sizes = {i.name: stated(i) for i in proto.graph.input}
     for node in [n for n in graph.nodes if n.op == "placeholder"]:
         name = node.meta["onnx"][0]
         dims = sizes[name]
-        if not dims or not dims[0].HasField("dim_value"):
+        if not dims or not isinstance(dims[0], int):
             continue
         with graph.inserting_after(node):
             users = list(node.users)
             check = graph.call_function(
-                fixed_batch, (node, dims[0].dim_value, name, refusal.message)
+                fixed_batch, (node, dims[0], name, refusal.message)
             )
             for user in users:
                 user.replace_input_with(node, check)

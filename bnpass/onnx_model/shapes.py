@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 
 import onnx
 
+from bnpass.ir.graph import Dim
 from bnpass.onnx_model.attributes import opsets
 from bnpass.onnx_model.inference import Engine, Known, ValueTypes, complete, dims
 from bnpass.onnx_model.scopes import Place, placed_bodies
 
-__all__ = ["Known", "LazyTypes", "ValueTypes", "dims", "free_sizes", "infer"]
+__all__ = ["Known", "LazyTypes", "ValueTypes", "dims", "free_sizes", "infer", "stated"]
 
 _KEPT_ELEMENTS = 256  # constants up to this size may be shapes that inference needs
 
@@ -79,6 +80,16 @@ def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
         else:
             graph.node.append(node)
     return skeleton
+
+
+def stated(value: onnx.ValueInfoProto) -> tuple[Dim, ...] | None:
+    """The dimensions that a file states of a value; None where it states not even their number.
+
+    A size of 0 or below, some exporters' word for an unknown one, is None.
+    """
+    if not value.type.HasField("tensor_type"):
+        return None
+    return dims(free_sizes(value).type.tensor_type)
 
 
 def free_sizes(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 
 from bnpass.errors import UnsupportedError
-
-Dim = int | str | None
+from bnpass.ir.graph import Dim
+from bnpass.onnx_model.shapes import dims, infer, stated
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,7 @@ def _port(value: onnx.ValueInfoProto) -> Port:
             f"{value.name!r} is no tensor but {held.removesuffix('_type')}",
             "only tensors go in and out of models here",
         )
-    tensor = value.type.tensor_type
-    if not tensor.HasField("shape"):
-        return Port(value.name, tensor.elem_type, None)
-    return Port(value.name, tensor.elem_type, tuple(_dim(d) for d in tensor.shape.dim))
-
-
-def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
-    if dim.HasField("dim_value"):
-        # Some exporters write -1 or 0 for "unknown".
-        return dim.dim_value if dim.dim_value > 0 else None
-    return dim.dim_param or None
+    return Port(value.name, value.type.tensor_type.elem_type, stated(value))
 
 
 def dtype_of(kind: int) -> np.dtype[Any]:
@@ -69,33 +59,10 @@ def is_float(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f" or "float" in dtype.name
 
 
-_SMALL = 1024  # elements: shape inference reads constants only where they are shapes
-
-
 def inferred(model: onnx.ModelProto) -> dict[str, Port]:
-    """Return type and shape of every value that ONNX's shape inference can tell.
-
-    Weights are left out of what it is given, so that memory stays small at any model size.
-    """
-    shell = onnx.ModelProto(ir_version=max(model.ir_version, 4))
-    shell.opset_import.extend(model.opset_import)
-    shell.functions.extend(model.functions)
-    graph = shell.graph
-    graph.name = model.graph.name
-    graph.node.extend(model.graph.node)
-    graph.value_info.extend(model.graph.value_info)
-    graph.output.extend(model.graph.output)
-    constants = {t.name for t in model.graph.initializer}
-    graph.input.extend(v for v in model.graph.input if v.name not in constants)
+    """Return type and shape of every value of the main graph that shape inference can tell."""
+    known = infer(model)[()]
+    found = {n: Port(n, t.elem_type, dims(t)) for n, t in known.types.items() if t.elem_type}
     for tensor in model.graph.initializer:
-        if int(np.prod(tensor.dims, dtype=np.int64)) <= _SMALL and not tensor.external_data:
-            graph.initializer.append(tensor)
-        else:
-            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            graph.input.append(value)
-    graph = onnx.shape_inference.infer_shapes(shell, data_prop=True).graph
-    values = [*graph.input, *graph.output, *graph.value_info]
-    found = {v.name: _port(v) for v in values if v.type.HasField("tensor_type")}
-    for tensor in graph.initializer:
         found[tensor.name] = Port(tensor.name, tensor.data_type, tuple(tensor.dims))
     return found

@@ -13,7 +13,8 @@ import onnx
 
 from bnpass.data.protocol import Slot, Takes, unlabelled
 from bnpass.errors import InputError
-from bnpass.onnx_model.signature import Dim, Port, dtype_of, inputs_of, is_float
+from bnpass.ir.graph import Dim
+from bnpass.onnx_model.signature import Port, dtype_of, inputs_of, is_float
 from bnpass.runtime.ranges import Range, ranges
 
 log = logging.getLogger("bnpass.runtime")

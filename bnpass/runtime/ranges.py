@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from bnpass.onnx_model.attributes import attribute
+from bnpass.onnx_model.shapes import stated
 from bnpass.onnx_model.signature import inputs_of
 
 _CARRIES = frozenset(
@@ -61,9 +62,9 @@ def ranges(model: onnx.ModelProto) -> dict[str, Range]:
 def _known_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
     shapes = {t.name: list(t.dims) for t in model.graph.initializer}
     for value in [*model.graph.input, *model.graph.value_info]:
-        if value.type.tensor_type.HasField("shape"):
-            dims = [d.dim_value for d in value.type.tensor_type.shape.dim]  # 0 is unknown
-            shapes.setdefault(value.name, dims)
+        dims = stated(value)
+        if dims is not None:  # 0 is unknown
+            shapes.setdefault(value.name, [d if isinstance(d, int) else 0 for d in dims])
     for node in model.graph.node:
         held = attribute(node, "value", None) if node.op_type == "Constant" else None
         if isinstance(held, onnx.TensorProto):

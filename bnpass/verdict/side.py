@@ -150,13 +150,7 @@ class Side:
         kind = self.whole.types.at(self.place)().types.get(name)
         if kind is None and name not in self._own and self.outer is not None:
             return self.outer.shape(name)
-        if kind is None or not kind.HasField("shape"):
-            return None
-        return tuple(
-            (d.dim_value if d.dim_value > 0 else None) if d.HasField("dim_value")
-            else (d.dim_param or None)
-            for d in kind.shape.dim
-        )  # fmt: skip
+        return shapes.dims(kind)
 
     def element(self, name: str) -> int:
         """A value's ONNX element type; 0 where it is not known."""

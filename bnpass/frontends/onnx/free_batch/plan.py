@@ -16,12 +16,14 @@ import onnx
 
 from bnpass.errors import InputError
 from bnpass.frontends.onnx.free_batch.repeat import repeat_constants
-from bnpass.frontends.onnx.free_batch.rules import Batch, Refusal, Repeat, State, View, follow
-from bnpass.frontends.onnx.free_batch.shapes import Dims, dims_of, infer
+from bnpass.frontends.onnx.free_batch.rules import Batch, Refusal, Repeat, State, View
+from bnpass.frontends.onnx.free_batch.shapes import Dims, infer, skeleton
+from bnpass.frontends.onnx.free_batch.table import follow
 from bnpass.onnx_model.attributes import attribute, opset_of
 from bnpass.onnx_model.messages import copied
 from bnpass.onnx_model.names import Names
 from bnpass.onnx_model.scopes import has_bodies
+from bnpass.onnx_model.shapes import stated
 
 Use = tuple[str, int]
 """One input of one node: (first output of the node, index of the input)."""
@@ -85,7 +87,7 @@ def plan_batch(model: onnx.ModelProto) -> BatchPlan:
     """
     constants = {t.name for t in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in constants]
-    batched = {i.name: dims for i in inputs if (dims := dims_of(i))}
+    batched = {i.name: dims for i in inputs if (dims := stated(i))}
     fixed = {d[0] for d in batched.values() if isinstance(d[0], int)}
     if not fixed:
         return BatchPlan()
@@ -176,8 +178,6 @@ def _with_size(
     model: onnx.ModelProto, batched: Mapping[str, Dims], size: int
 ) -> onnx.ModelProto:
     """The model with ``size`` where an input is symbolic already, for shape inference only."""
-    from bnpass.frontends.onnx.free_batch.shapes import skeleton
-
     result = skeleton(model)
     for value in result.graph.input:
         if value.name in batched:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, NoReturn
 
 import onnx
@@ -17,7 +16,6 @@ from onnx import numpy_helper
 
 from bnpass.frontends.onnx.free_batch.shapes import SMALL, Dims
 from bnpass.onnx_model.attributes import attribute
-from bnpass.onnx_model.scopes import has_bodies
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, caught by the caller
@@ -139,14 +137,6 @@ class View:
         return self.known_ints(index, name) if self.has(index) else None
 
 
-TAKES_SIZES = frozenset(
-    {
-        "Cast", "Concat", "ConstantOfShape", "Div", "Expand", "Gather", "Identity", "Mul",
-        "Reshape", "Resize", "Slice", "Squeeze", "Unsqueeze",
-    }
-)  # fmt: skip
-"""Operators that have a rule for shape arithmetic."""
-
 Rule = Callable[[View], Sequence[State]]
 RULES: dict[str, Rule] = {}
 
@@ -159,33 +149,3 @@ def rule(*op_types: str) -> Callable[[Rule], Rule]:
         return function
 
     return add
-
-
-def follow(view: View) -> Sequence[State]:
-    """The states of a node's outputs.
-
-    Raises:
-        Refusal: the operator mixes samples, is unknown, or fixes the batch size.
-    """
-    if has_bodies(view.node):
-        view.refuse("a nested graph is not followed")
-    states = [view.states.get(name) for name in view.names if name]
-    if states.count(None) == len(states):
-        return [None] * len(view.node.output)
-    op_type = view.node.op_type
-    known = None if view.node.domain else _rules().get(op_type)
-    if known is None:
-        view.refuse("no rule says how it treats the batch")
-    if op_type not in TAKES_SIZES:
-        for state in states:
-            if isinstance(state, Sizes):
-                view.refuse("it computes with the batch size")
-    return known(view)
-
-
-@lru_cache(maxsize=1)
-def _rules() -> Mapping[str, Rule]:
-    """The table, filled by the modules that import this one."""
-    from bnpass.frontends.onnx.free_batch import layers, shaping  # noqa: F401
-
-    return RULES

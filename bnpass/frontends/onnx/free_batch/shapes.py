@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 
+from bnpass.onnx_model.attributes import opset_of
+from bnpass.onnx_model.shapes import dims, free_sizes
+
 Dims = tuple[int | str | None, ...]
 
 ROUNDS = 8
@@ -29,7 +32,7 @@ def infer(model: onnx.ModelProto) -> tuple[dict[str, Dims], dict[str, onnx.Tenso
     """The shapes, and the values of small constants: as they stand, or folded from such."""
     bare = skeleton(model)
     shapes = _inferred(bare)
-    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    opset = opset_of(model)
     for _ in range(ROUNDS):  # shape arithmetic that is constant makes more shapes known
         if all(name in shapes for node in bare.graph.node for name in node.output if name):
             break
@@ -51,12 +54,7 @@ def _inferred(bare: onnx.ModelProto) -> dict[str, Dims]:
 
 def dims_of(value: onnx.ValueInfoProto) -> Dims | None:
     """The dimensions that a value info states."""
-    kind = value.type.tensor_type
-    if not value.type.HasField("tensor_type") or not kind.HasField("shape"):
-        return None
-    return tuple(
-        d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in kind.shape.dim
-    )
+    return dims(value.type.tensor_type) if value.type.HasField("tensor_type") else None
 
 
 def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -67,8 +65,8 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     graph, source = result.graph, model.graph
     graph.name = source.name or "graph"
     constants = {t.name for t in source.initializer}
-    graph.input.extend(i for i in source.input if i.name not in constants)
-    graph.output.extend(source.output)
+    graph.input.extend(free_sizes(i) for i in source.input if i.name not in constants)
+    graph.output.extend(map(free_sizes, source.output))
     for tensor in source.initializer:
         if _count(tensor.dims) <= SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
             graph.initializer.append(tensor)

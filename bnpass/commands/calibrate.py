@@ -51,8 +51,8 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     model = load_model(args.model)
     norms = count_norms(model)
     data = open_for(model, args.data, split=args.split, labels=False, **data_options(args))
-    with ui.progress("calibrate", len(data)) as bar:
-        seen = 0
+    seen = 0
+    with ui.progress("calibrate", len(data) if hasattr(data, "__len__") else None) as bar:
 
         def advance(samples: int) -> None:
             nonlocal seen
@@ -60,19 +60,18 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
             bar.update(seen)
 
         done = calibrate_onnx(
-            model, data.batches(args.batch_size, shuffle=True, seed=args.seed), method=args.method,
-            batch_size=args.batch_size, seed=args.seed, provider=args.provider, only=args.only,
-            frozen=args.frozen, progress=advance,
+            model, data, method=args.method, batch_size=args.batch_size, seed=args.seed,
+            provider=args.provider, only=args.only, frozen=args.frozen, progress=advance,
         )
     if norms and not (args.only or args.frozen):
         record_statistics(done, args.method)
     save_model(record_recipe(done, data.recipe), path, force=args.force, source=args.model)
-    ui.document.update(ok=True, output=path, norms=norms, samples=len(data), method=args.method,
+    ui.document.update(ok=True, output=path, norms=norms, samples=seen, method=args.method,
                        data=data.recipe)
     if not norms:
         ui.say(f"nothing to do: no BatchNorm in the model; wrote a copy to {path}")
         return 1 if args.require_change else 0
-    ui.say(f"statistics of {norms} BatchNorms over {len(data)} samples ({args.method})")
+    ui.say(f"statistics of {norms} BatchNorms over {seen} samples ({args.method})")
     ui.say(f"wrote {path} ({size(path.stat().st_size)}) | next: bnpass fold {path} -o "
            f"{options.sibling(path, 'folded')}")
     return 0

@@ -163,7 +163,7 @@ def _moments(model: onnx.ModelProto, args: argparse.Namespace) -> Measure | None
 
     data = open_for(model, args.data, labels=False)
     return lambda ready, sites: batch_moments(
-        ready, [(s.value, s.axis) for s in sites], (x for x, _ in data.batches(_BATCH))
+        ready, [(s.value, s.axis) for s in sites], data, batch_size=_BATCH
     )
 
 

@@ -7,24 +7,27 @@ the output a folder NAME.run holds metrics.csv, curves.png and the checkpoints.
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
 from bnpass.commands.datasets import add_data_options, data_options
 from bnpass.commands.training import add_training_options, train_config
 from bnpass.errors import MissingDependencyError, OutputError, RefusedError, UsageError
 from bnpass.files import make_folder
-from bnpass.report.tables import percent, size
+from bnpass.report.tables import measure, size
 from bnpass.report.ui import Ui, is_first_process
 
 if TYPE_CHECKING:
     from torch import fx
 
-    from bnpass.data import Data
-    from bnpass.training import TrainConfig
+    from bnpass.training import History, TrainConfig
+
+
+log = logging.getLogger("bnpass.commands")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,11 +64,11 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     config = train_config(args, epochs=5)
     data = open_for(model, args.data, **data_options(args))
     gm = bnpass.to_torch(model)
-    part, held_out = data.split(args.validation, args.seed)
+    part, held_out = _parts(data, args)
     if args.lr == "auto":
         config = _chosen_rate(gm, part, config, folder, ui)
     board = folder / "tensorboard" if args.tensorboard and is_first_process() else None
-    with (ui.progress("train", config.total_steps(len(part))) as bar,
+    with (ui.progress("train", _steps(part, config)) as bar,
           also_to_tensorboard(lambda p: bar.update(p.step, note(p)), board) as shown):
         history = train(gm, part, held_out, config, out=folder, resume=args.resume,
                         progress=shown)
@@ -76,7 +79,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         return 0
     trained = record_recipe(bnpass.write_back(gm, model), data.recipe)
     if count_norms(trained) and not config.freeze_bn:
-        record_statistics(trained, "ema")
+        record_statistics(trained, "sample" if history.restored else "ema")
     save_model(trained, path, force=args.force, source=args.model)
     _drawn(lambda: draw_curves([curve_of("training", history)], folder / "curves.png"), ui)
     if history.percentiles:
@@ -84,7 +87,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
                                         folder / "percentiles.png"), ui)
     ui.document.update(ok=True, output=path, run_dir=folder, data=data.recipe,
                        history=history.to_dict())
-    ui.say(f"{history.steps} steps, validation accuracy {percent(history.accuracy)}")
+    ui.say(_result(history))
     follow = f"calibrate {path} --data {args.data} -o {options.sibling(path, 'ready')}" \
         if count_norms(trained) else f"inspect {path}"
     ui.say(f"wrote {path} ({size(path.stat().st_size)}), {folder}/metrics.csv | next: bnpass "
@@ -92,8 +95,43 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     return 0
 
 
+def _parts(data: Any, args: argparse.Namespace) -> tuple[Any, Any]:
+    """What is trained on, and what it is judged on; None where nothing can be held out."""
+    from bnpass.data import Stream, open_inputs
+    from bnpass.data.callables import load_callable, takes_split
+    from bnpass.files import load_model
+    from bnpass.pipeline.datasets import input_specs
+
+    if not isinstance(data, Stream):
+        kept, held_out = data.split(args.validation, args.seed)
+        return kept, held_out
+    if takes_split(load_callable(args.data)):
+        specs = input_specs(load_model(args.model, data=False))
+        return data, open_inputs(args.data, specs, split="test")
+    log.warning("%s gives batches, of which none can be held out: nothing is validated; let it "
+                "take split='train' and 'test'", args.data)
+    return data, None
+
+
+def _steps(data: Any, config: TrainConfig) -> int | None:
+    """Steps of the run, where they are known before it starts."""
+    if hasattr(data, "__len__"):
+        return config.total_steps(len(data))
+    return config.steps or (max(1, round(config.epochs * data.length)) if data.length else None)
+
+
+def _result(history: History) -> str:
+    """One line: how long it was trained, and how good it is."""
+    judged = history.validations[-1] if history.validations else None
+    row = judged or history.rows[-1]
+    where, loss = ("validation ", row.validation_loss) if judged else ("training ", row.loss)
+    values = judged.validation if judged else row.metrics
+    parts = [f"{where}{name} {measure(name, value)}" for name, value in values.items()]
+    return ", ".join([f"{history.steps} steps", *(parts or [f"{where}loss {loss:.4g}"])])
+
+
 def _chosen_rate(
-    gm: fx.GraphModule, data: Data, config: TrainConfig, folder: Path, ui: Ui
+    gm: fx.GraphModule, data: Any, config: TrainConfig, folder: Path, ui: Ui
 ) -> TrainConfig:
     """The settings with the rate that a range test suggests, which is shown as a picture."""
     from bnpass.report.curves import draw_range

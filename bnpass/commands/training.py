@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
+from bnpass.errors import UsageError
 
 if TYPE_CHECKING:
     from bnpass.training import TrainConfig
@@ -56,8 +57,16 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--schedule", choices=("constant", "step", "cosine", "onecycle"),
                        help="default cosine")
     group.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default fp32")
-    group.add_argument("--loss", help="auto (default), cross_entropy, bce, mse or "
-                       "package.module:loss")
+    group.add_argument("--loss", metavar="LOSS", help="auto (default), cross_entropy, bce, mse; "
+                       "for several outputs OUTPUT=LOSS,OUTPUT=0.5*LOSS; or "
+                       "package.module:function, called with (outputs, targets): one tensor each, "
+                       "or dicts by the names of the outputs and of the targets' arrays; it "
+                       "returns the mean over the batch")
+    group.add_argument("--metric", metavar="METRIC", help="auto (default): accuracy, rmse and r2, "
+                       "f1 and map, or miou, as the task is; or package.module:function, called "
+                       "like a loss, or a class with update and compute (torchmetrics)")
+    group.add_argument("--ignore-index", type=int, metavar="N",
+                       help="class label that is left out of loss and metrics (default -100)")
     group.add_argument("--recipe", choices=("paper",),
                        help="section 4.2.1 of the paper: 5 times the learning rate, faster decay, "
                        "L2 / 5, no Dropout")
@@ -78,11 +87,13 @@ def train_config(args: argparse.Namespace, *, epochs: float) -> TrainConfig:
     from bnpass.training import TrainConfig, paper_recipe
 
     names = [name for name, *_ in (*_VALUES, *_FLAGS)]
-    names += ["--optimizer", "--schedule", "--precision", "--loss"]
+    names += ["--optimizer", "--schedule", "--precision", "--loss", "--metric", "--ignore-index"]
     fields = {name: getattr(args, name) for name in (n[2:].replace("-", "_") for n in names)}
     given = {name: value for name, value in fields.items() if value is not None}
     if given.get("lr") == "auto":
         del given["lr"]
+    if "steps" in given and "epochs" in given:
+        raise UsageError("--steps and --epochs both say how long to train", "give one of them")
     if "steps" not in given:
         given.setdefault("epochs", epochs)
     config = TrainConfig(**given, seed=args.seed, device=args.device, watch=tuple(args.watch))

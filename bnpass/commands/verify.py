@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
@@ -158,11 +159,14 @@ def _determinism(args: argparse.Namespace, model: str, data: Any, ui: Ui) -> boo
 def _data(args: argparse.Namespace, ui: Ui) -> Any:
     if args.data is None:
         return None
+    from bnpass.data import Stream
     from bnpass.pipeline.datasets import open_for
 
     data = open_for(args.candidate or args.reference, args.data, labels=False, split=args.split)
     ui.document["data"] = data.recipe
     size = max(args.batches) if not args.determinism else max(64, *args.batches)
+    if isinstance(data, Stream):
+        return list(islice(data, 4 * args.draws))
     return [x for x, _ in data.batches(size)][: 4 * args.draws]
 
 

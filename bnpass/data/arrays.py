@@ -52,6 +52,34 @@ def read_npz(path: Path, split: str) -> tuple[Array, Array | None]:
         return samples, labels
 
 
+def npz_names(path: Path) -> tuple[str, ...]:
+    """The names of the arrays in an .npz; none for what is no .npz."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return tuple(archive.files)
+    except Exception:  # noqa: BLE001 - whoever reads the samples says what is wrong
+        return ()
+
+
+def read_named(path: Path) -> dict[str, Array]:
+    """Every array of an .npz by its name.
+
+    Raises:
+        InputError: no .npz, or a damaged one.
+        BudgetError: its arrays would take more memory than such a file may ask for.
+    """
+    with (
+        reading(path, ".npz", "write it with numpy.savez(path, NAME=...)"),
+        np.load(path, allow_pickle=False) as archive,
+    ):
+        names = list(archive.files)
+        _check_sizes(path, archive, names)
+        found = {name: archive[name] for name in names}
+        if not all(isinstance(array, np.ndarray) for array in found.values()):
+            raise ValueError("it holds something that is no array")
+        return found
+
+
 def _check_sizes(path: Path, archive: Any, names: list[str]) -> None:
     """Refuse entries that say they are larger than they may be, or than they say elsewhere.
 
@@ -96,6 +124,11 @@ def npz_splits(path: Path) -> tuple[str, ...]:
     except Exception:  # noqa: BLE001 - whoever reads the samples says what is wrong
         return ()
     return tuple(s for s in ("train", "test") if f"x_{s}" in names)
+
+
+def has_pair(names: tuple[str, ...], split: str) -> bool:
+    """Whether an .npz holds samples under one of the names that are known without a model."""
+    return _find_pair(list(names), split) is not None
 
 
 def _find_pair(names: list[str], split: str) -> tuple[str, str] | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bnpass.data.stream import Stream
+from bnpass.data.trees import is_array
 from bnpass.errors import InputError, close_matches
 
 Array = npt.NDArray[Any]
@@ -44,27 +47,58 @@ def load_callable(spec: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def read_callable(spec: str, split: str) -> tuple[Any, Array | None]:
-    """Samples and labels that a callable returns: arrays ``(x, y)``, ``x`` or a torch Dataset.
+def read_callable(spec: str, split: str, rank: int | None = None) -> Any:
+    """What a callable gives: arrays ``(x, y)``, arrays by name, a torch Dataset, or batches.
 
     The callable is called with ``split=`` when its signature takes it.
+
+    Args:
+        spec: names it.
+        split: which samples.
+        rank: axes of one sample, where the model says so: tells a list of batches from a data set.
+
+    Returns:
+        ``(x, y)`` with ``y`` None where there are none, a dict of arrays, or a :class:`Stream`.
 
     Raises:
         InputError: it cannot be imported or returns something else.
     """
     function = load_callable(spec)
-    result = function(split=split) if _takes_split(function) else function()
-    if isinstance(result, tuple) and len(result) == 2:
+    call = partial(function, split=split) if takes_split(function) else function
+    result = call()
+    if isinstance(result, Mapping):
+        return {name: _array(value) for name, value in result.items()}
+    if isinstance(result, tuple) and len(result) == 2 and all(map(is_array, result)):
         return _array(result[0]), _array(result[1])
-    if hasattr(result, "__getitem__") and hasattr(result, "__len__"):
-        if hasattr(result, "shape"):
-            return _array(result), None
-        return DatasetSamples(result, spec), None
+    if is_array(result):
+        return _array(result), None
+    mapped = hasattr(result, "__getitem__") and hasattr(result, "__len__")
+    if mapped and not _are_batches(result, rank):
+        samples = DatasetSamples(result, spec)
+        return samples, samples.labels()
+    if isinstance(result, Iterable):
+        return Stream(call, result, spec)
     raise InputError(f"{spec}: returned {type(result).__name__}",
-                     "return a torch Dataset of (image, label), or arrays (x, y)")
+                     "return arrays (x, y), a torch Dataset, a DataLoader, or an iterable of "
+                     "batches (inputs, targets)")
 
 
-def _takes_split(function: Callable[..., Any]) -> bool:
+def _are_batches(result: Any, rank: int | None) -> bool:
+    """Whether a list holds batches, not samples; a Dataset always holds samples."""
+    if not isinstance(result, list | tuple) or not result:
+        return False
+    first = result[0]
+    if not isinstance(first, tuple | list) or len(first) != 2:
+        return True
+    if not is_array(first[0]):
+        return not isinstance(first[0], int | float)
+    if rank is not None:
+        return len(first[0].shape) > rank
+    return is_array(first[1]) and len(first[1].shape) > 0 and len(first[0]) == len(first[1])
+
+
+def takes_split(function: Callable[..., Any]) -> bool:
+    """Whether a callable has a parameter ``split``."""
     import inspect
 
     try:

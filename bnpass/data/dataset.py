@@ -92,12 +92,8 @@ class Data:
         Raises:
             UsageError: the fraction leaves one of the parts empty.
         """
-        held = round(len(self) * fraction)
-        if not 0 < held < len(self):
-            raise UsageError(f"{fraction:g} of {len(self)} samples leaves an empty part",
-                             "give a fraction between 0 and 1 that keeps samples on both sides")
-        order = np.random.default_rng((seed, 0x5EED)).permutation(len(self))
-        return self.subset(np.sort(order[held:])), self.subset(np.sort(order[:held]))
+        kept, held = random_parts(len(self), fraction, seed)
+        return self.subset(kept), self.subset(held)
 
     def batches(
         self, batch_size: int, *, shuffle: bool = False, seed: int = 0, drop_last: bool = False,
@@ -121,20 +117,25 @@ class Data:
     def cached(self, limit: int = 1 << 30) -> Data:
         """This set converted once and held in memory, when that takes at most ``limit`` bytes.
 
-        Asked again, the same converted set is given.
+        Asked again, the same converted set is given. What is read from files when it is asked for
+        (decoded images) stays as it is.
         """
         if self.held:
             return self
         if self._kept:
             return self._kept[0]
         size = np.dtype("float32" if self.converter.dtype == "bfloat16" else self.converter.dtype)
-        if len(self) * math.prod(self.converter.shape) * size.itemsize > limit:
+        bytes_converted = len(self) * math.prod(self.converter.shape) * size.itemsize
+        if bytes_converted > limit or not isinstance(self.x, np.ndarray):
             return self
-        parts = [x for x, _ in self.batches(4096)]
+        whole = np.empty((len(self), *self.converter.shape), size)
+        for start in range(0, len(self), 4096):
+            part = np.arange(start, min(start + 4096, len(self)))
+            whole[part] = self.take(part)[0]
         kept = Recipe(self.converter.shape, str(size), self.converter.dtype, self.converter.shape,
                       source={"format": "memory"})
         self._kept.append(replace(
-            self, x=np.concatenate(parts), y=None if self.y is None else self.labels,
+            self, x=whole, y=None if self.y is None else self.labels,
             converter=kept, rows=np.arange(len(self)), _kept=[]))
         return self._kept[0]
 
@@ -144,6 +145,20 @@ class Data:
         converted = self.converter.stored_shape == self.converter.shape
         plain = self.converter.source.get("format") == "memory"
         return converted and plain and len(self.rows) == len(self.x)
+
+
+def random_parts(count: int, fraction: float, seed: int) -> tuple[Array, Array]:
+    """Positions of ``count`` samples in two random parts, ``(1 - fraction, fraction)``.
+
+    Raises:
+        UsageError: the fraction leaves one of the parts empty.
+    """
+    held = round(count * fraction)
+    if not 0 < held < count:
+        raise UsageError(f"{fraction:g} of {count} samples leaves an empty part",
+                         "give a fraction between 0 and 1 that keeps samples on both sides")
+    order = np.random.default_rng((seed, 0x5EED)).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Array:

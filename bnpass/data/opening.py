@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import numpy.typing as npt
 from bnpass.data import arrays, callables, folder
 from bnpass.data.dataset import Data
 from bnpass.data.labels import tidy_labels
+from bnpass.data.named import NamedData, named_data
 from bnpass.data.recipe import Recipe, Samples, infer
 from bnpass.data.spec import InputSpec
+from bnpass.data.stream import Stream
 from bnpass.errors import InputError, UsageError
 
 Array = npt.NDArray[Any]
@@ -95,11 +98,61 @@ def open_data(
     return Data(x, y, replayed, np.arange(len(x)), raw.class_names, where)
 
 
+def open_inputs(
+    spec: str, inputs: Mapping[str, InputSpec], *, labels: bool = True, split: str = "train",
+    **options: Any,
+) -> Data | NamedData | Stream:
+    """Open data for a model with any number of inputs.
+
+    Args:
+        spec: see :func:`open_data`; an ``.npz`` whose arrays are called like the model's inputs, or
+            a callable that returns arrays by name, or batches (a DataLoader, any iterable).
+        inputs: what each input takes.
+        labels: whether there must be targets.
+        split: ``"train"`` or ``"test"``, where the source holds both.
+        options: of :func:`open_data`.
+
+    Raises:
+        InputError: an input has no array, or as :func:`open_data`.
+    """
+    first = next(iter(inputs.values()))
+    found = _by_name(spec, inputs, split)
+    if isinstance(found, Stream):
+        return found
+    if isinstance(found, dict):
+        given = {k: v for k, v in options.items() if k in ("scale", "layout", "mean", "std")}
+        return named_data(found, inputs, labels=labels, where=spec, options=given)
+    if len(inputs) > 1:
+        name, wanted = list(inputs.items())[1]
+        raise InputError(f"no array for input {name!r} ({wanted.kind})",
+                         f"{spec} holds samples and labels alone; give an .npz whose arrays are "
+                         f"called like the inputs: {', '.join(inputs)}")
+    return open_data(spec, inputs=first, labels=labels, split=split, **options)
+
+
+def _by_name(
+    spec: str, inputs: Mapping[str, InputSpec], split: str
+) -> dict[str, Array] | Stream | None:
+    """Arrays by name or batches, where the source holds such; None for samples and labels."""
+    path = Path(spec)
+    if path.suffix == ".npz" and path.is_file():
+        names = arrays.npz_names(path)
+        pair = len(inputs) == 1 and arrays.has_pair(names, split)
+        by_name = not pair and (len(inputs) > 1 or bool(set(names) & set(inputs)))
+        return arrays.read_named(path) if by_name else None
+    if path.exists() or "," in spec or not callables.is_callable_spec(spec):
+        return None
+    rank = len(next(iter(inputs.values())).sample)
+    found = callables.read_callable(spec, _SPLITS.get(split, split), rank)
+    return None if isinstance(found, tuple) else found
+
+
 def from_arrays(
-    x: Array, y: Array | None = None, *, inputs: InputSpec | None = None, **options: Any
+    x: Any, y: Array | None = None, *, inputs: InputSpec | None = None, **options: Any
 ) -> Data:
     """A data set of arrays in memory; options as for :func:`bnpass.data.recipe.infer`."""
-    samples, labels = _checked(_Raw(np.asarray(x), y, {"format": "arrays"}), y is not None, "data")
+    held = x if isinstance(x, callables.DatasetSamples) else np.asarray(x)
+    samples, labels = _checked(_Raw(held, y, {"format": "arrays"}), y is not None, "data")
     recipe = infer(samples, inputs, source={"format": "arrays"}, **options)
     return Data(samples, labels, recipe, np.arange(len(samples)))
 
@@ -126,9 +179,12 @@ def _read(
     if path.is_file():
         return _Raw(arrays.read_array(path), None, {"format": path.suffix.lstrip(".") or "idx"})
     if callables.is_callable_spec(spec):
-        x, y = callables.read_callable(spec, split)
-        y = x.labels() if isinstance(x, callables.DatasetSamples) else y
-        return _Raw(x, y, {"format": "callable", "split": split})
+        rank = len(inputs.sample) if inputs else None
+        found = callables.read_callable(spec, split, rank)
+        if not isinstance(found, tuple):
+            raise InputError(f"{spec}: gives batches or arrays by name",
+                             "read it with bnpass.data.open_inputs")
+        return _Raw(found[0], found[1], {"format": "callable", "split": split})
     raise InputError(f"{spec}: no such file or folder", f"give {FORMATS}")
 
 

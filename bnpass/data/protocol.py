@@ -110,6 +110,8 @@ def unlabelled(item: Any, takes: Takes) -> tuple[Call, Any]:
     Raises:
         InputError: an input is missing, or there is one too many.
     """
+    if isinstance(item, Call):
+        return item, None
     if isinstance(item, Mapping):
         named, targets = _named(item, takes)
         return bind(named, takes), targets

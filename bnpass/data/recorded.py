@@ -43,7 +43,9 @@ def recorded_recipe(model: onnx.ModelProto) -> Recipe | None:
     if kept is None:
         return None
     try:
-        return Recipe.from_dict(json.loads(kept))
+        known = json.loads(kept)
+        # Several inputs by name, and batches of people's own, have no one conversion.
+        return None if set(known) <= {"inputs", "format"} else Recipe.from_dict(known)
     except (ValueError, AttributeError) as error:
         raise InputError(f"the metadata {RECIPE!r} is no recorded data conversion: {error}",
                          "it is what bnpass train writes; remove it") from error

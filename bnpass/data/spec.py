@@ -36,6 +36,11 @@ class InputSpec:
         """Whether the model takes floating point numbers."""
         return self.dtype == "bfloat16" or bool(np.issubdtype(np.dtype(self.dtype), np.floating))
 
+    @property
+    def kind(self) -> str:
+        """Type and shape for messages: ``"float32[N,3]"``."""
+        return f"{self.dtype}[" + ",".join("?" if d is None else str(d) for d in self.shape) + "]"
+
     def accepts(self, sample: tuple[int, ...]) -> bool:
         """Whether a sample of this shape can be fed as it is."""
         pairs = zip(self.sample, sample, strict=False)

@@ -163,6 +163,13 @@ class _AllReduce(torch.autograd.Function):
         return total
 
 
+def statistics(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of the running statistics of every BN, by their paths in the module."""
+    return {f"{name}.{held}" if name else held: buffer.clone()
+            for name, norm in batch_norms(module).items()
+            for held, buffer in norm.named_buffers(recurse=False)}
+
+
 @contextmanager
 def statistics_kept(module: nn.Module) -> Iterator[None]:
     """Put the running statistics back afterwards as they were."""

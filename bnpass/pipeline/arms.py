@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from bnpass.errors import RefusedError
 from bnpass.pipeline.config import Listener, RunConfig
+from bnpass.report.tables import measure
 
 if TYPE_CHECKING:
     import onnx
     from torch import fx
 
-    from bnpass.data import Data
+    from bnpass.data import Data, NamedData
     from bnpass.training import History, LrRange, Progress, TrainConfig
 
 
@@ -25,7 +26,8 @@ class Trial:
     Attributes:
         lr: the rate.
         steps: its length.
-        merit: validation accuracy at its end, or minus the loss; -inf where it diverged.
+        merit: validation metric at its end (negative where less is better), or minus the loss;
+            -inf where it diverged.
         loss: training loss at its end.
     """
 
@@ -70,8 +72,8 @@ class Arm:
 
 
 def train_arm(
-    arm: Arm, data: Data, validation: Data, config: RunConfig, listener: Listener,
-    out: Path | None = None, resume: bool = False,
+    arm: Arm, data: Data | NamedData, validation: Data | NamedData, config: RunConfig,
+    listener: Listener, out: Path | None = None, resume: bool = False,
 ) -> History:
     """Choose the arm's learning rate, if there is a grid, and train it.
 
@@ -114,7 +116,7 @@ def train_arm(
     return arm.history
 
 
-def _tested(arm: Arm, data: Data, config: RunConfig, listener: Listener) -> LrRange:
+def _tested(arm: Arm, data: Data | NamedData, config: RunConfig, listener: Listener) -> LrRange:
     from bnpass.training import lr_range_test
 
     found = lr_range_test(arm.gm, data, config.train)
@@ -123,7 +125,8 @@ def _tested(arm: Arm, data: Data, config: RunConfig, listener: Listener) -> LrRa
 
 
 def _search(
-    arm: Arm, data: Data, validation: Data, config: RunConfig, listener: Listener
+    arm: Arm, data: Data | NamedData, validation: Data | NamedData, config: RunConfig,
+    listener: Listener,
 ) -> list[Trial]:
     """Short runs from the same start, one a rate, each with the whole of its schedule."""
     from bnpass.training import train
@@ -151,13 +154,13 @@ def _short(settings: TrainConfig, lr: float, steps: int) -> TrainConfig:
 
 
 def note(progress: Progress) -> str:
-    """Loss, accuracy and speed for the progress display."""
+    """Loss, metric and speed for the progress display."""
     row = progress.row
     parts = [f"loss {row.loss:.3f}"]
-    if row.accuracy is not None:
-        parts.append(f"acc {row.accuracy:.3f}")
-    if row.validation_accuracy is not None:
-        parts.append(f"validation {row.validation_accuracy:.3f}")
+    for name, value in list(row.metrics.items())[:1]:
+        parts.append(f"{name} {measure(name, value)}")
+    for name, value in list(row.validation.items())[:1]:
+        parts.append(f"validation {measure(name, value)}")
     if row.ms_per_step is not None:
         parts.append(f"{row.ms_per_step:.1f} ms/step")
     return "  ".join(parts)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnpass.data.recorded import record_recipe, record_statistics
-from bnpass.errors import InputError
+from bnpass.errors import InputError, UsageError
 from bnpass.files import atomic_write, load_model, make_folder, save_model
 from bnpass.pipeline.arms import Arm, train_arm
 from bnpass.pipeline.config import Listener, RunConfig
 from bnpass.pipeline.datasets import open_for
-from bnpass.pipeline.measure import accuracy_of, deployed_outputs
+from bnpass.pipeline.measure import metrics_of, outputs_of
 from bnpass.pipeline.outputs import NAMES, PLAIN, check_folder
 from bnpass.pipeline.summary import count_norms, summarise
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import fx
 
-    from bnpass.data import Data
+    from bnpass.data import Data, NamedData
     from bnpass.passes.sites import InsertPlan
 
 WITH, WITHOUT = "with BN", "without BN"
@@ -50,9 +50,9 @@ class Job:
     config: RunConfig
     model: onnx.ModelProto
     network: fx.GraphModule
-    train: Data
-    validation: Data
-    test: Data
+    train: Data | NamedData
+    validation: Data | NamedData
+    test: Data | NamedData
     test_is: str
     plan: InsertPlan
     inserted: onnx.ModelProto
@@ -63,11 +63,14 @@ class Job:
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def deployed_test(self) -> Data:
+    def deployed_test(self) -> Data | NamedData:
         """The test data as the deployed model takes it."""
+        from bnpass.data import Data
         from bnpass.data.normalisation import as_stored
 
-        return as_stored(self.test) if self.config.fold_normalisation else self.test
+        if isinstance(self.test, Data) and self.config.fold_normalisation:
+            return as_stored(self.test)
+        return self.test
 
     @contextlib.contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -111,6 +114,7 @@ def run_pipeline(
         VerificationError: the folded model does not agree with the trained one.
         MissingDependencyError: torch or onnxruntime is missing.
     """
+    from bnpass.report.curves import can_draw
     from bnpass.report.ui import Ui
 
     shown: Listener = listener or Ui(quiet=True)
@@ -123,6 +127,9 @@ def run_pipeline(
     shown.log(f"insert: {len(job.plan.sites)} BatchNorms, {job.plan.dropped} biases dropped, "
               f"{job.plan.nonlinearities} nonlinearities")
     _make_arms(job)
+    if not can_draw():
+        shown.log("no pictures: matplotlib is not installed (pip install matplotlib); the numbers "
+                  "are written all the same")
     make_folder(folder)
     save_model(job.inserted, folder / "inserted.onnx", force=force, source=source)
     _train(job, folder, shown, resume=resume)
@@ -156,39 +163,55 @@ def _open(model: Any, data: str, config: RunConfig) -> Job:
                seconds={"insert": took})
 
 
-def _open_data(model: Any, spec: str, config: RunConfig) -> tuple[Data, Data, Data, str]:
-    from bnpass.data import splits
+def _open_data(
+    model: Any, spec: str, config: RunConfig
+) -> tuple[Data | NamedData, Data | NamedData, Data | NamedData, str]:
+    from bnpass.data import NamedData, splits
 
     seed = config.train.seed
-    whole = open_for(model, spec, split="train", **config.data)
+    whole = _samples(open_for(model, spec, split="train", **config.data), spec)
     if config.test_data is not None:
-        test = open_for(model, config.test_data, split="test", **config.data)
+        test = _samples(open_for(model, config.test_data, split="test", **config.data), spec)
         test_is = config.test_data
     elif "test" in splits(spec):
-        test = open_for(model, spec, split="test", **config.data)
+        test = _samples(open_for(model, spec, split="test", **config.data), spec)
         test_is = f"the test split of {spec}"
     else:
         whole, test = whole.split(config.validation, seed + 1)
         test_is = f"{len(test)} samples held out of {spec}"
+    if config.fold_normalisation and isinstance(whole, NamedData):
+        raise UsageError("--fold-normalisation with several arrays by name",
+                         "leave it out, or fold what each input needs: bnpass fold --help")
     train, validation = whole.split(config.validation, seed)
     return train, validation, test, test_is
 
 
+def _samples(data: Any, spec: str) -> Data | NamedData:
+    from bnpass.data import Stream
+
+    if isinstance(data, Stream):
+        raise InputError(f"{spec}: gives batches, of which none can be held out",
+                         "return arrays or a torch Dataset; or take the steps one by one: insert, "
+                         "train, calibrate, fold")
+    return data  # type: ignore[no-any-return]
+
+
 def _make_arms(job: Job) -> None:
     """Import the networks and check that the labels fit them."""
-    import numpy as np
     import torch
 
     import bnpass
-    from bnpass.training.feed import to_tensors
+    from bnpass.training.feed import Reader
     from bnpass.training.losses import objective
 
     job.arms = [Arm(WITH, job.inserted, bnpass.to_torch(job.inserted))]
     if job.config.compare_plain:
         job.arms.append(Arm(WITHOUT, job.model, job.network))
-    sample, _ = to_tensors(job.train, np.arange(min(2, len(job.train))), torch.device("cpu"))
+    gm, train = job.arms[0].gm, job.config.train
+    example = Reader(job.train, torch.device("cpu"), gm).example()[0]
     for part in (job.train, job.validation, job.test):
-        objective(job.arms[0].gm, part.labels, sample, loss=job.config.train.loss)
+        objective(gm, part.labels, example, loss=train.loss, metric=train.metric,
+                  ignore_index=train.ignore_index)
 
 
 def _train(job: Job, folder: Path, shown: Listener, *, resume: bool) -> None:
@@ -225,6 +248,7 @@ def _write_trained(job: Job, folder: Path, force: bool, source: Any) -> None:
 
 
 def _fold(job: Job, shown: Listener) -> None:
+    from bnpass.data import Data
     from bnpass.data.normalisation import Normalisation
     from bnpass.deploy import DeployOptions, deploy
     from bnpass.frontends.onnx.folding import FoldOptions
@@ -233,7 +257,7 @@ def _fold(job: Job, shown: Listener) -> None:
 
     assert job.trained is not None
     wanted = DeployOptions(FoldOptions(**job.config.fold))
-    if job.config.fold_normalisation:
+    if job.config.fold_normalisation and isinstance(job.train, Data):
         wanted = replace(wanted, normalisation=Normalisation.of(job.train.converter))
     with job.timed("fold"):
         done = deploy(OnnxModel.of(job.trained).copy(), wanted)
@@ -255,14 +279,18 @@ def _measure(job: Job, shown: Listener) -> None:
     from bnpass.training import evaluate
 
     assert job.deploy is not None
-    loss = job.config.train.loss
+    train = job.config.train
+    scores: dict[str, dict[str, float]] = {}
     with job.timed("measure"):
         for arm in job.arms:
-            score = evaluate(arm.gm, job.test, loss=loss, device=job.config.train.device)
-            job.facts.setdefault("accuracy", {})[arm.name] = score.accuracy
+            score = evaluate(arm.gm, job.test, loss=train.loss, device=train.device,
+                             metric=train.metric, ignore_index=train.ignore_index)
+            scores[arm.name] = score.metrics
             job.facts.setdefault("loss", {})[arm.name] = score.loss
-        outputs = deployed_outputs(job.deploy, job.deployed_test, job.config.provider)
-        job.facts["accuracy"]["deployed"] = accuracy_of(outputs, job.test, job.arms[0].gm, loss)
+        outputs = outputs_of(job.deploy, job.deployed_test, job.config.provider)
+        scores["deployed"] = metrics_of(outputs, job.test, job.arms[0].gm, train)
+        job.facts["metrics"] = {name: {who: found.get(name) for who, found in scores.items()}
+                                for name in scores["deployed"]}
         shown.log("determinism: the deployed model again, and in other batch compositions")
         sample, _ = next(job.deployed_test.batches(64))
         job.facts["determinism"] = determinism(job.deploy, sample).to_dict()
@@ -270,10 +298,13 @@ def _measure(job: Job, shown: Listener) -> None:
 
 def _write_report(job: Job, report: dict[str, Any], folder: Path) -> None:
     from bnpass.pipeline.summary import curves_of, percentiles_of
-    from bnpass.report.curves import draw_curves, draw_range
+    from bnpass.report.curves import can_draw, draw_curves, draw_range
     from bnpass.report.document import to_json
     from bnpass.report.percentiles import draw_percentiles
 
+    atomic_write(folder / "report.json", to_json(report) + "\n")
+    if not can_draw():
+        return
     draw_curves(curves_of(job.arms), folder / "curves.png", title=report["model"]["name"])
     if job.config.train.watch:
         draw_percentiles(percentiles_of(job.arms), folder / "percentiles.png")
@@ -281,4 +312,3 @@ def _write_report(job: Job, report: dict[str, Any], folder: Path) -> None:
         if arm.range is not None:
             name = "lr_range.png" if arm.name == WITH else "lr_range_plain.png"
             draw_range(arm.range, folder / name)
-    atomic_write(folder / "report.json", to_json(report) + "\n")

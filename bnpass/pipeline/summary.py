@@ -37,7 +37,8 @@ def summarise(job: Job) -> dict[str, Any]:
         "settings": job.config.train.to_dict(),
         "insert": {**job.plan.to_dict(), "inserted": inserted},
         "arms": [arm.to_dict() for arm in job.arms],
-        "accuracy": job.facts["accuracy"],
+        "metric": next(iter(job.facts["metrics"]), None),
+        **job.facts["metrics"],
         "loss": job.facts["loss"],
         "fold": {**job.facts["fold"], "left": count_norms(job.deploy)},
         "verify": job.facts["verify"],
@@ -53,11 +54,12 @@ def _opset(model: onnx.ModelProto) -> int:
 
 
 def curve_of(label: str, history: History) -> Curve:
-    """Loss and validation accuracy of a training against steps."""
+    """Loss and validation metric of a training against steps."""
     losses = [(row.step, row.loss) for row in history.rows]
-    accuracy = [(row.step, row.validation_accuracy) for row in history.validations
-                if row.validation_accuracy is not None]
-    return Curve(label, smooth(losses, 3), accuracy)
+    name = history.metric or ""
+    points = [(row.step, row.validation[name]) for row in history.validations
+              if name in row.validation]
+    return Curve(label, smooth(losses, 3), points, name or "accuracy")
 
 
 def curves_of(arms: list[Arm]) -> list[Curve]:

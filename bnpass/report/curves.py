@@ -1,4 +1,4 @@
-"""The picture of a training: loss and accuracy against steps."""
+"""The picture of a training: loss and metric against steps."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bnpass.errors import MissingDependencyError
 from bnpass.files import replacing
+from bnpass.report.tables import is_share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,16 +24,18 @@ class Curve:
     Attributes:
         label: shown in the legend.
         loss: (step, training loss) pairs.
-        accuracy: (step, share between 0 and 1) pairs on held-out data; may be empty.
+        accuracy: (step, metric) pairs on held-out data; may be empty.
+        metric: its name.
     """
 
     label: str
     loss: Sequence[tuple[int, float]]
     accuracy: Sequence[tuple[int, float]] = field(default=())
+    metric: str = "accuracy"
 
 
 def draw_curves(curves: Sequence[Curve], path: Path, *, title: str = "") -> Path:
-    """Draw loss (and accuracy, where there is any) against steps, one line an arm.
+    """Draw loss (and the metric, where there is one) against steps, one line an arm.
 
     Args:
         curves: the arms.
@@ -46,15 +49,24 @@ def draw_curves(curves: Sequence[Curve], path: Path, *, title: str = "") -> Path
     panels = ["loss", "accuracy"] if any(curve.accuracy for curve in curves) else ["loss"]
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for curve in curves:
-            points = curve.loss if panel == "loss" else curve.accuracy
+            points = curve.loss if panel == "loss" else _in_unit(curve)
             if points:
                 axes.plot(*zip(*points, strict=True), label=curve.label, **_style(panel))
         axes.set_xlabel("training step")
-        axes.set_ylabel("training loss" if panel == "loss" else "validation accuracy")
+        axes.set_ylabel("training loss" if panel == "loss" else _label(curves[0].metric))
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(title)
     return save_figure(figure, path)
+
+
+def _in_unit(curve: Curve) -> list[tuple[int, float]]:
+    factor = 100 if is_share(curve.metric) else 1
+    return [(step, factor * value) for step, value in curve.accuracy]
+
+
+def _label(metric: str) -> str:
+    return f"validation {metric}" + (" (%)" if is_share(metric) else "")
 
 
 def draw_range(found: LrRange, path: Path) -> Path:
@@ -78,6 +90,15 @@ def draw_range(found: LrRange, path: Path) -> Path:
     axes.grid(alpha=0.3)
     axes.legend()
     return save_figure(figure, path)
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def new_figure(width: float, height: float, *, arranged: bool = True) -> Figure:

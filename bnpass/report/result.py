@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from bnpass.report.tables import Table, percent
+from bnpass.report.tables import Table, is_share, measure
 
 
 def result_table(report: dict[str, Any]) -> Table:
-    """Accuracy of the arms and of the deployed file, what BN left behind, and the proof."""
-    accuracy = report["accuracy"]
+    """How good the arms and the deployed file are, what BN left behind, and the proof."""
+    metric = report["metric"]
     table = Table("result", ["", "value"])
     for arm in report["arms"]:
-        table.add(f"accuracy {arm['name']}, {_steps(arm)} steps, lr {arm['lr']:g}",
-                  percent(accuracy[arm["name"]]))
-    table.add("accuracy of deploy.onnx on onnxruntime", percent(accuracy["deployed"]))
+        value = measure(metric, report[metric][arm["name"]]) if metric else \
+            f"{float(report['loss'][arm['name']]):.4g}"
+        table.add(f"{metric or 'loss'} {arm['name']}, {_steps(arm)} steps, lr {arm['lr']:g}", value)
+    if metric:
+        table.add(f"{metric} of deploy.onnx on onnxruntime",
+                  measure(metric, report[metric]["deployed"]))
     table.add("BN inserted", report["insert"]["inserted"])
     table.add("biases dropped", report["insert"]["biases_dropped"])
     table.add("BN left in deploy.onnx", report["fold"]["left"])
@@ -48,7 +51,7 @@ def search_table(report: dict[str, Any]) -> Table | None:
                   f"runs of {arms[0]['trials'][0]['steps']} steps",
                   ["", *(f"{rate:g}" for rate in rates), "chosen"])
     for arm in arms:
-        merits = [percent(_finite(trial["merit"])) for trial in arm["trials"]]
+        merits = [_merit(report["metric"], trial["merit"]) for trial in arm["trials"]]
         table.add(arm["name"], *merits, f"{arm['lr']:g}")
     return table
 
@@ -57,6 +60,9 @@ def _steps(arm: dict[str, Any]) -> int:
     return int(arm["history"]["rows"][-1]["step"])
 
 
-def _finite(value: Any) -> float | None:
+def _merit(metric: str | None, value: Any) -> str:
+    """A trial's result in the metric's unit; errors and losses are negated in it."""
     number = float(value)
-    return number if abs(number) < float("inf") else None
+    if not abs(number) < float("inf"):
+        return "-"
+    return measure(metric, number) if metric and is_share(metric) else f"{abs(number):.4g}"

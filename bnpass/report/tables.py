@@ -50,6 +50,22 @@ def text(value: object) -> str:
     return str(value)
 
 
+SHARES = frozenset({"accuracy", "f1", "map", "miou"})
+"""Metrics that are shares of 1, shown as percent; R2 and errors are plain numbers."""
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is shown as percent."""
+    return metric.rpartition(".")[2] in SHARES
+
+
+def measure(metric: str, value: float | None) -> str:
+    """A metric as people read it: shares in percent, else four digits."""
+    if value is None or not is_share(metric):
+        return "-" if value is None else f"{value:.4g}"
+    return percent(value)
+
+
 def percent(value: float | None) -> str:
     """A share between 0 and 1 as percent with two decimals."""
     return "-" if value is None else f"{100 * value:.2f} %"

@@ -41,7 +41,7 @@ _LARGE = 1000  # nodes
 
 def calibrate_onnx(
     model: str | os.PathLike[str] | onnx.ModelProto,
-    data: Iterable[Any],
+    data: Any,
     *,
     method: str = "pooled",
     batch_size: int = 1000,
@@ -110,7 +110,7 @@ def _write(
         writer.write(node, Statistics(mean, var))
 
 
-def _source(data: Iterable[Any], ports: list[Port], seed: int | None, **options: Any) -> Source:
+def _source(data: Any, ports: list[Port], seed: int | None, **options: Any) -> Source:
     return Source(data, takes_of(ports), seed, check=_refuse_nan(ports), **options,
                   regular=regular(ports))
 
@@ -169,7 +169,7 @@ def affordable(model: onnx.ModelProto, wanted: int) -> int:
 def batch_moments(
     model: str | os.PathLike[str] | onnx.ModelProto,
     values: Sequence[tuple[str, int]],
-    data: Iterable[Any],
+    data: Any,
     *,
     batch_size: int = 1000,
     provider: str = "cpu",

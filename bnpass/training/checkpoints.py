@@ -17,13 +17,13 @@ from bnpass.files import atomic_write
 from bnpass.training.config import TrainConfig
 from bnpass.training.history import History
 
-VERSION = 2
+VERSION = 3
 _HINT = "give a last.pt or best.pt that bnpass wrote"
 _KINDS: dict[str, type] = {
     "step": int, "model": dict, "optimizer": dict, "scaler": dict, "history": str,
     "waited": int, "about": dict,
 }
-_MAY_CHANGE = {"device", "log_every", "watch", "compile", "checkpoint_every"}
+_MAY_CHANGE = {"device", "log_every", "watch", "compile", "checkpoint_every", "metric"}
 """Settings that a resumed run may have otherwise: they do not decide the weights."""
 
 

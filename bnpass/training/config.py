@@ -14,7 +14,7 @@ CHOICES = {
     "precision": ("fp32", "bf16", "fp16"),
     "validate_with": ("calibrated", "ema"),
 }
-LOSSES = ("auto", "cross_entropy", "bce", "mse")
+LOSSES = ("cross_entropy", "bce", "mse")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,12 @@ class TrainConfig:
         epochs: passes over the training data, where ``steps`` is 0.
         seed: fixes the order of the samples, augmentation and Dropout.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        loss: ``"auto"``, ``"cross_entropy"``, ``"bce"``, ``"mse"`` or ``"package.module:loss"``.
+        loss: ``"auto"``, ``"cross_entropy"``, ``"bce"``, ``"mse"``, one for each of several outputs
+            (``"classes=cross_entropy,boxes=0.5*mse"``), or ``"package.module:loss"``; see
+            :func:`bnpass.training.losses.objective`.
+        metric: ``"auto"``: accuracy, RMSE and R2, F1 and mAP, or mean IoU, as the task is; or
+            ``"package.module:metric"``.
+        ignore_index: class label that is left out of the loss and of the metrics.
         label_smoothing: of the cross entropy.
         clip_norm: largest norm of the gradient; 0 does not clip.
         accumulate: micro-batches that one step's gradient is added up from.
@@ -79,6 +84,8 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     loss: str = "auto"
+    metric: str = "auto"
+    ignore_index: int = -100
     label_smoothing: float = 0.0
     clip_norm: float = 0.0
     accumulate: int = 1
@@ -105,9 +112,9 @@ class TrainConfig:
             if value not in known:
                 hint = close_matches(value, known) or f"choose {', '.join(known)}"
                 raise UsageError(f"unknown {name} {value!r}", hint)
-        if self.loss not in LOSSES and ":" not in self.loss:
-            hint = close_matches(self.loss, LOSSES) or f"choose {', '.join(LOSSES)} or module:loss"
-            raise UsageError(f"unknown loss {self.loss!r}", hint)
+        if self.metric != "auto" and ":" not in self.metric:
+            raise UsageError(f"unknown metric {self.metric!r}", "auto, or package.module:metric")
+        check_loss(self.loss)
         self._check_numbers()
 
     def _check_numbers(self) -> None:
@@ -118,6 +125,8 @@ class TrainConfig:
                 raise UsageError(f"{name} {getattr(self, name)}", "it must be 1 or more")
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "ignore_index":
+                continue
             if isinstance(value, int | float) and not 0 <= value < math.inf:
                 raise UsageError(f"{field.name} {value}", "it must be finite and not negative")
         if self.virtual_batch == 1:
@@ -135,6 +144,36 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON types."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def check_loss(loss: str) -> None:
+    """Refuse a loss that no network could be trained with.
+
+    Raises:
+        UsageError: its name is unknown.
+    """
+    if ":" not in loss.split("=", maxsplit=1)[0]:
+        losses_asked(loss)
+
+
+def losses_asked(loss: str) -> dict[str, tuple[str, float]]:
+    """Kind and weight of the loss by output name; by the empty name for whichever there are.
+
+    Raises:
+        UsageError: an unknown loss.
+    """
+    found: dict[str, tuple[str, float]] = {}
+    for part in loss.split(","):
+        head, _, text = part.strip().rpartition("=")
+        factor, _, kind = text.rpartition("*")
+        if kind not in (*LOSSES, "auto"):
+            hint = close_matches(kind, LOSSES) or f"choose {', '.join(LOSSES)} or module:loss"
+            raise UsageError(f"unknown loss {kind!r}", hint)
+        try:
+            found[head] = (kind, float(factor or 1))
+        except ValueError:
+            raise UsageError(f"{factor!r} in the loss is no number", "as in 0.5*mse") from None
+    return found
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:

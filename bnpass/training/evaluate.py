@@ -1,20 +1,21 @@
-"""Loss and accuracy on a data set, in eval mode, shared among the processes."""
+"""Loss and metrics on a data set, in eval mode, shared among the processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 
-from bnpass.data.dataset import Data
 from bnpass.nn import distributed
+from bnpass.nn.calls import device_of
 from bnpass.training.devices import autocast, pick_device
-from bnpass.training.feed import to_tensors
+from bnpass.training.feed import Reader, Samples, run, samples_of
 from bnpass.training.losses import Objective, objective
+from bnpass.training.metrics import merit
+from bnpass.training.sets import as_samples, labels_of
 
 
 @dataclass(frozen=True)
@@ -23,57 +24,70 @@ class Score:
 
     Attributes:
         loss: mean over the samples.
-        accuracy: share of right answers, or ``None`` where the loss knows none.
+        metrics: by name, the one that counts first; empty where the loss knows none.
         samples: number of samples.
     """
 
     loss: float
-    accuracy: float | None
-    samples: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    samples: int = 0
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right answers, or ``None`` where that is not what counts."""
+        return self.metrics.get("accuracy")
 
     @property
     def merit(self) -> float:
-        """The accuracy, or minus the loss without one: higher is better."""
-        return -self.loss if self.accuracy is None else self.accuracy
+        """The metric that counts, or minus the loss without one: higher is better."""
+        return merit(self.metrics, self.loss)
 
 
 def evaluate(
-    gm: fx.GraphModule, data: Data, *, loss: str = "auto", device: str = "auto",
-    batch_size: int = 1000,
+    gm: nn.Module, data: object, *, loss: str = "auto", metric: str = "auto",
+    device: str = "auto", batch_size: int = 1000, ignore_index: int = -100,
 ) -> Score:
-    """Loss and accuracy of a network on labelled data, in eval mode.
+    """Loss and metrics of a network on labelled data, in eval mode.
+
+    Args:
+        gm: the network.
+        data: as for :func:`bnpass.training.train`.
+        loss, metric, ignore_index: see :func:`bnpass.training.losses.objective`.
+        device: where to compute.
+        batch_size: samples in a call.
 
     Raises:
         InputError: the labels do not fit the outputs.
     """
-    place = pick_device(device)
-    home = next((p.device for p in gm.parameters()), torch.device("cpu"))
+    samples = as_samples(data)
+    place, home = pick_device(device), device_of(gm)
     gm.to(place)
     try:
-        sample, _ = to_tensors(data, np.arange(min(2, len(data))), place)
-        goal = objective(gm, data.labels, sample, loss=loss)
-        return score(goal, data, place, batch_size=batch_size)
+        reader = Reader(samples, place, gm)
+        goal = objective(gm, labels_of(samples, reader), reader.example()[0], loss=loss,
+                         metric=metric, ignore_index=ignore_index)
+        return score(goal, samples, place, batch_size=batch_size, gm=gm)
     finally:
         gm.to(home)
 
 
 def score(
-    goal: Objective, data: Data, device: torch.device, *, batch_size: int = 1000,
-    precision: str = "fp32", channels_last: bool = False,
+    goal: Objective, data: Samples, device: torch.device, *, batch_size: int = 1000,
+    precision: str = "fp32", channels_last: bool = False, gm: nn.Module | None = None,
 ) -> Score:
     """:func:`evaluate` for a prepared objective; each process takes every so many-th batch."""
-    loss_sum = right = seen = 0.0
-    starts = range(0, len(data), batch_size)[distributed.rank() :: distributed.world()]
+    loss_sum, seen, metric = 0.0, 0, goal.metric(True)
+    reader = Reader(data, device, gm if gm is not None else goal.module,
+                    channels_last=channels_last)
     with in_eval_mode(goal.module), torch.no_grad(), autocast(device, precision):
-        for start in starts:
-            index = np.arange(start, min(start + batch_size, len(data)))
-            x, y = to_tensors(data, index, device, channels_last=channels_last)
-            outputs = goal.module(x)
-            loss_sum += float(goal.loss(outputs, y)) * len(index)
-            right += float(goal.correct(outputs, y).sum()) if goal.correct else 0.0
-            seen += len(index)
-    loss_sum, right, seen = distributed.total(loss_sum, right, seen)
-    return Score(loss_sum / seen, right / seen if goal.correct else None, int(seen))
+        for inputs, targets in reader.batches(batch_size):
+            outputs = run(goal.module, inputs)
+            samples = samples_of((inputs, targets))
+            loss_sum += float(goal.loss(outputs, targets)) * samples
+            metric.add(outputs, targets)
+            seen += samples
+    loss_sum, all_seen = distributed.total(loss_sum, seen)
+    return Score(loss_sum / max(1.0, all_seen), metric.values(), int(all_seen))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from bnpass.errors import UsageError, close_matches
 from bnpass.nn.norms import batch_norms
+from bnpass.training.weights import attribute, weights_of
 
 SCHEMES = ("glorot", "glorot_normal", "gaussian")
 _WITH_BIAS = {F.linear, torch.conv1d, torch.conv2d, torch.conv3d, F.conv1d, F.conv2d, F.conv3d,
@@ -26,7 +27,7 @@ def initialize(
 ) -> fx.GraphModule:
     """Draw the weights anew, set biases to 0 and every BN back to the start; returns ``gm``.
 
-    A weight is a parameter with two axes or more that are longer than 1; each has its own stream of
+    What a weight is :func:`bnpass.training.weights.weights_of` says; each has its own stream of
     random numbers, named by its path, so that a network with BN and one without start alike.
 
     Args:
@@ -45,9 +46,10 @@ def initialize(
                          close_matches(scheme, SCHEMES) or f"choose {', '.join(SCHEMES)}")
     for norm in batch_norms(gm).values():
         norm.reset_parameters()  # type: ignore[operator]
+    weights = weights_of(gm)
     with torch.no_grad():
         for name, parameter in gm.named_parameters():
-            if sum(size > 1 for size in parameter.shape) > 1:
+            if id(parameter) in weights:
                 _draw(parameter, scheme, gain, std, _generator(seed, name))
         for bias in _biases(gm):
             bias.zero_()
@@ -83,7 +85,7 @@ def _biases(gm: fx.GraphModule) -> list[torch.Tensor]:
                 found.append(module.bias)
         bias = _bias_of_call(node)
         if isinstance(bias, fx.Node) and bias.op == "get_attr":
-            found.append(_attribute(gm, str(bias.target)))
+            found.append(attribute(gm, str(bias.target)))
     return [bias for bias in found if sum(size > 1 for size in bias.shape) <= 1]
 
 
@@ -100,10 +102,3 @@ def _bias_of_call(node: fx.Node) -> object:
         if sum(products) == 1:
             return node.args[products.index(False)]
     return None
-
-
-def _attribute(gm: fx.GraphModule, path: str) -> torch.Tensor:
-    owner, _, name = path.rpartition(".")
-    found = getattr(gm.get_submodule(owner), name)
-    assert isinstance(found, torch.Tensor)
-    return found

@@ -7,14 +7,14 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import fx
+from torch import nn
 
-from bnpass.data.dataset import Data
 from bnpass.errors import InputError
 from bnpass.files import make_folder
 from bnpass.nn import distributed
@@ -27,14 +27,18 @@ from bnpass.training.checkpoints import (
 from bnpass.training.config import TrainConfig
 from bnpass.training.devices import repeatable
 from bnpass.training.evaluate import Score
-from bnpass.training.history import History, Row, append_row
+from bnpass.training.history import History, Row
 from bnpass.training.identity import fingerprint_of_data, fingerprint_of_network
 from bnpass.training.losses import Tally
 from bnpass.training.schedules import learning_rate
+from bnpass.training.sets import as_samples
 from bnpass.training.setup import Setup, prepare
 from bnpass.training.step import take_step
 
 log = logging.getLogger("bnpass.training")
+
+_EXPLODED = 100.0
+"""Times the loss of the start (and of a network that has learnt nothing): the run has failed."""
 
 STALE = ("checkpoints/last.pt", "checkpoints/best.pt", "percentiles.csv")
 """Files of an earlier run in the same folder that a new one might be taken for."""
@@ -56,9 +60,9 @@ class Progress:
 
 
 def train(
-    gm: fx.GraphModule,
-    train_data: Data,
-    validation: Data | None,
+    gm: nn.Module,
+    train_data: Any,
+    validation: Any,
     config: TrainConfig,
     *,
     progress: Callable[[Progress], None] | None = None,
@@ -72,7 +76,9 @@ def train(
 
     Args:
         gm: the network; it is changed, and left in eval mode on the device that it was on.
-        train_data: labelled samples.
+        train_data: labelled samples: a :class:`bnpass.data.Data` or
+            :class:`bnpass.data.NamedData`, a torch Dataset, a DataLoader, or any iterable of
+            batches (inputs, targets); see :mod:`bnpass.data.protocol`.
         validation: labelled samples to judge by, or ``None``.
         config: how to train.
         progress: called at each row of the metrics, in the first process.
@@ -88,12 +94,14 @@ def train(
     """
     with ExitStack() as stack:
         stack.enter_context(repeatable(deterministic=config.deterministic))
-        setup = prepare(gm, train_data, validation, config, stack)
+        held = None if validation is None else as_samples(validation)
+        setup = prepare(gm, as_samples(train_data), held, config, stack)
         run = _Run(gm, setup, config, progress, out)
         start = run.resumed() if resume else 0
         run.begin(start)
         for step, batches in setup.feed.steps(start, setup.total):
             take_step(setup, step, learning_rate(config, step, setup.total), batches, run.tally)
+            run.started_with(step)
             if run.due(step + 1) and run.report(step + 1):
                 break
     run.finish()
@@ -104,7 +112,7 @@ class _Run:
     """The state of a run between two steps."""
 
     def __init__(
-        self, gm: fx.GraphModule, setup: Setup, config: TrainConfig,
+        self, gm: nn.Module, setup: Setup, config: TrainConfig,
         progress: Callable[[Progress], None] | None, out: Path | None,
     ) -> None:
         self.gm, self.setup, self.config, self.progress = gm, setup, config, progress
@@ -113,11 +121,19 @@ class _Run:
         self.best = None if out is None else out / "checkpoints" / "best.pt"
         if self.folder is not None:
             make_folder(self.folder / "checkpoints")
-        self.history = History(config=config.to_dict())
+        self.history = History(config=config.to_dict(), metrics=self._metric_names())
         self.best_state: dict[str, torch.Tensor] | None = None
         self.waited = 0
         self.started = self.resting = time.perf_counter()
         self.tally = Tally()
+
+    def _metric_names(self) -> tuple[str, ...]:
+        return self.setup.goal.names
+
+    def started_with(self, step: int) -> None:
+        """Note the first step's loss: what an explosion is measured by."""
+        if step == 0:
+            self.history.start_loss = self.tally.means()[0]
 
     @cached_property
     def about(self) -> dict[str, str]:
@@ -144,11 +160,15 @@ class _Run:
 
     def report(self, done: int) -> bool:
         """Measure, note, save; tell whether to stop."""
-        loss, accuracy = self.tally.means()
+        loss, metrics = self.tally.means()
         milliseconds = 1000 * (time.perf_counter() - self.resting) / self.tally.steps
         if not math.isfinite(loss):
             log.warning("the loss is %s after %d steps: stopped; try a lower learning rate",
                         loss, done)
+            self.history.stopped = "diverged"
+        elif self._exploded(loss):
+            log.warning("the loss is %.3g after %d steps, %.3g after the first: stopped; try a "
+                        "lower learning rate", loss, done, self.history.start_loss)
             self.history.stopped = "diverged"
         final = done == self.setup.total
         judged = final or done % self.setup.eval_every == 0
@@ -156,7 +176,7 @@ class _Run:
         if score is not None and not math.isfinite(score.loss):
             log.warning("the validation loss is %s after %d steps: stopped", score.loss, done)
             self.history.stopped = "diverged"
-        self._note(done, loss, accuracy, score, milliseconds)
+        self._note(done, loss, metrics, score, milliseconds)
         diverged = self.history.stopped == "diverged"  # then the last checkpoint stays a good one
         if score is not None and not diverged and self._judge(done, score):
             self.history.stopped = "patience"
@@ -165,6 +185,13 @@ class _Run:
             self._save(done)
         self.tally, self.resting = Tally(), time.perf_counter()
         return self.history.stopped != "done"
+
+    def _exploded(self, loss: float) -> bool:
+        """Whether the loss is far above that of the start and of an untrained network."""
+        start = abs(self.history.start_loss or 0.0)
+        usual = max(start, self.setup.goal.trivial) if self.setup.goal.trivial == \
+            self.setup.goal.trivial else 100 * start
+        return usual > 0 and loss > _EXPLODED * usual
 
     def resumed(self) -> int:
         """Take up the last checkpoint; the number of steps that it had done."""
@@ -187,11 +214,12 @@ class _Run:
             self.history.write(self.folder)
         if self.config.restore_best and self.best_state is not None:
             self.gm.load_state_dict(self.best_state)
+            self.history.restored = True
         self.gm.eval()
         distributed.barrier()
 
     def _note(
-        self, done: int, loss: float, accuracy: float | None, score: Score | None,
+        self, done: int, loss: float, metrics: dict[str, float], score: Score | None,
         milliseconds: float,
     ) -> None:
         row = Row(
@@ -199,9 +227,9 @@ class _Run:
             epoch=done / self.setup.feed.per_epoch,
             lr=learning_rate(self.config, done - 1, self.setup.total),
             loss=loss,
-            accuracy=accuracy,
+            metrics=metrics,
             validation_loss=score.loss if score else None,
-            validation_accuracy=score.accuracy if score else None,
+            validation=score.metrics if score else {},
             ms_per_step=milliseconds,
             seconds=time.perf_counter() - self.started,
         )
@@ -209,7 +237,7 @@ class _Run:
         if self.setup.watch is not None:
             self.history.percentiles += [(done, *line) for line in self.setup.watch.take()]
         if self.folder is not None:
-            append_row(self.folder, row)
+            self.history.append_last(self.folder)
         if self.progress is not None and distributed.rank() == 0:
             self.progress(Progress(done, self.setup.total, row))
 
@@ -221,10 +249,16 @@ class _Run:
             return bool(self.config.patience) and self.waited >= self.config.patience
         self.history.best_score, self.history.best_step, self.waited = score.merit, done, 0
         if self.config.restore_best:
-            self.best_state = {k: v.clone() for k, v in self.gm.state_dict().items()}
+            self.best_state = self._judged_state()
         if self.folder is not None and self.best is not None:
-            self._checkpoint(done).save(self.best)
+            replace(self._checkpoint(done), model=self._judged_state()).save(self.best)
         return False
+
+    def _judged_state(self) -> dict[str, torch.Tensor]:
+        """The network with the statistics that the last validation was made with."""
+        state = {k: v.clone() for k, v in self.gm.state_dict().items()}
+        known = {k: v for k, v in self.setup.judged_with.items() if k in state}
+        return {**state, **known}
 
     def _save(self, done: int) -> None:
         if self.folder is not None and self.last is not None:

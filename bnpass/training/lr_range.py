@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import fx
+from torch import nn
 
-from bnpass.data.dataset import Data
 from bnpass.errors import InputError, UsageError
 from bnpass.training.config import TrainConfig
 from bnpass.training.devices import repeatable
+from bnpass.training.feed import Samples
 from bnpass.training.losses import Tally
 from bnpass.training.setup import prepare
 from bnpass.training.step import take_step
@@ -50,7 +50,7 @@ class LrRange:
 
 
 def lr_range_test(
-    gm: fx.GraphModule, data: Data, config: TrainConfig, *, low: float = 1e-4, high: float = 10.0,
+    gm: nn.Module, data: Samples, config: TrainConfig, *, low: float = 1e-4, high: float = 10.0,
     steps: int = 100,
 ) -> LrRange:
     """Train a copy for some steps while the learning rate grows from ``low`` to ``high``.

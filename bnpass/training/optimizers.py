@@ -9,6 +9,7 @@ from torch import nn
 
 from bnpass.training.config import TrainConfig
 from bnpass.training.sgd import SGD
+from bnpass.training.weights import weights_of
 
 
 def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -25,12 +26,10 @@ def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 
 
 def parameter_groups(module: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Weights (rank 2 and more) with the weight decay; gamma, beta and biases without.
-
-    A per-channel vector is one whatever its layout: (1, c, 1, 1) is no weight.
-    """
+    """Weights with the weight decay; gamma, beta and biases without (see :func:`weights_of`)."""
     wanted = [p for p in module.parameters() if p.requires_grad]
-    decayed = [p for p in wanted if config.decay_all or sum(size > 1 for size in p.shape) > 1]
+    weights = weights_of(module)
+    decayed = [p for p in wanted if config.decay_all or id(p) in weights]
     known = {id(p) for p in decayed}
     rest = [p for p in wanted if id(p) not in known]
     groups: list[dict[str, Any]] = [

@@ -1,13 +1,19 @@
-"""Views on a traced network that end at another value, sharing every parameter with it."""
+"""What a network gives, by name; and views on it that end elsewhere and share every parameter."""
 
 from __future__ import annotations
 
+import dataclasses
 import operator
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import fx, nn
+from torch.overrides import TorchFunctionMode
 
-from bnpass.errors import UsageError, close_matches
+from bnpass.errors import InputError, UsageError, close_matches
+
+Tensor = torch.Tensor
 
 _MODULES: dict[type[nn.Module], str] = {
     nn.Softmax: "softmax",
@@ -19,6 +25,120 @@ _NAMES = ("log_softmax", "logsoftmax", "softmax", "sigmoid")
 # Between the last nonlinearity and the output these only rename or lay out the values.
 _SHAPE_ONLY = {"view", "reshape", "flatten", "squeeze", "unsqueeze", "contiguous", "identity",
                "Identity", "Flatten", "Unflatten", "clone", "float", "to"}
+ALONE = "output"
+"""The name of a network's only output, where it has none."""
+
+
+# --- outputs by name ------------------------------------------------------------------------------
+
+
+def outputs_by_name(result: Any, names: Iterable[str] = ()) -> dict[str, Any]:
+    """What a network returned as a flat mapping: ``{"out.a": y}`` for ``{"out": {"a": y}}``.
+
+    Args:
+        result: a tensor, or tuples, lists, mappings and dataclasses of tensors, nested.
+        names: take the place of the positions, where there are as many.
+
+    Raises:
+        InputError: there is no tensor in it.
+    """
+    found = dict(_flat(result, ""))
+    if not found:
+        raise InputError(f"the network returns no tensor but {type(result).__name__}",
+                         "its forward must return what the loss looks at")
+    given = list(names)
+    return dict(zip(given, found.values(), strict=True)) if len(given) == len(found) else found
+
+
+def _flat(value: Any, path: str) -> Iterable[tuple[str, Any]]:
+    if isinstance(value, Tensor | fx.Node):
+        yield path or ALONE, value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _flat(part, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, tuple | list):
+        names = getattr(value, "_fields", range(len(value)))
+        for name, part in zip(names, value, strict=True):
+            yield from _flat(part, f"{path}.{name}" if path else str(name))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for item in dataclasses.fields(value):
+            part = getattr(value, item.name)
+            yield from _flat(part, f"{path}.{item.name}" if path else item.name)
+
+
+def output_names(module: nn.Module) -> list[str]:
+    """The ONNX names of an imported module's outputs; none for others."""
+    meta = getattr(module, "meta", None)
+    return list(meta.get("bnpass", {}).get("outputs", ())) if isinstance(meta, dict) else []
+
+
+# --- views ----------------------------------------------------------------------------------------
+
+
+class ByName(nn.Module):
+    """An imported network that returns its several outputs by their names in the file."""
+
+    def __init__(self, module: nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.module, self.names = module, names
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The outputs by name."""
+        return dict(zip(self.names, self.module(*args, **kwargs), strict=True))
+
+
+class Heads(nn.Module):
+    """A network that returns some of its outputs, of some the value in front of the ending.
+
+    Args:
+        module: any module; its endings are found while it runs.
+        names: the outputs that are returned: one as a tensor, several as a tuple.
+        cut: of which the value in front of a final Softmax, LogSoftmax or Sigmoid is returned.
+    """
+
+    def __init__(self, module: nn.Module, names: list[str], cut: set[str]) -> None:
+        super().__init__()
+        self.module, self.names, self.cut = module, names, cut
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The outputs that were asked for."""
+        if not self.cut:
+            found = outputs_by_name(self.module(*args, **kwargs))
+        else:
+            with Endings() as seen:
+                found = outputs_by_name(self.module(*args, **kwargs))
+            found = {name: seen.before(value)[0] if name in self.cut else value
+                     for name, value in found.items()}
+        values = tuple(found[name] for name in self.names)
+        return values[0] if len(values) == 1 else values
+
+
+class Endings(TorchFunctionMode):
+    """Remembers, while a network runs, what went into every Softmax, LogSoftmax and Sigmoid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[int, tuple[Tensor, Tensor, str]] = {}
+
+    def before(self, value: Tensor) -> tuple[Tensor, str]:
+        """The value in front of an ending and its kind; the value itself where it is no ending."""
+        found = self._seen.get(id(value))
+        return (found[1], found[2]) if found is not None else (value, "")
+
+    def __torch_function__(
+        self, func: Any, _types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = args[0] if args else (kwargs or {}).get("input")
+        if isinstance(result, Tensor) and isinstance(given, Tensor):
+            name = str(getattr(func, "__name__", ""))
+            if name in _NAMES:
+                self._seen[id(result)] = (result, given, name)
+            elif name in _SHAPE_ONLY and id(given) in self._seen:
+                _, value, kind = self._seen[id(given)]
+                laid_out = func(value, *args[1:], **(kwargs or {}))
+                self._seen[id(result)] = (result, laid_out, kind)
+        return result
 
 
 def logits_module(gm: fx.GraphModule) -> fx.GraphModule:
@@ -33,19 +153,52 @@ def logits_module(gm: fx.GraphModule) -> fx.GraphModule:
 def split_ending(gm: fx.GraphModule) -> tuple[fx.GraphModule, str]:
     """:func:`logits_module` and what was cut off: ``"softmax"``, ``"log_softmax"``, ``"sigmoid"``.
 
-    The name is empty when the network ends in none of them.
+    The name is empty when the network ends in none of them. Of several outputs the first counts.
     """
-    graph, _ = _copy(gm)
-    node, kind = _ending(gm, _result(graph))
-    if node is not None:
-        node.replace_all_uses_with(node.all_input_nodes[0])
-        _drop_unread(graph)
-    return fx.GraphModule(gm, graph), kind
+    name, kind = next(iter(endings_of(gm).items()))
+    return heads_of_graph(gm, [name], {name}), kind
+
+
+def endings_of(gm: fx.GraphModule) -> dict[str, str]:
+    """For each output of a traced network what it ends in; empty for none of the three."""
+    return {name: _ending(gm, node)[1] for name, node in _results(gm, gm.graph).items()}
+
+
+def heads_of_graph(gm: fx.GraphModule, names: list[str], cut: set[str]) -> fx.GraphModule:
+    """A traced network with some of its outputs alone, as :class:`Heads`; nothing else runs."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    graph.graph_copy(gm.graph, copies)
+    results = _results(gm, gm.graph)
+    values = []
+    for name in names:
+        node, ending = results[name], _ending(gm, results[name])[0]
+        whole = name not in cut or ending is None
+        values.append(copies[node] if whole else _without(graph, node, ending, copies))
+    graph.output(values[0] if len(values) == 1 else tuple(values))
+    _drop_unread(graph)
+    return fx.GraphModule(gm, graph)
+
+
+def _without(
+    graph: fx.Graph, node: fx.Node, ending: fx.Node | None, copies: dict[fx.Node, fx.Node]
+) -> fx.Node:
+    """The value of ``node`` without the ending that lies some layouts in front of it."""
+    source = node.all_input_nodes[0]
+    if node is ending:
+        return copies[source]
+    inner = _without(graph, source, ending, copies)
+    return graph.node_copy(node, lambda n: inner if n is source else copies[n])
+
+
+def _results(gm: fx.GraphModule, graph: fx.Graph) -> dict[str, fx.Node]:
+    output = next(n for n in reversed(graph.nodes) if n.op == "output")
+    return outputs_by_name(output.args[0], output_names(gm))
 
 
 def first_output(gm: fx.GraphModule) -> fx.GraphModule:
     """The network with its first output alone, sharing every parameter with ``gm``."""
-    return fx.GraphModule(gm, _copy(gm)[0])
+    return heads_of_graph(gm, [next(iter(_results(gm, gm.graph)))], set())
 
 
 def value_module(gm: fx.GraphModule, name: str) -> fx.GraphModule:
@@ -70,9 +223,10 @@ def value_module(gm: fx.GraphModule, name: str) -> fx.GraphModule:
         if not node.all_input_nodes:
             raise UsageError(f"{wanted!r} has no input", "leave out the 'before:'")
         node = node.all_input_nodes[0]
-    graph, copies = _copy(gm)
-    output = next(n for n in graph.nodes if n.op == "output")
-    output.args = (copies[node],)
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    graph.graph_copy(gm.graph, copies)
+    graph.output(copies[node])
     _drop_unread(graph)
     return fx.GraphModule(gm, graph)
 
@@ -89,34 +243,12 @@ def _names(gm: fx.GraphModule) -> dict[str, fx.Node]:
     return known | {n.name: n for n in nodes}
 
 
-def _copy(gm: fx.GraphModule) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    result = graph.graph_copy(gm.graph, copies)
-    graph.output(_first(result))
-    return graph, copies
-
-
 def _drop_unread(graph: fx.Graph) -> None:
     """Remove what nobody reads; fx's own pass would keep Dropout, and needs a module."""
     for node in reversed(graph.nodes):
         in_place = node.op == "call_method" and str(node.target).endswith("_")
         if node.op not in ("placeholder", "output") and not node.users and not in_place:
             graph.erase_node(node)
-
-
-def _first(value: Any) -> Any:
-    """The first output of a network with several; training looks at that one."""
-    while isinstance(value, tuple | list):
-        value = value[0]
-    return next(iter(value.values())) if isinstance(value, dict) else value
-
-
-def _result(graph: fx.Graph) -> fx.Node:
-    output = next(n for n in reversed(graph.nodes) if n.op == "output")
-    node = output.args[0]
-    assert isinstance(node, fx.Node)
-    return node
 
 
 def _ending(gm: fx.GraphModule, node: fx.Node) -> tuple[fx.Node | None, str]:

@@ -36,10 +36,11 @@ def _cosine(config: TrainConfig, step: int, total: int) -> float:
 
 
 def _onecycle(_config: TrainConfig, step: int, total: int) -> float:
-    # Smith & Topin 2019: up from 1/25 over 30% of the run, down to 1/10,000 of that.
-    peak = max(1.0, 0.3 * total)
+    # Smith & Topin 2019: up from 1/25 over 30% of the run, down to 1/10,000 of that; where torch's
+    # OneCycleLR has its peak.
+    peak = max(1.0, 0.3 * total - 1)
     low, final = 1 / 25, 1 / 25e4
-    if step < peak:
+    if step <= peak:
         return _anneal(low, 1.0, step / peak)
     return _anneal(1.0, final, (step - peak) / max(1.0, total - 1 - peak))
 

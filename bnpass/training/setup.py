@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import fx, nn
 
-from bnpass.data.dataset import Data
+from bnpass.data import Stream
+from bnpass.data.protocol import Call, labelled
+from bnpass.data.trees import count
 from bnpass.errors import InputError, UsageError
 from bnpass.nn import distributed
+from bnpass.nn.calls import takes_of
 from bnpass.nn.norms import (
     across_processes,
     batch_norms,
@@ -20,16 +26,21 @@ from bnpass.nn.norms import (
     freeze,
     frozen,
     normalising_with,
+    statistics,
     statistics_kept,
 )
 from bnpass.statistics.torch_engine import NotFiniteError, calibrate
 from bnpass.training.config import TrainConfig
 from bnpass.training.devices import autocast, pick_device
-from bnpass.training.evaluate import Score, score
-from bnpass.training.feed import Feed, to_tensors
+from bnpass.training.evaluate import Score, in_eval_mode, score
+from bnpass.training.feed import Feed, Reader, Samples
 from bnpass.training.losses import Objective, objective
 from bnpass.training.optimizers import make_optimizer
+from bnpass.training.outputs import output_names, outputs_by_name
+from bnpass.training.sets import labels_of
 from bnpass.training.watch import Watch
+
+log = logging.getLogger("bnpass.training")
 
 _STATISTICS_SAMPLES = 1000
 
@@ -45,13 +56,16 @@ class Setup:
         optimizer, scaler: torch's own.
         device: where it runs.
         total, log_every, eval_every, save_every: steps.
+        judged_with: the statistics that the last validation was made with.
+        own_loss: whether the loss is people's own.
+        told: whether outputs without a gradient have been looked for.
     """
 
-    gm: fx.GraphModule
+    gm: nn.Module
     model: nn.Module
     goal: Objective
     feed: Feed
-    validation: Data | None
+    validation: Samples | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     device: torch.device
@@ -61,6 +75,29 @@ class Setup:
     eval_every: int
     save_every: int
     watch: Watch | None
+    judged_with: dict[str, torch.Tensor] = field(default_factory=dict)
+    own_loss: bool = False
+    told: bool = False
+
+    def gradients_to_watch(self, outputs: Any) -> dict[str, torch.Tensor]:
+        """Outputs by name whose gradients are to be looked at: once, with people's own loss."""
+        if self.told or not self.own_loss:
+            return {}
+        found = outputs_by_name(outputs, output_names(self.gm))
+        found = {name: value for name, value in found.items() if value.requires_grad}
+        for value in found.values():
+            value.retain_grad()
+        return found
+
+    def say_untrained(self, watched: dict[str, torch.Tensor]) -> None:
+        """Warn of outputs that the loss does not look at."""
+        if not watched:
+            return
+        self.told = True
+        left = [name for name, value in watched.items() if value.grad is None]
+        if left and distributed.rank() == 0:
+            log.warning("output %s gets no gradient: %s does not look at it, and what leads to it "
+                        "alone stays untrained", ", ".join(left), self.config.loss)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -83,23 +120,27 @@ class Setup:
         if self.validation is None:
             return None
         calibrated = self.config.validate_with == "calibrated" and not self.config.freeze_bn
+        self.judged_with = {}
         modes = [(part, part.training) for part in self.gm.modules()]
         with statistics_kept(self.gm), autocast(self.device, self.config.precision):
             try:
                 if calibrated:
-                    calibrate(self.gm, _few(self.feed.data, self.config), deal=False, warn=False)
-                result = score(self.goal, self.validation, self.device,
+                    few = _few(self.feed.data, self.config, self.gm)
+                    calibrate(self.gm, few, deal=False, warn=False)
+                result = score(self.goal, self.validation, self.device, gm=self.gm,
                                precision=self.config.precision,
                                channels_last=self.config.channels_last)
+                self.judged_with = statistics(self.gm)
             except NotFiniteError:  # the weights have left the range of their type
-                result = Score(math.nan, None, 0)
+                result = Score(math.nan)
         for part, mode in modes:
             part.training = mode
         return result
 
 
 def prepare(
-    gm: fx.GraphModule, data: Data, validation: Data | None, config: TrainConfig, stack: ExitStack
+    gm: nn.Module, data: Samples, validation: Samples | None, config: TrainConfig,
+    stack: ExitStack,
 ) -> Setup:
     """Make the parts of a run; ``stack`` undoes at its end what was done to the network.
 
@@ -109,31 +150,58 @@ def prepare(
     """
     distributed.join(config.device)
     device = pick_device(config.device)
-    autocast(device, config.precision)
+    with autocast(device, config.precision):  # refuses what the device cannot do
+        pass
     _check_sizes(gm, data, config)
     _move(gm, device, config, stack)
-    sample, _ = to_tensors(data, np.arange(min(2, len(data))), device)
-    goal = objective(gm, data.labels, sample, loss=config.loss,
-                     label_smoothing=config.label_smoothing, where="training data")
-    if validation is not None and goal.correct is not None:
-        objective(gm, validation.labels, sample, loss=config.loss, where="validation data")
+    feed = Feed(data, config, device, gm=gm)
+    goal = _objective(gm, data, validation, config, feed.reader)
     _into_training(gm, config, stack)
     optimizer = _optimizer(goal.module, config)
-    total = config.total_steps(len(data))
+    total = feed.total()
     eval_every = config.eval_every or max(1, total // 10)
     return Setup(
-        gm=gm, model=_wrapped(goal.module, device, config), goal=goal,
-        feed=Feed(data, config, device),
-        validation=None if validation is None else validation.cached(), optimizer=optimizer,
+        gm=gm, model=_wrapped(goal, device, config), goal=goal, feed=feed,
+        validation=validation if validation is None or isinstance(validation, Stream)
+        else validation.cached(),
+        optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
         device=device, config=config, total=total,
         log_every=config.log_every or max(1, total // 100), eval_every=eval_every,
         save_every=config.checkpoint_every or eval_every,
-        watch=_watch(gm, validation or data, device, config),
+        watch=_watch(gm, validation or data, device, config), own_loss=is_own(config.loss),
     )
 
 
-def _check_sizes(gm: fx.GraphModule, data: Data, config: TrainConfig) -> None:
+def _objective(
+    gm: nn.Module, data: Samples, validation: Samples | None, config: TrainConfig, reader: Reader
+) -> Objective:
+    """What is trained for; the validation's targets must fit the same."""
+    example, _ = reader.example()
+    call = example if isinstance(example, Call) else Call((example,))
+    reader.feeder.settle(lambda c: _tried(gm, c), call)
+    example, _ = reader.example()
+
+    def make(samples: Samples, reader: Reader, where: str) -> Objective:
+        return objective(gm, labels_of(samples, reader), example, loss=config.loss,
+                         metric=config.metric, label_smoothing=config.label_smoothing,
+                         ignore_index=config.ignore_index, where=where)
+
+    goal = make(data, reader, "training data")
+    if validation is not None and not is_own(config.loss):
+        with quiet(log):  # what is said of the outputs was said once
+            make(validation, Reader(validation, reader.device, gm), "validation data")
+    return goal
+
+
+def _tried(gm: nn.Module, call: Call) -> None:
+    with torch.no_grad(), in_eval_mode(gm):
+        gm(*call.args, **call.kwargs)
+
+
+def _check_sizes(gm: nn.Module, data: Samples, config: TrainConfig) -> None:
+    if isinstance(data, Stream):
+        return
     if len(data) == 0:
         raise InputError("no training data", "the data set is empty")
     parts = distributed.world() * config.accumulate
@@ -145,7 +213,7 @@ def _check_sizes(gm: fx.GraphModule, data: Data, config: TrainConfig) -> None:
 
 
 def _move(
-    gm: fx.GraphModule, device: torch.device, config: TrainConfig, stack: ExitStack
+    gm: nn.Module, device: torch.device, config: TrainConfig, stack: ExitStack
 ) -> None:
     home = next((p.device for p in gm.parameters()), torch.device("cpu"))
     gm.to(device)
@@ -155,13 +223,13 @@ def _move(
         stack.callback(_set_format, gm, torch.contiguous_format)
 
 
-def _set_format(gm: fx.GraphModule, memory_format: torch.memory_format) -> None:
+def _set_format(gm: nn.Module, memory_format: torch.memory_format) -> None:
     for parameter in gm.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
-def _into_training(gm: fx.GraphModule, config: TrainConfig, stack: ExitStack) -> None:
+def _into_training(gm: nn.Module, config: TrainConfig, stack: ExitStack) -> None:
     """Training mode, but for what the user froze; BN as the settings want it."""
     if config.freeze_bn:
         freeze(gm)
@@ -187,27 +255,60 @@ def _optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     return make_optimizer(module, config)
 
 
-def _wrapped(module: fx.GraphModule, device: torch.device, config: TrainConfig) -> nn.Module:
-    model: nn.Module = module
+def _wrapped(goal: Objective, device: torch.device, config: TrainConfig) -> nn.Module:
+    model: nn.Module = goal.module
     if config.compile:
-        model = torch.compile(module)  # type: ignore[assignment]
+        model = torch.compile(goal.module)  # type: ignore[assignment]
     if distributed.world() > 1:
         ids = [device.index] if device.type == "cuda" else None
-        model = nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        traced = isinstance(goal.module, fx.GraphModule) and not is_own(config.loss)
+        model = nn.parallel.DistributedDataParallel(
+            model, device_ids=ids, broadcast_buffers=False, find_unused_parameters=not traced)
     return model
 
 
 def _watch(
-    gm: fx.GraphModule, data: Data, device: torch.device, config: TrainConfig
+    gm: nn.Module, data: Samples, device: torch.device, config: TrainConfig
 ) -> Watch | None:
     if not config.watch:
         return None
-    few = _few(data, config)
-    samples, _ = to_tensors(few, np.arange(len(few)), device)
+    if isinstance(data, Stream):
+        samples, _ = Reader(data, device, gm).example(_STATISTICS_SAMPLES)
+    else:
+        few = _few(data, config, gm)
+        samples, _ = Reader(few, device, gm).pair(np.arange(len(few)))
     return Watch(gm, config.watch, samples)
 
 
-def _few(data: Data, config: TrainConfig) -> Data:
-    """The same samples each time, from all over the set: files often hold class after class."""
-    order = np.random.default_rng((config.seed, 0xF3)).permutation(len(data))
-    return data.subset(np.sort(order[:_STATISTICS_SAMPLES]))
+def _few(data: Samples, config: TrainConfig, gm: nn.Module) -> Any:
+    """The same samples each time, from all over the set: files often hold class after class.
+
+    Of batches of people's own the first ones.
+    """
+    if not isinstance(data, Stream):
+        order = np.random.default_rng((config.seed, 0xF3)).permutation(len(data))
+        return data.subset(np.sort(order[:_STATISTICS_SAMPLES]))
+    takes = takes_of(gm)
+    found: list[Call] = []
+    seen = 0
+    for item in [data.peek()] if data.once else data:
+        found.append(labelled(item, takes)[0])
+        seen += count((found[-1].args, found[-1].kwargs)) or 1
+        if seen >= _STATISTICS_SAMPLES:
+            break
+    return found
+
+
+def is_own(loss: str) -> bool:
+    """Whether a loss is people's own, by its name."""
+    return ":" in loss.split("=", maxsplit=1)[0]
+
+
+@contextmanager
+def quiet(logger: logging.Logger) -> Iterator[None]:
+    """Nothing from this logger for a while."""
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before

@@ -12,7 +12,6 @@ from bnpass.training.loop import Progress
 
 _CURVES = {
     "loss": "loss/training", "validation_loss": "loss/validation",
-    "accuracy": "accuracy/training", "validation_accuracy": "accuracy/validation",
     "lr": "learning rate", "ms_per_step": "ms per step",
 }
 
@@ -57,8 +56,11 @@ class TensorBoard:
 
     def __call__(self, progress: Progress) -> None:
         """Write one row."""
-        for name, curve in _CURVES.items():
-            value = getattr(progress.row, name)
+        row = progress.row
+        curves = {curve: getattr(row, name) for name, curve in _CURVES.items()}
+        curves |= {f"{name}/training": value for name, value in row.metrics.items()}
+        curves |= {f"{name}/validation": value for name, value in row.validation.items()}
+        for curve, value in curves.items():
             if value is not None:
                 self.writer.add_scalar(curve, value, progress.step)
         if progress.step == progress.total:

@@ -10,6 +10,7 @@ from torch import fx, nn
 from bnpass.errors import UsageError
 from bnpass.nn.norms import Tensor, batch_norms, by_batch, normalising_with
 from bnpass.training.evaluate import in_eval_mode
+from bnpass.training.feed import Inputs, run
 from bnpass.training.outputs import value_module
 
 POINTS = (0.15, 0.50, 0.85)
@@ -25,7 +26,7 @@ class Watch:
         gm: the network.
         names: fx nodes or module paths (see :func:`bnpass.training.outputs.value_module`);
             ``"NAME[3]"`` looks at one unit or feature map (index along axis 1) instead of all.
-        samples: inputs ``(n, ...)`` on the network's device.
+        samples: inputs on the network's device.
         unit: the same for every name without an index.
 
     Raises:
@@ -33,9 +34,12 @@ class Watch:
     """
 
     def __init__(
-        self, gm: fx.GraphModule, names: tuple[str, ...], samples: Tensor, unit: int | None = None
+        self, gm: nn.Module, names: tuple[str, ...], samples: Inputs, unit: int | None = None
     ) -> None:
         split = {name: _split(name, unit) for name in names}
+        if not isinstance(gm, fx.GraphModule):
+            raise UsageError(f"values to watch in a {type(gm).__name__}",
+                             "values have names in a traced network: torch.fx.symbolic_trace")
         # One run of the network serves every unit of a value.
         self.views = {value: value_module(gm, value) for value, _ in split.values()}
         self.samples, self.split = samples, split
@@ -61,7 +65,7 @@ class Watch:
     def _run(self, view: nn.Module) -> Tensor:
         norms = list(batch_norms(view).values())
         with torch.no_grad(), in_eval_mode(view), normalising_with(norms, by_batch):
-            value: Tensor = view(self.samples)
+            value: Tensor = run(view, self.samples)
         return value
 
 

@@ -43,7 +43,7 @@ def test_warmup_rises_linearly(schedule: str) -> None:
 def test_onecycle_goes_up_and_down_once() -> None:
     values = rates(schedule="onecycle")
     top = values.index(max(values))
-    assert top == 27
+    assert top == 26
     assert max(values) == pytest.approx(1.0)
     assert values[0] == pytest.approx(0.04)
     assert values[-1] == pytest.approx(4e-6)

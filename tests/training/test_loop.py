@@ -220,7 +220,11 @@ def test_regression_and_binary_and_own_loss(tmp_path, monkeypatch) -> None:
     history = train(gm, from_arrays(x, target), from_arrays(x, target), replace(QUICK, lr=0.05))
     assert history.rows[-1].loss < 0.5 * history.rows[0].loss
     assert history.accuracy is None and history.best_score == -min(
-        row.validation_loss for row in history.validations)
+        row.validation["rmse"] for row in history.validations)
+    for row in history.validations:
+        assert math.isclose(row.validation["rmse"] ** 2, row.validation_loss, rel_tol=1e-5)
+        explained = 1 - row.validation_loss / target.var(0).mean()
+        assert math.isclose(row.validation["r2"], explained, abs_tol=1e-5)
     yes = from_arrays(x, (x[:, 0] > 0).astype(np.int64))
     for ending in (None, nn.Sigmoid()):
         history = train(mlp(ending, classes=1), yes, yes, QUICK)

@@ -22,9 +22,9 @@ def test_cross_entropy_of_tokens_and_of_images() -> None:
     assert last.name == first.name == "cross_entropy"
     torch.testing.assert_close(last.loss(tokens, y), F.cross_entropy(tokens.movedim(2, 1), y))
     torch.testing.assert_close(first.loss(image, y), F.cross_entropy(image, y))
-    assert last.correct is not None
-    right = (tokens.argmax(2) == y).float().mean(1)
-    torch.testing.assert_close(last.correct(tokens, y), right)
+    judge = last.metric(True)
+    judge.add(tokens, y)
+    assert judge.values() == {"accuracy": float((tokens.argmax(2) == y).double().mean())}
 
 
 def test_label_smoothing() -> None:
@@ -52,7 +52,7 @@ def test_mse_keeps_the_ending() -> None:
     x, y = torch.rand(4, 3), np.zeros((4, 3), np.float32)
     goal = objective(identity(nn.Sigmoid()), y, x, loss="mse")
     torch.testing.assert_close(goal.module(x), torch.sigmoid(x))
-    assert goal.correct is None
+    assert goal.names == ("rmse", "r2")
 
 
 def test_labels_that_do_not_fit() -> None:

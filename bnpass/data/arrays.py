@@ -38,7 +38,7 @@ def read_npz(path: Path, split: str) -> tuple[Array, Array | None]:
         np.load(path, allow_pickle=False) as archive,
     ):
         names = list(archive.files)
-        pair = _find_pair(names, split)
+        pair = find_pair(names, split)
         if pair is None:
             raise InputError(f"{path}: holds {', '.join(names) or 'no array'}, but no x",
                              "store the samples as x and the labels as y")
@@ -126,12 +126,8 @@ def npz_splits(path: Path) -> tuple[str, ...]:
     return tuple(s for s in ("train", "test") if f"x_{s}" in names)
 
 
-def has_pair(names: tuple[str, ...], split: str) -> bool:
-    """Whether an .npz holds samples under one of the names that are known without a model."""
-    return _find_pair(list(names), split) is not None
-
-
-def _find_pair(names: list[str], split: str) -> tuple[str, str] | None:
+def find_pair(names: list[str], split: str) -> tuple[str, str] | None:
+    """The names of the samples and of their labels, where they are called as people call them."""
     if f"x_{split}" in names:
         return f"x_{split}", f"y_{split}"
     # Of several pairs the one with both arrays there wins.

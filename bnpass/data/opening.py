@@ -136,9 +136,11 @@ def _by_name(
     """Arrays by name or batches, where the source holds such; None for samples and labels."""
     path = Path(spec)
     if path.suffix == ".npz" and path.is_file():
-        names = arrays.npz_names(path)
-        pair = len(inputs) == 1 and arrays.has_pair(names, split)
-        by_name = not pair and (len(inputs) > 1 or bool(set(names) & set(inputs)))
+        names = set(arrays.npz_names(path))
+        pair = arrays.find_pair(list(names), split)
+        if len(inputs) == 1 and pair and (names <= set(pair) or pair[0] not in inputs):
+            return None  # samples and labels, whatever the input is called
+        by_name = len(inputs) > 1 or bool(names & set(inputs))
         return arrays.read_named(path) if by_name else None
     if path.exists() or "," in spec or not callables.is_callable_spec(spec):
         return None

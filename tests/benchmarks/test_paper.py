@@ -47,7 +47,7 @@ def ctx(tmp_path: Path) -> Context:
 def outcome(accuracies: list[float], steps: int = 100) -> arms.Outcome:
     every = steps // len(accuracies)
     history = History([Row(every * (i + 1), 0, 0.1, 1.0, validation_loss=1.0,
-                           validation_accuracy=a) for i, a in enumerate(accuracies)])
+                           validation={"accuracy": a}) for i, a in enumerate(accuracies)])
     return arms.Outcome("x", 0, 0.1, steps, accuracies[-1], accuracies[-1], (), history, 1.0, None)
 
 

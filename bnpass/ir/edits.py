@@ -5,6 +5,7 @@ A pass plans; a frontend applies. All edits of one plan refer to the graph as it
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,20 +75,58 @@ LEFTOVER_EPSILON = float(np.float32(1e-5))
 """Of a BatchNormalization in place of a chain: torch takes no 0; gamma makes up for it."""
 
 
-@dataclass(frozen=True)
-class FoldEdits:
-    """Everything that a fold changes in one graph.
+@dataclass(frozen=True, eq=False)
+class NewConstant:
+    """An operator's input becomes another constant.
 
     Attributes:
-        rewrites: operators whose constants change.
+        op: the operator.
+        index: the input; one that was left out so far may be named, too.
+        make: computes the numbers, in float64; a frontend rounds them once, to the old type.
+    """
+
+    op: Op
+    index: int
+    make: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class AddedOperator:
+    """An operator that was not there before, with one output.
+
+    Attributes:
+        op: the operator. Its inputs are values of the graph, or outputs of operators added before;
+            its output takes the place of the value of that name, if there is one, for all readers.
+        constants: inputs that are new constants, in float64, by index.
+        like: a value of the graph whose element type the constants get.
+        before: the operator of the graph in front of which it stands.
+    """
+
+    op: Op
+    constants: Mapping[int, np.ndarray]
+    like: str
+    before: Op
+
+
+@dataclass(frozen=True)
+class GraphEdits:
+    """Everything that a plan changes in one graph; all of it refers to the graph as it was.
+
+    Attributes:
+        rewrites: operators whose constants take maps in.
         removed: operators that go; each passes its data input (index given) on as its output.
         leftovers: chains that become one operator.
+        constants: other inputs that become another constant.
+        added: operators that come, in order; what only made a value that one of them replaces is
+            swept away.
         correspondences: which new value stands for which old one.
     """
 
     rewrites: tuple[Rewrite, ...] = ()
     removed: tuple[tuple[Op, int], ...] = ()
     leftovers: tuple[Leftover, ...] = ()
+    constants: tuple[NewConstant, ...] = ()
+    added: tuple[AddedOperator, ...] = ()
     correspondences: Correspondences = field(default_factory=Correspondences)
 
     @property
@@ -98,7 +137,8 @@ class FoldEdits:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.rewrites or self.removed or self.leftovers)
+        changes = (self.rewrites, self.removed, self.leftovers, self.constants, self.added)
+        return not any(changes)
 
 
 @dataclass(frozen=True)

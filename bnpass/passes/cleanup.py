@@ -8,15 +8,15 @@ import numpy as np
 
 from bnpass.ir.affine import Map
 from bnpass.ir.correspondence import Relations
-from bnpass.ir.edits import FoldEdits, Rewrite
+from bnpass.ir.edits import GraphEdits, Rewrite
 from bnpass.ir.graph import Graph, Op
 from bnpass.ir.operators import operator
 from bnpass.ir.ranks import rank_of
 
 
 def keep_adds(
-    edits: FoldEdits, graph: Graph, relations: Relations, avoid: frozenset[str] = frozenset()
-) -> FoldEdits:
+    edits: GraphEdits, graph: Graph, relations: Relations, avoid: frozenset[str] = frozenset()
+) -> GraphEdits:
     """A shift behind a MatMul enters the Add that stood there, instead of a new one.
 
     Not one of ``avoid``, whose constant would overflow.
@@ -43,7 +43,7 @@ def keep_adds(
             new = Map(np.zeros_like(rewrite.output_map.shift), rewrite.output_map.shift)
             rewrites[add.name] = Rewrite(add, constants={1 - data: new}, sources=rewrite.sources)
     kept = tuple((op, data) for op, data in edits.removed if op.name in removed)
-    return FoldEdits(tuple(rewrites.values()), kept, edits.leftovers)
+    return GraphEdits(tuple(rewrites.values()), kept, edits.leftovers)
 
 
 def _removed_add(op: Op, removed: dict[str, int], graph: Graph) -> Op | None:
@@ -69,7 +69,7 @@ def _values_up_to(op: Op, last: str, removed: dict[str, int], graph: Graph) -> l
     return values
 
 
-def drop_inverse_pairs(edits: FoldEdits, graph: Graph, relations: Relations) -> FoldEdits:
+def drop_inverse_pairs(edits: GraphEdits, graph: Graph, relations: Relations) -> GraphEdits:
     """Two Transposes, or two reshapings, that undo each other once what stood between is gone.
 
     Then those around them, and so on.

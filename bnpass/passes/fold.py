@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnpass.ir.affine import Map
-from bnpass.ir.edits import FoldEdits, Leftover
+from bnpass.ir.edits import GraphEdits, Leftover
 from bnpass.ir.graph import Graph, Op, Use
 from bnpass.ir.operators import operator
 from bnpass.passes.atoms import find_atoms
@@ -69,7 +69,7 @@ class FoldPlan:
     """
 
     entries: list[FoldEntry] = field(default_factory=list)
-    edits: FoldEdits = field(default_factory=FoldEdits)
+    edits: GraphEdits = field(default_factory=GraphEdits)
     arithmetic: list[FoldEntry] = field(default_factory=list)
     spared: list[FoldEntry] = field(default_factory=list)
 
@@ -156,12 +156,12 @@ def plan_fold(
 
 def _edits(
     planner: Planner, leftovers: tuple[Leftover, ...], avoid: frozenset[str]
-) -> FoldEdits:
+) -> GraphEdits:
     """All edits of a plan, and what becomes of every value."""
     graph, committed = planner.graph, planner.committed
     relations = committed.relations
     rewrites = tuple(committed.rewrites.values())
-    edits = FoldEdits(rewrites, committed.removals, leftovers)
+    edits = GraphEdits(rewrites, committed.removals, leftovers)
     edits = keep_adds(edits, graph, relations, avoid)
     edits = drop_inverse_pairs(edits, graph, relations)
     stay = {left.ops[-1].name for left in leftovers}

@@ -14,7 +14,7 @@ import numpy as np
 
 from bnpass.errors import UsageError, close_matches
 from bnpass.ir.affine import Map
-from bnpass.ir.edits import FoldEdits, Rewrite
+from bnpass.ir.edits import GraphEdits, Rewrite
 from bnpass.ir.graph import Graph, Op
 from bnpass.passes.select import selector
 
@@ -34,7 +34,7 @@ class StripPlan:
     removed: list[str] = field(default_factory=list)
     reduced: list[str] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
-    edits: FoldEdits = field(default_factory=FoldEdits)
+    edits: GraphEdits = field(default_factory=GraphEdits)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -82,7 +82,7 @@ def plan_strip(
         else:
             removed.append((op, 0))
             plan.removed.append(op.name)
-    edits = FoldEdits(rewrites=tuple(rewrites), removed=tuple(removed))
+    edits = GraphEdits(rewrites=tuple(rewrites), removed=tuple(removed))
     return StripPlan(plan.removed, plan.reduced, plan.refused, edits)
 
 

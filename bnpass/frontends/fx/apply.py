@@ -11,26 +11,25 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from bnpass.errors import UnsupportedError
 from bnpass.frontends.fx.call import Slot
 from bnpass.frontends.fx.editor import Arrays, ModuleEditor
 from bnpass.frontends.fx.info import META, Info, joined
 from bnpass.frontends.fx.read import TracedModel
 from bnpass.frontends.fx.slots import argument, as_tensor, data_argument, set_argument
 from bnpass.importer.modules import BatchNorm
-from bnpass.ir.edits import LEFTOVER_EPSILON, BiasDrop, FoldEdits, Leftover, NewNorm
+from bnpass.ir.edits import LEFTOVER_EPSILON, BiasDrop, GraphEdits, Leftover, NewNorm
 from bnpass.ir.graph import Op
+from bnpass.ir.operators import operator
 from bnpass.ir.weights import NewWeights, multiplied_out, new_weights
 from bnpass.passes.context import GraphContext
-
-MOVES = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
-"""What a fold only removes in pairs that undo each other, one behind the other in its plan."""
 
 _NORMS: dict[int, type[nn.Module]] = {
     2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d
 }  # fmt: skip
 
 
-def apply_fold(reading: TracedModel, edits: FoldEdits) -> int:
+def apply_edits(reading: TracedModel, edits: GraphEdits) -> int:
     """Change a reading's module in place; returns the bytes of weights that were duplicated.
 
     Raises:
@@ -53,16 +52,28 @@ def apply_fold(reading: TracedModel, edits: FoldEdits) -> int:
     return editor.grown
 
 
-def planned_weights(reading: TracedModel, edits: FoldEdits) -> list[tuple[Op, NewWeights]]:
-    """What becomes of every operator that takes maps in."""
+def planned_weights(reading: TracedModel, edits: GraphEdits) -> list[tuple[Op, NewWeights]]:
+    """What becomes of every operator that gets other constants.
+
+    Raises:
+        UnsupportedError: an operator is to be added.
+    """
+    if edits.added:
+        one = edits.added[0].op
+        raise UnsupportedError(f"{one.kind} {one.name!r} cannot be added to a torch module")
     view = GraphContext(reading.graph)
-    return [(r.op, multiplied_out(new_weights(r, view))) for r in edits.rewrites]
+    planned = [(r.op, multiplied_out(new_weights(r, view))) for r in edits.rewrites]
+    planned += [(new.op, NewWeights({new.index: new.make()})) for new in edits.constants]
+    return planned
 
 
-def whole(reading: TracedModel, edits: FoldEdits) -> list[tuple[Op, int]]:
-    """Removed operators without pairs of reshapings of which one is only a part of a node."""
-    moves = [pair for pair in edits.removed if pair[0].kind in MOVES]
-    kept = [pair for pair in edits.removed if pair[0].kind not in MOVES]
+def whole(reading: TracedModel, edits: GraphEdits) -> list[tuple[Op, int]]:
+    """Removed operators without pairs of reshapings of which one is only a part of a node.
+
+    A fold removes them in pairs that undo each other, one behind the other in its plan.
+    """
+    moves = [pair for pair in edits.removed if operator(pair[0].kind).moves]
+    kept = [pair for pair in edits.removed if not operator(pair[0].kind).moves]
     for first, second in zip(moves[::2], moves[1::2], strict=True):
         if first[0].name in reading.nodes and second[0].name in reading.nodes:
             kept += [first, second]

@@ -13,6 +13,7 @@ from bnpass.frontends.fx.read import TracedModel
 from bnpass.ir.affine import Map
 from bnpass.ir.edits import BiasDrop
 from bnpass.ir.graph import Op
+from bnpass.ir.operators import operator
 from bnpass.passes.planner import Planner
 from bnpass.passes.sites import InsertPlan
 
@@ -142,7 +143,7 @@ def _sent(
 
 def _aligned(op: Op, drop: BiasDrop, rank: int, planner: Planner) -> list[int]:
     """The bias's shape among the axes of the operator's output."""
-    if op.kind in ("Conv", "ConvTranspose"):
+    if operator(op.kind).convolution:
         return [-1 if axis == 1 else 1 for axis in range(rank)]
     constant = planner.context.constant(op.inputs[drop.index])
     assert constant is not None

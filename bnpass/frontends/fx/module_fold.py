@@ -20,7 +20,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnpass.frontends.fx.anchors import frame_of
 from bnpass.frontends.fx.apply import (
-    MOVES,
     leftover_norm,
     planned_weights,
     set_function,
@@ -42,8 +41,9 @@ from bnpass.frontends.fx.normhook import detach
 from bnpass.frontends.fx.own_graph import replace_module
 from bnpass.frontends.fx.recording import Frame
 from bnpass.frontends.fx.slots import argument, as_tensor, data_argument
-from bnpass.ir.edits import FoldEdits, Leftover
+from bnpass.ir.edits import GraphEdits, Leftover
 from bnpass.ir.graph import Op
+from bnpass.ir.operators import operator
 from bnpass.ir.weights import NewWeights
 
 Weights = list[tuple[Op, NewWeights]]
@@ -79,7 +79,7 @@ class Work:
 class Folder:
     """Sorts the edits of a plan for a draft, and makes them."""
 
-    def __init__(self, draft: Draft, edits: FoldEdits) -> None:
+    def __init__(self, draft: Draft, edits: GraphEdits) -> None:
         self.draft, self.edits = draft, edits
         self.reading = draft.reading
         self.nodes = draft.reading.nodes
@@ -210,8 +210,8 @@ class Folder:
     def _whole(self) -> list[tuple[Op, int]]:
         """Removed operators; of pairs of reshapings those that are nodes of graphs."""
         pairs = whole(self.reading, self.edits)
-        moves = [pair for pair in pairs if pair[0].kind in MOVES]
-        kept = [pair for pair in pairs if pair[0].kind not in MOVES]
+        moves = [pair for pair in pairs if operator(pair[0].kind).moves]
+        kept = [pair for pair in pairs if not operator(pair[0].kind).moves]
         for pair in zip(moves[::2], moves[1::2], strict=True):
             if all(self.draft.is_editable(self.nodes[op.name]) for op, _ in pair):
                 kept += pair

@@ -18,7 +18,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from bnpass.errors import InputError
-from bnpass.frontends.fx.apply import apply_fold, new_norm, start
+from bnpass.frontends.fx.apply import apply_edits, new_norm, start
 from bnpass.frontends.fx.call import to_numpy
 from bnpass.frontends.fx.editor import OverflowedError
 from bnpass.frontends.fx.hooks import has_hooks
@@ -291,7 +291,7 @@ def _fold_pair(weight: nn.Parameter, norm: nn.Module) -> nn.Linear | str:
     if plan.refused or not plan.folded:
         return plan.entries[0].reason if plan.entries else "nobody knows what its norm computes"
     try:
-        apply_fold(reading, plan.edits)
+        apply_edits(reading, plan.edits)
     except OverflowedError:
         return "the new weights would not be finite numbers"
     folded = gm.get_submodule("ih")

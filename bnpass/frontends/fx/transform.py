@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from bnpass.errors import RefusedError
-from bnpass.frontends.fx.apply import apply_fold, apply_insert, place_of
+from bnpass.frontends.fx.apply import apply_edits, apply_insert, place_of
 from bnpass.frontends.fx.copying import check_module, duplicate, unwrapped
 from bnpass.frontends.fx.draft import Draft
 from bnpass.frontends.fx.editor import OverflowedError
@@ -141,7 +141,7 @@ def fx_fold(
         )
         plan.entries[:0] = joined
         try:
-            apply_fold(reading, plan.edits)
+            apply_edits(reading, plan.edits)
         except OverflowedError as error:
             avoid |= {error.op}
             continue
@@ -264,7 +264,7 @@ def fx_strip(
     with mode(gm, False):
         reading = read(gm)
         plan = plan_strip(reading.graph, what, dropout=dropout, only=only, skip=skip)
-    apply_fold(reading, plan.edits)
+    apply_edits(reading, plan.edits)
     return gm
 
 

@@ -8,15 +8,16 @@ import onnx
 from bnpass.frontends.onnx.editor import Editor
 from bnpass.frontends.onnx.numbers import NewOperator, ScopeNumbers
 from bnpass.frontends.onnx.read import Scope
-from bnpass.ir.edits import LEFTOVER_EPSILON, FoldEdits, Leftover, NewNorm
+from bnpass.ir.edits import LEFTOVER_EPSILON, GraphEdits, Leftover, NewNorm
 from bnpass.ir.graph import Op
 from bnpass.onnx_model.attributes import set_attributes
 from bnpass.onnx_model.messages import become, np_dtype
 from bnpass.onnx_model.model import OnnxModel
+from bnpass.passes.dead import dead_operators
 
 
-def apply_fold(
-    model: OnnxModel, scope: Scope, edits: FoldEdits, numbers: ScopeNumbers
+def apply_edits(
+    model: OnnxModel, scope: Scope, edits: GraphEdits, numbers: ScopeNumbers
 ) -> None:
     """Change a scope's graph in place, with the numbers that were worked out for the edits."""
     editor = Editor(model, scope)
@@ -24,6 +25,10 @@ def apply_fold(
     for place, new in enumerate(operators):
         _rewrite(editor, new)
         operators[place] = NewOperator(new.op)  # the numbers are in the model now
+    for added, constants in zip(edits.added, numbers.added, strict=True):
+        _add_operator(editor, added.op, added.before, constants)
+    for op in dead_operators(scope.graph, edits.added):
+        editor.delete(op)
     last = {left.ops[-1].name for left in edits.leftovers}
     order = scope.graph.order
     for op, index in sorted(edits.removed, key=lambda pair: order[pair[0].name]):
@@ -33,6 +38,22 @@ def apply_fold(
     for left in edits.leftovers:
         _write_leftover(editor, left, data, numbers.leftovers[left.ops[-1].name])
     editor.finish()
+
+
+def _add_operator(
+    editor: Editor, op: Op, before: Op, constants: dict[int, np.ndarray]
+) -> None:
+    """Put an operator in front of another; a value that it replaces is read under its name."""
+    count = max((len(op.inputs), *(index + 1 for index in constants)))
+    inputs = [editor.resolve(op.input(index)) for index in range(count)]
+    for index, array in constants.items():
+        inputs[index] = editor.add_initializer(f"{op.name}.{index}", array)
+    domain, kind = op.kind.rpartition("::")[::2] if "::" in op.kind else ("", op.kind)
+    node = onnx.helper.make_node(
+        kind, inputs, op.outputs, name=editor.model.fresh(op.name), domain=domain or None
+    )
+    set_attributes(node, **op.attrs)
+    editor.insert_before(editor.scope.nodes[before.name], node)
 
 
 def _rewrite(editor: Editor, new: NewOperator) -> None:

@@ -9,8 +9,7 @@ import onnx
 
 from bnpass.collector import collector_paused
 from bnpass.errors import RefusedError
-from bnpass.frontends.onnx import recurrent
-from bnpass.frontends.onnx.apply import apply_fold
+from bnpass.frontends.onnx.apply import apply_edits
 from bnpass.frontends.onnx.collapsing import (
     Collapsed,
     collapse_scopes,
@@ -22,13 +21,14 @@ from bnpass.frontends.onnx.numbers import Calculation, ScopeNumbers
 from bnpass.frontends.onnx.read import Reading, Scope, checked_opset, read
 from bnpass.ir.correspondence import Correspondences
 from bnpass.ir.graph import Graph
-from bnpass.ir.operators import RECURRENT
+from bnpass.ir.operators import operator
 from bnpass.onnx_model.attributes import set_attributes
 from bnpass.onnx_model.faults import blaming_the_model
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import graphs
 from bnpass.onnx_model.storage import external
 from bnpass.passes.fold import FoldEntry, FoldPlan, plan_fold
+from bnpass.passes.recurrent import joinable, plan_join
 
 _SMALL = 1 << 20  # bytes by which any model may grow
 
@@ -56,6 +56,10 @@ class Folded:
     Attributes:
         edited: the new model.
         plan: entries of all graphs; names inside a nested body carry the way there.
+        rounds: the plans with all edits, in the order in which they were carried out; by the way
+            to the graph, which is empty for the main one. Each refers to the graphs as the round
+            before has left them.
+        inlined: names of the local functions that were inlined first.
         correspondences: which value of the new main graph stands for which old one.
         grown: bytes of weights that had to be stored twice.
         unsettled: operators were written that a further fold may take in.
@@ -69,6 +73,8 @@ class Folded:
     grown: int = 0
     unsettled: bool = False
     original: onnx.ModelProto | None = None
+    rounds: list[dict[str, FoldPlan]] = field(default_factory=list)
+    inlined: tuple[str, ...] = ()
 
     @property
     def does_something(self) -> bool:
@@ -124,7 +130,7 @@ def fold(model: OnnxModel, options: FoldOptions = FoldOptions()) -> Folded:
         InputError: the model is not valid ONNX, in a way that matters here.
     """
     with collector_paused(), blaming_the_model(model.as_given):
-        given = model.proto
+        given, functions = model.proto, _functions(model)
         stopped = _prepare(model, options)
         _inline_for_collapse(model, options)
         same = model.proto is given and not stopped
@@ -139,7 +145,11 @@ def fold(model: OnnxModel, options: FoldOptions = FoldOptions()) -> Folded:
                 break
             more = _with(collapsed, _settled(model, options, model.proto))
             done = _joined(done, more, collapsed.folds)
-    return done
+    return replace(done, inlined=tuple(sorted(functions - _functions(model))))
+
+
+def _functions(model: OnnxModel) -> set[str]:
+    return {f"{f.domain}::{f.name}" for f in model.proto.functions}
 
 
 def _inline_for_collapse(model: OnnxModel, options: FoldOptions) -> None:
@@ -168,7 +178,7 @@ def _joined(done: Folded, more: Folded, entries: Sequence[FoldEntry] = ()) -> Fo
     plan = replace(done.plan, entries=[*entries, *kept])
     found = done.correspondences.then(more.correspondences)
     return replace(done, plan=plan, correspondences=found, grown=done.grown + more.grown,
-                   unsettled=more.unsettled)
+                   unsettled=more.unsettled, rounds=[*done.rounds, *more.rounds])
 
 
 def plan(model: OnnxModel, options: FoldOptions = FoldOptions()) -> Folded:
@@ -232,12 +242,16 @@ def _fold(model: OnnxModel, options: FoldOptions, given: onnx.ModelProto | None)
     whole = planned.joined
     edited = zip(planned.reading.scopes, planned.plans, planned.numbers, strict=True)
     for scope, plan, numbers in reversed(list(edited)):
-        apply_fold(planned.reading.model, scope, plan.edits, numbers)
-    found, joined = planned.plans[0].edits.correspondences, _join_recurrent(planned.reading, whole)
+        apply_edits(planned.reading.model, scope, plan.edits, numbers)
+    paths = [scope.path for scope in planned.reading.scopes]
+    rounds = [dict(zip(paths, planned.plans, strict=True))]
+    found, joined = planned.plans[0].edits.correspondences, _join_recurrent(planned.reading)
     if joined is not None:
-        found = found.then(joined)
+        found = found.then(joined.edits.correspondences)
+        whole.entries.extend(joined.entries)
+        rounds.append({"": joined})
     unsettled = joined is not None or any(_writes_operators(plan) for plan in planned.plans)
-    return Folded(model, whole, found, planned.grown, unsettled, original)
+    return Folded(model, whole, found, planned.grown, unsettled, original, rounds)
 
 
 def _plan(model: OnnxModel, options: FoldOptions, *, keep: bool = True) -> _Planned:
@@ -303,29 +317,30 @@ def _writes_operators(plan: FoldPlan) -> bool:
     shifts = (
         any(m is not None and m.has_shift for m in (r.input_map, r.output_map))
         for r in plan.edits.rewrites
-        if r.op.kind in ("MatMul", "Einsum")
+        if operator(r.op.kind).bare_product
     )
     return bool(plan.edits.leftovers) or any(e.how == "merged" for e in plan.entries) or any(shifts)
 
 
-def _join_recurrent(reading: Reading, plan: FoldPlan) -> Correspondences | None:
-    """The inverse of the insertion's split; the plan gets an entry for each layer.
+def _join_recurrent(reading: Reading) -> FoldPlan | None:
+    """The inverse of the insertion's split, on the model as a fold has left it.
 
     Only where a BatchNorm has left between the layer and what makes its input: a MatMul that the
     model has in front of a layer for itself is none of the fold's business. None where there is
     nothing to join.
     """
-    if not any(op.kind in RECURRENT for op in reading.main.graph.ops.values()):
+    if not any(operator(op.kind).recurrent for op in reading.main.graph.ops.values()):
         return None
-    there = recurrent.joinable(reading.main.graph)
+    but = set(joinable(reading.main.graph))
     folded = read(reading.model)
-    pairs = recurrent.joinable(folded.main.graph)
-    names = recurrent.join(folded, there.keys())
-    for name in names:
-        kind = folded.main.graph.ops[name].kind
-        plan.entries.append(FoldEntry(name, kind, (name,), "forward", (name,)))
-    gone = (op.outputs[0] for name in names for op in pairs[name] if op is not None)
-    return Correspondences(gone=frozenset(gone)) if names else None
+    while (plan := plan_join(folded.main.graph, but)).entries:
+        calculation = Calculation(folded)
+        numbers = calculation.numbers(folded.main, plan.edits)
+        if not calculation.overflowed:
+            apply_edits(folded.model, folded.main, plan.edits, numbers)
+            return plan
+        but |= calculation.overflowed
+    return None
 
 
 def _check_growth(model: onnx.ModelProto, grown: int, most: float) -> None:

@@ -11,7 +11,7 @@ import onnx
 
 from bnpass.errors import InputError
 from bnpass.frontends.onnx import recurrent
-from bnpass.frontends.onnx.apply import apply_fold, apply_insert
+from bnpass.frontends.onnx.apply import apply_edits, apply_insert
 from bnpass.frontends.onnx.numbers import Calculation
 from bnpass.frontends.onnx.read import Reading, read
 from bnpass.ir.graph import Op
@@ -172,7 +172,7 @@ def strip(model: OnnxModel, options: StripOptions = StripOptions()) -> Stripped:
         skip=options.skip,
     )
     numbers = Calculation(reading).numbers(reading.main, plan.edits)
-    apply_fold(model, reading.main, plan.edits, numbers)
+    apply_edits(model, reading.main, plan.edits, numbers)
     return Stripped(model, plan)
 
 

@@ -16,7 +16,7 @@ import onnx
 
 from bnpass.frontends.onnx.read import Reading, Scope
 from bnpass.ir.affine import Map, all_finite
-from bnpass.ir.edits import LEFTOVER_EPSILON, FoldEdits, Leftover, Rewrite
+from bnpass.ir.edits import LEFTOVER_EPSILON, AddedOperator, GraphEdits, Leftover, Rewrite
 from bnpass.ir.graph import Op
 from bnpass.ir.scaled import Scaled
 from bnpass.ir.weights import kernel_form, new_kernels, new_weights
@@ -56,10 +56,12 @@ class ScopeNumbers:
     Attributes:
         operators: in the order in which they are edited; one may come several times.
         leftovers: by the name of a chain's last operator: its constants by their role.
+        added: constants of operators that come, in the order of the edits, by input index.
     """
 
     operators: list[NewOperator] = field(default_factory=list)
     leftovers: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    added: list[dict[int, np.ndarray]] = field(default_factory=list)
 
 
 class Calculation:
@@ -80,7 +82,7 @@ class Calculation:
         self.grown = 0
         self._released: Counter[tuple[int, str]] = Counter()
 
-    def numbers(self, scope: Scope, edits: FoldEdits) -> ScopeNumbers:
+    def numbers(self, scope: Scope, edits: GraphEdits) -> ScopeNumbers:
         """The new numbers of one graph."""
         found = ScopeNumbers()
         context = GraphContext(scope.graph)
@@ -88,6 +90,10 @@ class Calculation:
         for group in alike:
             found.operators += self._kernels(scope, group, context)
         found.operators += [self._rewritten(scope, rewrite, context) for rewrite in others]
+        for new in edits.constants:
+            array = new.make()[np.newaxis]
+            found.operators += self.rounded(scope, [new.op], new.index, array)
+        found.added = [self._added_constants(scope, one) for one in edits.added]
         for left in edits.leftovers:
             found.leftovers[left.ops[-1].name] = self._leftover(scope, left)
         for op, index in edits.removed:
@@ -168,6 +174,13 @@ class Calculation:
         return {
             role: self._judged([last.name], array[np.newaxis], dtype)[0]
             for role, array in arrays.items()
+        }
+
+    def _added_constants(self, scope: Scope, one: AddedOperator) -> dict[int, np.ndarray]:
+        dtype = scope.graph.dtype(one.like) or "float32"
+        return {
+            index: self._judged([one.op.name], array[np.newaxis], dtype)[0]
+            for index, array in one.constants.items()
         }
 
     def _judged(self, names: Sequence[str], arrays: np.ndarray, dtype: str) -> np.ndarray:

@@ -109,39 +109,6 @@ class AddedOperator:
 
 
 @dataclass(frozen=True)
-class GraphEdits:
-    """Everything that a plan changes in one graph; all of it refers to the graph as it was.
-
-    Attributes:
-        rewrites: operators whose constants take maps in.
-        removed: operators that go; each passes its data input (index given) on as its output.
-        leftovers: chains that become one operator.
-        constants: other inputs that become another constant.
-        added: operators that come, in order; what only made a value that one of them replaces is
-            swept away.
-        correspondences: which new value stands for which old one.
-    """
-
-    rewrites: tuple[Rewrite, ...] = ()
-    removed: tuple[tuple[Op, int], ...] = ()
-    leftovers: tuple[Leftover, ...] = ()
-    constants: tuple[NewConstant, ...] = ()
-    added: tuple[AddedOperator, ...] = ()
-    correspondences: Correspondences = field(default_factory=Correspondences)
-
-    @property
-    def changed(self) -> frozenset[str]:
-        """Values whose numbers differ from the original's, or whose names are gone."""
-        return self.correspondences.changed
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is nothing to do."""
-        changes = (self.rewrites, self.removed, self.leftovers, self.constants, self.added)
-        return not any(changes)
-
-
-@dataclass(frozen=True)
 class BiasDrop:
     """A bias that a BatchNorm behind it makes redundant (arXiv:1502.03167, section 3.2).
 
@@ -212,3 +179,45 @@ class Collapse:
     weight: np.ndarray
     bias: np.ndarray | None
     attrs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class GraphEdits:
+    """Everything that a plan changes in one graph; all of it refers to the graph as it was.
+
+    Attributes:
+        rewrites: operators whose constants take maps in.
+        removed: operators that go; each passes its data input (index given) on as its output.
+        leftovers: chains that become one operator.
+        constants: other inputs that become another constant.
+        added: operators that come, in order; what only made a value that one of them replaces is
+            swept away.
+        norms: BatchNorms that come, with the biases that go with them.
+        correspondences: which new value stands for which old one.
+    """
+
+    rewrites: tuple[Rewrite, ...] = ()
+    removed: tuple[tuple[Op, int], ...] = ()
+    leftovers: tuple[Leftover, ...] = ()
+    constants: tuple[NewConstant, ...] = ()
+    added: tuple[AddedOperator, ...] = ()
+    norms: tuple[NewNorm, ...] = ()
+    correspondences: Correspondences = field(default_factory=Correspondences)
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """Values whose numbers differ from the original's, or whose names are gone."""
+        return self.correspondences.changed
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to do."""
+        changes = (
+            self.rewrites,
+            self.removed,
+            self.leftovers,
+            self.constants,
+            self.added,
+            self.norms,
+        )
+        return not any(changes)

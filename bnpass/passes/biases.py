@@ -39,9 +39,12 @@ def drop_biases(
             if (drop.op.name, drop.index) in seen:
                 continue
             seen.add((drop.op.name, drop.index))
-            arrived = _arrivals(drop, m, stops, by_value, graph, planner)
+            found = _reached(drop, m, stops, graph, planner)
+            arrived = {} if found is None else _arrivals(found, by_value)
             if not _fold_without(drop, [by_value[value] for value in arrived], planner):
                 continue
+            if found is not None and arrived:
+                _relate(found, planner)
             first = True
             for value, vector in arrived.items():
                 site = by_value[value]
@@ -131,23 +134,23 @@ def _own_bias(op: Op, planner: Planner) -> Map:
     return m
 
 
-def _arrivals(
-    drop: BiasDrop,
-    m: Map,
-    stops: frozenset[str],
-    by_value: dict[str, Site],
-    graph: Graph,
-    planner: Planner,
-) -> dict[str, np.ndarray]:
-    """What a bias adds to every site that it reaches; empty if it also goes elsewhere."""
+def _reached(
+    drop: BiasDrop, m: Map, stops: frozenset[str], graph: Graph, planner: Planner
+) -> Propagation | None:
+    """A bias's way forward to sites alone; None if it also goes elsewhere."""
     try:
         propagation = planner.forward(drop.op.outputs[0], m, stops)
     except MapRefusedError:
-        return {}
+        return None
     if propagation.input_maps or propagation.constants:
-        return {}
+        return None
     if any(graph.ops[name].kind == "Dropout" for name in propagation.crossed):
-        return {}
+        return None
+    return propagation
+
+
+def _arrivals(propagation: Propagation, by_value: dict[str, Site]) -> dict[str, np.ndarray]:
+    """What a bias adds to every site that it reaches; empty if it is none at some of them."""
     found = {}
     for value, shift in propagation.arrived.items():
         site = by_value[value]
@@ -156,3 +159,9 @@ def _arrivals(
             return {}
         found[value] = vectors[1]
     return found
+
+
+def _relate(propagation: Propagation, planner: Planner) -> None:
+    """Note what becomes of the values that a bias no longer reaches."""
+    for value, m in (*propagation.carried.items(), *propagation.arrived.items()):
+        planner.committed.relations.move(value, later=m)

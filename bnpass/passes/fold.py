@@ -27,6 +27,7 @@ from bnpass.ir.operators import operator
 from bnpass.passes.atoms import find_atoms
 from bnpass.passes.chains import Chain, find_chains, refreshed, relate
 from bnpass.passes.cleanup import drop_inverse_pairs, keep_adds
+from bnpass.passes.plan import lines
 from bnpass.passes.planner import Planner
 from bnpass.passes.propagation import Propagation
 from bnpass.passes.select import selector
@@ -55,6 +56,15 @@ class FoldEntry:
     how: str
     into: tuple[str, ...] = ()
     reason: str = ""
+
+    @property
+    def what(self) -> str:
+        """What is done with it, in a few words."""
+        if not self.how:
+            return "stays"
+        if self.how == "merged":
+            return "takes its neighbours in but stays"
+        return f"folds {self.how} into {', '.join(self.into)}" if self.into else "goes"
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,9 @@ class FoldPlan:
             "folds": [asdict(e) for e in self.entries],
             "spared": [asdict(e) for e in self.spared],
         }
+
+    def __str__(self) -> str:
+        return lines(((e, e.what) for e in self.entries), "nothing to fold")
 
 
 def plan_fold(

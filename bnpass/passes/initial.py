@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,6 +12,19 @@ from bnpass.passes.sites import InsertPlan, Site
 
 Moments = Callable[[Sequence[Site]], dict[str, tuple[np.ndarray, np.ndarray]]]
 """Sites -> population mean and biased variance (each (C,)) of their values, by value name."""
+
+
+def initialised(
+    plan: InsertPlan,
+    init: str,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.1,
+    moments: Moments | None = None,
+) -> InsertPlan:
+    """The plan with its BatchNorms among the edits; for the arguments see :func:`new_norms`."""
+    norms = new_norms(plan, init, epsilon=epsilon, momentum=momentum, moments=moments)
+    return replace(plan, edits=replace(plan.edits, norms=tuple(norms)))
 
 
 def new_norms(

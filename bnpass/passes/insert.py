@@ -21,6 +21,7 @@ from dataclasses import replace
 import numpy as np
 
 from bnpass.ir.affine import Map
+from bnpass.ir.edits import GraphEdits
 from bnpass.ir.graph import Dim, Graph, Op
 from bnpass.ir.operators import RECURRENT, operator
 from bnpass.passes.biases import drop_biases
@@ -79,7 +80,9 @@ class _Inserter:
             sites = self._zeroed(sites)
         order = self.graph.order
         skipped.sort(key=lambda s: order[s.node])
-        return InsertPlan(sites, skipped, len(found))
+        committed = self.planner.committed
+        known = committed.relations.correspondences(self.graph, committed.removals)
+        return InsertPlan(sites, skipped, len(found), edits=GraphEdits(correspondences=known))
 
     # --- which
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from bnpass.ir.affine import Map
-from bnpass.ir.edits import BiasDrop
+from bnpass.ir.edits import BiasDrop, GraphEdits
 from bnpass.ir.graph import Op
+from bnpass.passes.plan import lines
 from bnpass.passes.propagation import Propagation
 from bnpass.passes.select import matches
 
@@ -46,6 +47,21 @@ class Site:
     branch_of: str = ""
     zero: bool = False
 
+    @property
+    def node(self) -> str:
+        """The new BatchNorm's name."""
+        return self.name
+
+    @property
+    def kind(self) -> str:
+        """A BatchNorm."""
+        return "BatchNormalization"
+
+    @property
+    def reason(self) -> str:
+        """Nothing is refused here."""
+        return ""
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {
@@ -73,12 +89,32 @@ class Skip:
 
 @dataclass(frozen=True)
 class InsertPlan:
-    """Where BatchNorms go in one graph, why not elsewhere, and what else to know."""
+    """Where BatchNorms go in one graph, why not elsewhere, and what else to know.
+
+    Attributes:
+        sites: where BatchNorms go.
+        skipped: nonlinearities that get none.
+        nonlinearities: how many there are.
+        notes: lines for people.
+        edits: what is to be done; its BatchNorms have numbers once :func:`initialised` was asked.
+            The correspondences are those of a start as ``preserve`` makes it.
+    """
 
     sites: list[Site] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
     nonlinearities: int = 0
     notes: list[str] = field(default_factory=list)
+    edits: GraphEdits = field(default_factory=GraphEdits)
+
+    @property
+    def entries(self) -> list[Site | Skip]:
+        """Every BatchNorm to come, and every nonlinearity that gets none."""
+        return [*self.sites, *self.skipped]
+
+    def __str__(self) -> str:
+        sites = ((site, f"normalises {site.value}") for site in self.sites)
+        skipped = ((skip, "gets no BatchNorm") for skip in self.skipped)
+        return lines([*sites, *skipped], "no nonlinearity")
 
     @property
     def per_branch(self) -> frozenset[str]:

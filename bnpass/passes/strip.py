@@ -14,11 +14,23 @@ import numpy as np
 
 from bnpass.errors import UsageError, close_matches
 from bnpass.ir.affine import Map
+from bnpass.ir.correspondence import Correspondences, Relations
 from bnpass.ir.edits import GraphEdits, Rewrite
 from bnpass.ir.graph import Graph, Op
+from bnpass.passes.plan import lines
 from bnpass.passes.select import selector
 
 KINDS = {"lrn": "LRN", "dropout": "Dropout"}
+
+
+@dataclass(frozen=True)
+class StripEntry:
+    """What becomes of one operator, in a few words, and why it stays."""
+
+    node: str
+    kind: str
+    what: str
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -29,12 +41,27 @@ class StripPlan:
         removed: names of the operators that go.
         reduced: names of Dropouts that get another ratio.
         refused: (name, reason) of those that stay.
+        edits: what is to be done. The values behind an LRN that goes correspond to none.
+        kinds: operator types by name.
     """
 
     removed: list[str] = field(default_factory=list)
     reduced: list[str] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
     edits: GraphEdits = field(default_factory=GraphEdits)
+    kinds: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def entries(self) -> list[StripEntry]:
+        """Every operator that was asked for."""
+        return [
+            *(StripEntry(name, self.kinds[name], "is taken out") for name in self.removed),
+            *(StripEntry(name, self.kinds[name], "gets another ratio") for name in self.reduced),
+            *(StripEntry(n, self.kinds[n], "stays", reason) for n, reason in self.refused),
+        ]
+
+    def __str__(self) -> str:
+        return lines(((e, e.what) for e in self.entries), "nothing to strip")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -82,8 +109,22 @@ def plan_strip(
         else:
             removed.append((op, 0))
             plan.removed.append(op.name)
-    edits = GraphEdits(rewrites=tuple(rewrites), removed=tuple(removed))
-    return StripPlan(plan.removed, plan.reduced, plan.refused, edits)
+    edits = GraphEdits(
+        tuple(rewrites), tuple(removed), correspondences=_what_is_what(graph, removed)
+    )
+    kinds_of = {op.name: op.kind for op in graph.ops_in_order if op.kind in kinds}
+    return StripPlan(plan.removed, plan.reduced, plan.refused, edits, kinds_of)
+
+
+def _what_is_what(graph: Graph, removed: list[tuple[Op, int]]) -> Correspondences:
+    """A Dropout's result is what it read; behind an LRN there are other numbers."""
+    other: set[str] = set()
+    for op in graph.ops_in_order:
+        if (op.kind == "LRN" and (op, 0) in removed) or not other.isdisjoint(op.inputs):
+            other.update(filter(None, op.outputs))
+    relations = Relations()
+    relations.gone |= other
+    return relations.correspondences(graph, removed)
 
 
 def _kind(name: str) -> str:

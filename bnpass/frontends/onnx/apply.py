@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 
@@ -104,7 +106,7 @@ def _write_leftover(
 # --- insertion
 
 
-def apply_insert(model: OnnxModel, scope: Scope, norms: list[NewNorm]) -> None:
+def apply_insert(model: OnnxModel, scope: Scope, norms: Sequence[NewNorm]) -> None:
     """Insert BatchNorms and drop the biases that they make redundant, in place."""
     editor = Editor(model, scope)
     drops = {(drop.op.name, drop.index): drop for norm in norms for drop in norm.drops}

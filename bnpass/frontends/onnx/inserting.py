@@ -17,7 +17,7 @@ from bnpass.frontends.onnx.read import Reading, read
 from bnpass.ir.graph import Op
 from bnpass.ir.operators import RECURRENT
 from bnpass.onnx_model.model import OnnxModel
-from bnpass.passes.initial import new_norms
+from bnpass.passes.initial import initialised
 from bnpass.passes.insert import plan_insert
 from bnpass.passes.nonlinear import find_nonlinearities
 from bnpass.passes.sites import InsertPlan, Policy, Site, Skip, wanted
@@ -89,14 +89,14 @@ def insert(
     plan.skipped.extend(_inside_bodies(reading))
     if plan_only or not plan.sites:
         return Inserted(model, plan)
-    norms = new_norms(
+    plan = initialised(
         plan,
         options.init,
         epsilon=options.epsilon,
         momentum=options.momentum,
         moments=None if moments is None else partial(moments, model.proto),
     )
-    apply_insert(model, reading.main, norms)
+    apply_insert(model, reading.main, plan.edits.norms)
     return Inserted(model, plan)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -30,8 +30,9 @@ from bnpass.verdict.evaluator import UnknownOperatorError, compute
 from bnpass.verdict.evaluator.run import wide
 from bnpass.verdict.naming import matched
 from bnpass.verdict.regions import Cutter, Region
-from bnpass.verdict.samples import Sizes, draw, turns
+from bnpass.verdict.samples import Sizes, draw, fitted, floats, turns
 from bnpass.verdict.side import Array, Side, Whole
+from bnpass.verdict.stacked import Forms, Stack, chunks
 
 log = logging.getLogger("bnpass.verdict")
 
@@ -45,6 +46,8 @@ UNTOUCHED = Correspondences()
 """Nothing is said: names tell which value stands for which."""
 
 _MOVES = 4
+
+_FEW = 4  # regions of one form from which on they are evaluated together
 
 
 @dataclass(frozen=True)
@@ -185,8 +188,7 @@ class _Prover:
             yield Proof((), (), self.old.path + value, np.inf, np.inf)
         wrong: dict[str, tuple[Region, Proof]] = {}
         readers: dict[str, list[Region]] = {}
-        for region in self.cutter.regions():
-            found = self.prove(region)
+        for region, found in self._all(list(self.cutter.regions())):
             for pair in region.cut:
                 readers.setdefault(pair.old, []).append(region)
             if found.passed:
@@ -194,8 +196,64 @@ class _Prover:
             else:
                 wrong[region.target.old] = region, found
         while wrong:
-            region, found = wrong.pop(next(iter(wrong)))
+            region, found = wrong.pop(min(wrong, key=self.cutter.height))
             yield from self._without(region, found, readers, wrong)
+
+    def _all(self, regions: list[Region]) -> Iterable[tuple[Region, Proof]]:
+        """Every region with its proof; those of one form together."""
+        forms = Forms(self.old, self.new)
+        groups: dict[Hashable, list[Region]] = {}
+        for region in regions:
+            form = forms.of(region)
+            if form is None:
+                yield region, self.prove(region)
+            else:
+                groups.setdefault(form, []).append(region)
+        for group in groups.values():
+            if len(group) < _FEW:
+                yield from ((region, self.prove(region)) for region in group)
+            else:
+                yield from self._together(group)
+
+    def _together(self, group: list[Region]) -> Iterable[tuple[Region, Proof]]:
+        first = group[0]
+        sizes = Sizes(self.old, first, True)
+        rng = np.random.default_rng([self.seed, len(group)])
+        numbers = []
+        for pair in first.cut:
+            shape = sizes.of(pair.old)
+            assert shape is not None
+            numbers.append(floats(fitted(pair, shape), rng, 0))
+        for part in chunks(first, self.new, numbers, len(group)):
+            stack = Stack(self.old, self.new, group[part])
+            try:
+                left, right, squares = stack.run(numbers)
+            except (ValueError, BnpassError):  # not on these sizes
+                yield from ((region, self.prove(region)) for region in group[part])
+                continue
+            floor = 1e-12 * np.abs(right).max(initial=0.0)
+            bound = unit_roundoff(stack.kinds) * np.sqrt(squares) + floor
+            yield from self._each(group[part], _difference(left, right), bound)
+
+    def _each(
+        self, group: list[Region], difference: Array, bound: Array
+    ) -> Iterable[tuple[Region, Proof]]:
+        count = len(group)
+        full = np.broadcast_shapes(difference.shape, bound.shape, (count, *difference.shape[1:]))
+        difference = np.broadcast_to(difference, full)
+        with np.errstate(all="ignore"):
+            ratios = np.where(difference == 0, 0.0, difference / np.broadcast_to(bound, full))
+        ratios = np.where(np.isnan(ratios), np.inf, ratios).reshape(count, -1)
+        worst = ratios.argmax(1)
+        for k, region in enumerate(group):
+            ratio = float(ratios[k, worst[k]])
+            if ratio > FACTOR:
+                yield region, self.prove(region)  # alone, for all that is to be said of it
+                continue
+            nodes, into = self.old.names(region.old_nodes), self.new.names(region.new_nodes)
+            value = self.old.path + region.target.old
+            size = float(difference[k].reshape(-1)[worst[k]])
+            yield region, Proof(tuple(nodes), tuple(into), value, ratio, size)
 
     def _without(
         self,

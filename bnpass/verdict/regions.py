@@ -164,11 +164,12 @@ class Cutter:
             apart = [v for v in old_stops.keys() ^ new_stops.keys() if not self.old.free(v)]
             if not apart or len(old_nodes) + len(new_nodes) > _MOST:
                 break
-            opened.add(max(apart, key=self._height))
+            opened.add(max(apart, key=self.height))
         cut = list({**old_stops, **new_stops}.values())
         return Region(pair, cut, sorted(old_nodes), sorted(new_nodes))
 
-    def _height(self, value: str) -> int:
+    def height(self, value: str) -> int:
+        """The number of the old node that makes a value; -1 for what comes from outside."""
         return self.old.producers.get(value, -1)
 
     def _stop_old(self, target: Correspondence, opened: set[str]) -> Stop:
@@ -182,12 +183,12 @@ class Cutter:
 
     def _stop_new(self, target: Correspondence, opened: set[str]) -> Stop:
         """The latest pair in front of the target: behind a node that is gone, one value is many."""
-        height = self._height(target.old)
+        height = self.height(target.old)
 
         def stop(name: str) -> Correspondence | None:
             there = self.by_new.get(name, ())
-            open_ = [p for p in there if p.old not in opened and self._height(p.old) < height]
-            return max(open_, key=lambda p: self._height(p.old), default=None)
+            open_ = [p for p in there if p.old not in opened and self.height(p.old) < height]
+            return max(open_, key=lambda p: self.height(p.old), default=None)
 
         return stop
 
@@ -208,7 +209,7 @@ class Cutter:
                     stops[name] = Correspondence(name, name)
                 continue
             nodes.add(index)
-            for read in side.reads(side.graph.node[index]):
+            for read in side.read_by(index):
                 if read not in seen:
                     seen.add(read)
                     stack.append(read)

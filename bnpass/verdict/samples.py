@@ -146,8 +146,8 @@ def draw(
             array = _whole_numbers(old, region, pair, shape, element, rng, turn)
             old_values[pair.old] = new_values[pair.new] = array
             continue
-        shape = _fitted(pair, shape)
-        a, b = related(pair, _floats(shape, rng, turn), _floats(shape, rng, turn))
+        shape = fitted(pair, shape)
+        a, b = related(pair, floats(shape, rng, turn), floats(shape, rng, turn))
         old_values[pair.old] = a
         new_values.setdefault(pair.new, b)
     return old_values, new_values
@@ -156,7 +156,7 @@ def draw(
 _FLOATS = frozenset({1, 10, 11, 16})  # float, float16, double, bfloat16
 
 
-def _fitted(pair: Correspondence, shape: tuple[int, ...]) -> tuple[int, ...]:
+def fitted(pair: Correspondence, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape with the sizes that the maps have."""
     sizes = list(shape)
     for m in (pair.old_map, pair.new_map):
@@ -185,7 +185,7 @@ def _shift(m: Map, z: Array) -> Array:
 _STYLES = ("signs", "normal", "few", "large", "tiny", "normal")
 
 
-def _floats(shape: tuple[int, ...], rng: np.random.Generator, turn: int) -> Array:
+def floats(shape: tuple[int, ...], rng: np.random.Generator, turn: int) -> Array:
     """Along the first axis in turn: signs alone, normal, mostly zero, large, tiny."""
     if len(shape) < 2 or shape[0] == 1:
         return _styled(shape, rng, _STYLES[turn % len(_STYLES)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +13,19 @@ from onnx import numpy_helper
 
 from bnpass.onnx_model import shapes
 from bnpass.onnx_model.attributes import is_onnx, node_name, opset_of
-from bnpass.onnx_model.scopes import Place, captured_by, placed_bodies
+from bnpass.onnx_model.scopes import Place, captured_by, has_bodies, placed_bodies
 from bnpass.onnx_model.storage import external
 
 Array = np.ndarray[Any, Any]
 
 _RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
                      "Multinomial", "Bernoulli"})  # fmt: skip
+
+
+# Types whose raw data is numpy's own bytes: read without onnx's helper, which is far slower.
+_PLAIN: dict[int, np.dtype[Any]] = {
+    1: np.dtype("<f4"), 7: np.dtype("<i8"), 10: np.dtype("<f2"), 11: np.dtype("<f8"),
+}  # fmt: skip
 
 
 @dataclass
@@ -61,7 +66,10 @@ class Whole:
     def array(self, tensor: onnx.TensorProto) -> Array:
         """A tensor's numbers; of external data a view of the file, read piece by piece."""
         if not external.is_external(tensor):
-            return numpy_helper.to_array(tensor)
+            plain = _PLAIN.get(tensor.data_type) if tensor.raw_data else None
+            if plain is None:
+                return numpy_helper.to_array(tensor)
+            return np.frombuffer(tensor.raw_data, plain).reshape(tensor.dims)
         if self.folder is None:
             raise ValueError(f"the folder of the external data of {tensor.name!r} is not known")
         where = external.place(tensor, self.folder)
@@ -88,6 +96,7 @@ class Side:
         self.tensors = {t.name: t for t in graph.initializer}
         self.inputs = [i.name for i in graph.input if i.name not in self.tensors]
         self.outputs = [o.name for o in graph.output]
+        self._read_by: dict[int, list[str]] = {}
         self.producers: dict[str, int] = {}
         for index, node in enumerate(graph.node):
             for name in node.output:
@@ -100,10 +109,18 @@ class Side:
         """The way to a body, as reports name it; empty for the main graph."""
         return "".join(f"{first}/" for first, _, _ in self.place)
 
-    def reads(self, node: onnx.NodeProto) -> Iterator[str]:
+    def reads(self, node: onnx.NodeProto) -> list[str]:
         """The names that a node reads, those inside its bodies included."""
-        yield from (name for name in node.input if name)
-        yield from sorted(captured_by(node))
+        names = [name for name in node.input if name]
+        return [*names, *sorted(captured_by(node))] if has_bodies(node) else names
+
+    def read_by(self, index: int) -> list[str]:
+        """The values that a node reads and that are no initializers, by its number."""
+        found = self._read_by.get(index)
+        if found is None:
+            reads = self.reads(self.graph.node[index])
+            found = self._read_by[index] = [n for n in reads if not self.is_tensor(n)]
+        return found
 
     @cached_property
     def constants(self) -> set[str]:

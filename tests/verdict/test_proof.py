@@ -182,3 +182,42 @@ def test_values_behind_nodes_that_are_gone():
     folded = fold_model(model)
     found = answer(model, folded.model, folded.correspondences)
     assert folded.plan.folded and found.passed and found.proven
+
+
+def deep(blocks, fault=None):
+    """Blocks of one shape, enough to be evaluated together; one of them made wrong."""
+    lines, weights, value = [], {}, "x"
+    for k in range(blocks):
+        kind = "group = 2, pads = [1, 1, 1, 1]" if k % 2 else "pads = [1, 1, 1, 1]"
+        lines.append(f"a{k} = Conv<{kind}>({value}, W{k}, c{k})")
+        lines.append(f"n{k} = BatchNormalization(a{k}, n{k}_g, n{k}_b, n{k}_m, n{k}_v)")
+        lines.append(f"r{k} = Relu(n{k})")
+        value = f"r{k}"
+        weights.update({f"W{k}": floats(4, 2 if k % 2 else 4, 3, 3), f"c{k}": floats(4)})
+        weights.update(norm(4, f"n{k}"))
+    lines += [f"f = Flatten({value})", "y = Gemm(f, G)"]
+    weights["G"] = floats(4 * 25, 3)
+    return text("g (float[N, 4, 5, 5] x) => (float[N, 3] y) {" + " ".join(lines) + "}", **weights)
+
+
+def test_regions_of_one_form_together_say_the_same(monkeypatch):
+    from bnpass.verdict import proof
+
+    model = deep(12)
+    done = fold_model(model)
+    together = answer(model, done.model, done.correspondences)
+    monkeypatch.setattr(proof, "_FEW", 1000)
+    alone = answer(model, done.model, done.correspondences)
+    assert together.proven == alone.proven == 24 and together.passed and alone.passed
+    assert 0.3 * alone.worst < together.worst < 3 * alone.worst
+
+
+@pytest.mark.parametrize("block", [3, 8])
+def test_the_wrong_one_of_many_is_named(block):
+    model = deep(12)
+    done = fold_model(model)
+    node = next(n for n in done.model.graph.node if n.output[0] == f"a{block}")
+    wrong_one = edited(done.model, node.input[1], lambda w: w + (np.abs(w) == np.abs(w).max()) * w)
+    found = answer(model, wrong_one, done.correspondences)
+    assert [p.node for p in found.failures] == [f"a{block}"]
+    assert found.failures[0].channel is not None

@@ -71,7 +71,7 @@ def compute(
     if made is None:
         raise UnknownOperatorError(f"the evaluator does not know {kind} ({node_name(node)!r})")
     wanted = [bool(name) for name in node.output]
-    call = Call(kind, _attributes(node), inputs, wanted, opset, body, node_name(node))
+    call = Call(kind, attributes_of(node), inputs, wanted, opset, body, node_name(node))
     try:
         with np.errstate(all="ignore"):
             return [None if out is None else wide(out) for out in made(call)]
@@ -79,7 +79,8 @@ def compute(
         raise InputError(f"{kind} {node_name(node)!r} cannot be computed: {error}") from error
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """A node's attributes as Python values; tensors as arrays."""
     return {a.name: _value(a) for a in node.attribute}
 
 

@@ -1,9 +1,11 @@
 """Compare two models on the same inputs.
 
-The reference runs on the CPU with onnxruntime's graph optimizations disabled, the candidate as it
-will be deployed. The last line is PASSED or FAILED; on failure the first tensor that differs is
-named. --accuracy computes both in float64 too and says which is nearer; --determinism runs the
-deployed model (one model is enough) in different surroundings and compares the bits.
+Two questions, each with its own answer: do both compute the same on the CPU with onnxruntime's
+graph optimizations disabled, judged by the reference's own noise; and does the candidate, as it
+will be deployed, keep that? With --sidecar (of bnpass fold) every edit is proven in float64, too.
+The last line is PASSED or FAILED; on failure the first tensor that differs is named. --accuracy
+computes both in float64 too and says which is nearer; --determinism runs the deployed model (one
+model is enough) in different surroundings and compares the bits.
 """
 
 from __future__ import annotations
@@ -14,14 +16,17 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
+from bnpass.commands.checking import add_budget, answers, status
 from bnpass.errors import UsageError
 from bnpass.report.tables import Table
 from bnpass.report.ui import Ui
+from bnpass.verdict.scale import FACTOR
 
 if TYPE_CHECKING:
     from bnpass.runtime.accuracy import AccuracyReport
     from bnpass.runtime.determinism import DeterminismReport
     from bnpass.runtime.verify import VerifyReport
+    from bnpass.verdict.proof import ProofReport
 
 
 _SHOWN = 10  # layers of the accuracy table
@@ -45,8 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batches", type=_batches, default=(2, 5), metavar="N,N",
                         help="batch sizes of each draw (default 2,5)")
     parser.add_argument("--rtol", type=options.non_negative,
-                        help="relative tolerance (default: from the models' coarsest type)")
+                        help="relative tolerance (default: the network's own noise judges)")
     parser.add_argument("--atol", type=options.non_negative, help="absolute tolerance")
+    parser.add_argument("--edits", action="store_true",
+                        help="also prove every edit that made the candidate out of the reference, "
+                        "in float64; names of nodes and values tell them")
+    parser.add_argument("--sidecar", metavar="FILE",
+                        help="of bnpass fold: the same, and the reference is what it restores")
+    add_budget(parser)
     options.add_seed(parser)
     options.add_provider(parser)
     options.add_output_options(parser)
@@ -116,17 +127,41 @@ def _compare(args: argparse.Namespace, pair: _Pair, data: Any, ui: Ui) -> tuple[
     """Whether the two models agree, and the last line."""
     from bnpass.runtime.verify import verify
 
-    report = verify(
-        pair.reference, args.candidate, data=data, provider=args.provider, prepare=pair.prepare,
-        seed=args.seed, draws=args.draws, batches=args.batches, rtol=args.rtol, atol=args.atol,
-    )
+    with status(ui) as says:
+        edits = _edits(args, pair)
+        says("running both models")
+        report = verify(
+            pair.reference, args.candidate, data=data, provider=args.provider,
+            prepare=pair.prepare, seed=args.seed, draws=args.draws, batches=args.batches,
+            rtol=args.rtol, atol=args.atol, edits=edits,
+            budget=None if data is not None else args.check_budget,
+        )  # fmt: skip
     ui.document.update(report.to_dict())
     ui.table(verify_table(report))
     for note in report.notes:
         ui.warn(note)
+    for line in answers(report):
+        ui.say(line)
     if report.first_difference is not None:
         ui.say(first_difference(report))
     return report.passed, verdict(report)
+
+
+def _edits(args: argparse.Namespace, pair: _Pair) -> ProofReport | None:
+    """The proof of every edit, where it was asked for."""
+    if not args.edits and not args.sidecar:
+        return None
+    from bnpass.verdict.judge import Edits, proven
+
+    if args.sidecar:
+        from bnpass.files import check_input, load_model
+        from bnpass.frontends.onnx.sidecar import fingerprint, undo
+
+        restored = undo(load_model(args.candidate), check_input(args.sidecar))
+        if fingerprint(restored) != fingerprint(load_model(args.reference)):
+            raise UsageError(f"the sidecar restores another model than {args.reference}",
+                             "give the model that was folded as the first one")
+    return proven(pair.reference, args.candidate, Edits(), args.seed)
 
 
 def _accuracy(args: argparse.Namespace, pair: _Pair, data: Any, ui: Ui) -> None:
@@ -172,13 +207,13 @@ def _data(args: argparse.Namespace, ui: Ui) -> Any:
 
 def verify_table(report: VerifyReport) -> Table:
     """The worst comparison of every output."""
-    columns = ["output", "max abs", "max rel", "cosine", "ULPs", "top-1", "would pass at rtol",
-               "verdict"]
+    columns = ["output", "max abs", "max rel", "of its noise", "cosine", "ULPs", "top-1",
+               "would pass at rtol", "verdict"]
     table = Table(f"{report.reference_engine} (reference) against {report.candidate_engine} on "
-                  f"{report.provider}", columns, right=frozenset(range(1, 7)))
+                  "cpu, both plain", columns, right=frozenset(range(1, 8)))
     for name, found in report.outputs.items():
-        table.add(name, found.max_abs, found.max_rel, found.cosine, found.ulps, found.top1,
-                  found.tolerance, "passed" if found.passed else "FAILED")
+        table.add(name, found.max_abs, found.max_rel, found.ratio, found.cosine, found.ulps,
+                  found.top1, found.tolerance, "passed" if found.passed else "FAILED")
     return table
 
 
@@ -220,6 +255,8 @@ def first_difference(report: VerifyReport) -> str:
 def verdict(report: VerifyReport) -> str:
     """The last line: PASSED or FAILED, the rule, the smallest tolerance that passes, the cost."""
     rule = f"|a-b| <= {report.rule.atol:g} + {report.rule.rtol:g} max|a|"
+    if report.noise_draws:
+        rule = f"|a-b| <= {FACTOR:g} times the network's own noise, of {report.noise_draws} draws"
     least = max((found.tolerance for found in report.outputs.values()), default=0.0)
     word = "PASSED" if report.passed else "FAILED"
     return f"{word} ({rule}; would pass at rtol {least:.2g}; {report.seconds:.1f} s)"

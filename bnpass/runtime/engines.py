@@ -248,9 +248,15 @@ def close(engine: Engine) -> None:
         engine.close()
 
 
+_SLOW = 200  # nodes: from here on numpy's convolutions take long enough to prefer torch
+
+
 def stand_in(model: Loaded, cause: BnpassError) -> Engine:
     """Return an engine for a model that onnxruntime's CPU provider cannot run."""
-    for choice in (_own, _torch_float64):
+    choices = [_own, _torch_float64]
+    if sum(1 for _ in all_nodes(model.proto)) > _SLOW:
+        choices.reverse()
+    for choice in choices:
         try:
             return choice(model)
         except (InputError, MissingDependencyError, ImportError):

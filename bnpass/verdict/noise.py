@@ -18,15 +18,6 @@ from bnpass.runtime.inputs import Feeds
 
 Array = np.ndarray[Any, Any]
 
-FACTOR = 8.0
-"""How many times the noise a difference may be."""
-
-FLOOR = 16
-"""Units in the last place, at the largest magnitude of an output, that any difference may be."""
-
-STEPPED = 1e-3
-"""Share of entries behind a rounding or a comparison that may be another step."""
-
 LARGEST = 1 << 29
 """Bytes of weights up to which they are moved, too."""
 

@@ -15,7 +15,7 @@ from typing import Any
 from bnpass.runtime.compare import jsonable
 
 OPTIMIZERS = (
-    "MatmulBNFusion", "ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "PadFusion",
+    "MatMul_BatchNormalization_Fusion", "ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "Pad_Fusion",
     "QDQSelectorActionTransformer", "DynamicQuantizeMatMulFusion", "MatMulIntegerToFloatFusion",
     "MatMulAddFusion", "MatMulScaleFusion", "MatMulActivationFusion", "MatMulNBitsFusion",
     "GemmActivationFusion", "GemmSumFusion", "GemmTransposeFusion", "ConvActivationFusion",
@@ -33,7 +33,8 @@ OPTIMIZERS = (
     "NotWhereFusion", "DivMulFusion", "EliminateIdentity", "EliminateSlice", "EliminateDropout",
     "UnsqueezeElimination", "ExpandElimination", "CastElimination", "CastChainElimination",
     "NoopElimination", "PreShapeNodeElimination", "IsInfReduceSumFusion", "ConcatSliceElimination",
-    "MatMulTransposeFusion", "PropagateCastOps", "Level1_RuleBasedTransformer",
+    "MatmulTransposeFusion", "SliceConcatToSpaceToDepthFusion", "Avx2WeightS8ToU8Transformer",
+    "DQMatMulNBitsFusion", "LabelEncoderFusion", "PropagateCastOps", "Level1_RuleBasedTransformer",
     "Level2_RuleBasedTransformer",
 )  # fmt: skip
 """onnxruntime's graph optimizers by name; it takes unknown ones without a word."""
@@ -42,7 +43,8 @@ INTEGER = frozenset({
     "QDQSelectorActionTransformer", "DynamicQuantizeMatMulFusion", "MatMulIntegerToFloatFusion",
     "MatMulNBitsFusion", "ClipQuantRewrite", "ReluQuantRewrite", "WeightBiasQuantization",
     "QDQPropagationTransformer", "DoubleQDQPairsRemover", "QDQS8ToU8Transformer",
-    "QDQFinalCleanupTransformer", "EnsureUniqueDQForNodeUnit",
+    "QDQFinalCleanupTransformer", "EnsureUniqueDQForNodeUnit", "Avx2WeightS8ToU8Transformer",
+    "DQMatMulNBitsFusion",
 })  # fmt: skip
 """Those that put kernels on integer codes in place of float ones."""
 

@@ -12,7 +12,7 @@ from bnpass.errors import InputError
 from bnpass.onnx_model.signature import is_float
 from bnpass.runtime.compare import Comparison, compare, merge
 from bnpass.runtime.tolerance import Tolerance
-from bnpass.verdict.noise import FACTOR, FLOOR, STEPPED
+from bnpass.verdict.scale import FACTOR, FLOOR, STEPPED
 
 Array = np.ndarray[Any, Any]
 Outputs = Mapping[str, Array]

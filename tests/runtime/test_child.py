@@ -64,7 +64,8 @@ def test_arrays_of_every_kind_cross_the_pipe(array):
 
 def test_an_endless_run_ends_at_its_limit_and_the_next_one_works(child):
     feeds = {"x": np.ones((1, 3), np.float32)}
-    endless = child.session(text(ENDLESS), optimize=False, limits=Limits(1.0), name="m.onnx")
+    endless = child.session(text(ENDLESS), optimize=False, name="m.onnx")
+    endless.limits = Limits(1.0)
     with pytest.raises(LimitError, match=r"longer than 1 s: running m\.onnx"):
         endless.run(None, feeds)
     again = child.session(text("g (float[N, 3] x) => (float[N, 3] y) { y = Neg(x) }"))

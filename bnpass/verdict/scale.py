@@ -1,0 +1,12 @@
+"""The scale of questions 2 and 3: what is allowed, in units of the network's own noise."""
+
+from __future__ import annotations
+
+FACTOR = 8.0
+"""How many times the noise a difference may be."""
+
+FLOOR = 16
+"""Units in the last place, at the largest magnitude of an output, that any difference may be."""
+
+STEPPED = 1e-3
+"""Share of entries behind a rounding or a comparison that may be another step."""

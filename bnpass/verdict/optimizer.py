@@ -15,7 +15,8 @@ from typing import Any
 from bnpass.runtime.compare import jsonable
 
 OPTIMIZERS = (
-    "MatMul_BatchNormalization_Fusion", "ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "Pad_Fusion",
+    "MatMul_BatchNormalization_Fusion", "ConvBNFusion", "ConvMulFusion", "ConvAddFusion",
+    "Pad_Fusion",
     "QDQSelectorActionTransformer", "DynamicQuantizeMatMulFusion", "MatMulIntegerToFloatFusion",
     "MatMulAddFusion", "MatMulScaleFusion", "MatMulActivationFusion", "MatMulNBitsFusion",
     "GemmActivationFusion", "GemmSumFusion", "GemmTransposeFusion", "ConvActivationFusion",

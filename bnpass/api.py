@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from bnpass.errors import UsageError, close_matches
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from bnpass.frontends.onnx.inserting import Measure
     from bnpass.onnx_model.model import OnnxModel
     from bnpass.passes.sites import Site
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 INITS = ("fresh", "preserve", "calibrated")
 SUMS = ("branches", "value")
@@ -79,6 +83,25 @@ def _written(result: onnx.ModelProto, model: Any, output: Any, force: bool) -> A
     return save_model(result, output, force=force, source=model if _is_path(model) else None)
 
 
+def _blaming(function: Callable[P, R]) -> Callable[P, R]:
+    """A function whose model may be no valid ONNX: then that is the error, with the place."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            from bnpass.onnx_model.faults import blame
+
+            blamed = blame(error, [*args[:1], kwargs.get("model")])
+            if blamed is None:
+                raise
+            raise blamed from error
+
+    return guarded
+
+
+@_blaming
 def insert(
     model: Any,
     example_inputs: tuple[Any, ...] | None = None,
@@ -188,6 +211,7 @@ def _moments(data: Any) -> Measure:
     return measure
 
 
+@_blaming
 def fold(
     model: Any,
     example_inputs: tuple[Any, ...] | None = None,
@@ -278,6 +302,7 @@ def fold(
     return _written(done.model, model, output, force)
 
 
+@_blaming
 def collapse(
     model: Any,
     *,
@@ -333,6 +358,7 @@ def collapse(
     return _written(edited.proto, model, output, force)
 
 
+@_blaming
 def strip(
     model: Any,
     what: Sequence[str] = ("lrn", "dropout"),
@@ -371,6 +397,7 @@ def strip(
 _strip = strip  # :func:`insert` has an argument of that name
 
 
+@_blaming
 def calibrate(
     model: Any, data: Any, *, output: Any = None, force: bool = False, **options: Any
 ) -> Any:
@@ -399,6 +426,7 @@ def calibrate(
     return _written(calibrate_onnx(model, data, **options), model, output, force)
 
 
+@_blaming
 def inspect(model: Any, example_inputs: tuple[Any, ...] | None = None) -> Any:
     """What is in a model: BatchNorms, nonlinearities, what would fold, what its statistics say.
 

@@ -187,9 +187,26 @@ def _dispatch(arguments: list[str], ui: Ui) -> int:
 
     with shown(ui):
         ui.document["command"] = args.command
-        code = int(args.run(args, ui))
+        code = _run(args, ui)
     ui.close()
     return code
+
+
+def _run(args: argparse.Namespace, ui: Ui) -> int:
+    """The command; what goes wrong because a model is no valid ONNX is said of the model."""
+    try:
+        return int(args.run(args, ui))
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        raise BnpassError(f"{error.strerror or error}{where}",
+                          "check the file, its folder and the space on the disk") from error
+    except Exception as error:
+        from bnpass.onnx_model.faults import blame
+
+        blamed = blame(error, vars(args).values())
+        if blamed is None:
+            raise
+        raise blamed from error
 
 
 def build_parser(arguments: Sequence[str] = ()) -> Parser:

@@ -45,6 +45,10 @@ class UnsupportedError(InputError):
     """The model uses something that bnpass does not know; the message names every such node."""
 
 
+class NotLoadedError(InputError):
+    """A runtime cannot load a model: it may be the model that is no valid ONNX."""
+
+
 class RefusedError(BnpassError):
     """A pass was asked for something that it must not do (e.g. fold a module in train mode)."""
 

@@ -66,6 +66,11 @@ def allowed(name: str, file_size: int = 0) -> float:
     return max(limit.amount, limit.times * file_size)
 
 
+def is_set() -> bool:
+    """Whether somebody has set limits: then even small amounts have to be compared."""
+    return bool(os.environ.get(VARIABLE))
+
+
 def check(name: str, amount: float, where: str, file_size: int = 0) -> None:
     """Refuse an amount that is beyond the limit.
 

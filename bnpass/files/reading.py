@@ -100,6 +100,8 @@ def _parse(path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+    from bnpass.onnx_model.validity import check_functions
+
     if path.stat().st_size > PROTOBUF_LIMIT:
         raise InputError(f"larger than the 2 GiB that one ONNX file can hold: {path}",
                          "save it with external data (onnx.save_model(..., "
@@ -116,6 +118,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     if not proto.opset_import:
         raise InputError(f"the model states no opset: {path}",
                          "export it again; every ONNX file since 2017 states its opset_import")
+    check_functions(proto)
     return proto
 
 

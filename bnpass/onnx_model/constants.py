@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from io import RawIOBase
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from bnpass.ir.graph import Constant
 from bnpass.onnx_model.attributes import attribute
+from bnpass.onnx_model.evaluation import Evaluations, evaluated, tried
 from bnpass.onnx_model.scopes import has_bodies
 from bnpass.onnx_model.storage import external
 
@@ -57,6 +58,12 @@ class Places(Protocol):
 
     def place(self, tensor: onnx.TensorProto) -> external.Place:
         """Where a tensor's numbers lie."""
+
+
+class Source(Places, Protocol):
+    """Also counts what computed constants cost."""
+
+    evaluated: Evaluations
 
 
 def load_tensor(tensor: onnx.TensorProto, source: Places) -> np.ndarray:
@@ -156,7 +163,7 @@ def node_constants(
     inputs: list[str],
     constants: dict[str, Constant],
     opset: int,
-    source: Places,
+    source: Source,
 ) -> list[Constant]:
     """The outputs of a node that are constants because all that it reads is."""
     for name in inputs:
@@ -173,12 +180,8 @@ def node_constants(
     if node.op_type in ("Shape", "Size"):
         return [array_constant(node.output[0], _size_of(node, constants[node.input[0]]))]
     if node.op_type not in _TRUSTED:
-        return _tried(node, constants, opset)
-    return [
-        Constant(name, _evaluator(node, index, constants.get, opset))
-        for index, name in enumerate(node.output)
-        if name
-    ]
+        return tried(node, constants.get, opset, source.evaluated)
+    return evaluated(node, constants.get, opset, source.evaluated)
 
 
 def _size_of(node: onnx.NodeProto, constant: Constant) -> np.ndarray:
@@ -202,25 +205,6 @@ def _dtype_of(name: str) -> np.dtype[Any]:
     return np.dtype(name if found is None else onnx.helper.tensor_dtype_to_np_dtype(found))
 
 
-def _tried(node: onnx.NodeProto, constants: dict[str, Constant], opset: int) -> list[Constant]:
-    """An operator that few models compute weights with: what it cannot compute is no constant."""
-    feeds = {name: np.asarray(constants[name].load()) for name in node.input if name}
-    try:
-        made = _reference(node, feeds, opset)
-    except Exception:  # noqa: BLE001 - onnx's reference evaluator raises whatever it meets
-        return []
-    if sum(array.nbytes for array in made) <= _HELD:
-        named = zip(node.output, made, strict=False)
-        return [array_constant(name, array) for name, array in named if name]
-    return [
-        Constant(name, _evaluator(node, index, constants.get, opset), array.shape, array.dtype.name)
-        for index, (name, array) in enumerate(zip(node.output, made, strict=False))
-        if name
-    ]
-
-
-_HELD = 1 << 20  # bytes of computed constants that are kept, not computed anew when asked for
-
 # Computed when asked for: onnx's evaluator is known to compute these.
 _TRUSTED = frozenset(
     {
@@ -231,52 +215,3 @@ _TRUSTED = frozenset(
         "Transpose", "Unsqueeze", "Where",
     }
 )  # fmt: skip
-
-
-def _evaluator(
-    node: onnx.NodeProto, index: int, known: Callable[[str], Constant | None], opset: int
-) -> Callable[[], np.ndarray]:
-    def run() -> np.ndarray:
-        feeds = {}
-        for name in node.input:
-            constant = known(name) if name else None
-            if constant is not None:
-                feeds[name] = np.asarray(constant.load())
-        simple = _SIMPLE.get(node.op_type)
-        if simple is not None:
-            return simple(node, [feeds[name] for name in node.input if name])
-        return _reference(node, feeds, opset)[index]
-
-    return run
-
-
-def _cast(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
-    return inputs[0].astype(onnx.helper.tensor_dtype_to_np_dtype(attribute(node, "to")))
-
-
-def _transpose(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
-    return inputs[0].transpose(attribute(node, "perm"))
-
-
-# What exporters put behind weights; onnx's reference evaluator does the rest.
-_SIMPLE: dict[str, Callable[[onnx.NodeProto, list[np.ndarray]], np.ndarray]] = {
-    "Identity": lambda _, inputs: inputs[0],
-    "Cast": _cast,
-    "Transpose": _transpose,
-}
-
-
-def _reference(node: onnx.NodeProto, feeds: dict[str, np.ndarray], opset: int) -> list[np.ndarray]:
-    from onnx.reference import ReferenceEvaluator
-
-    inputs = [
-        onnx.helper.make_tensor_value_info(
-            name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
-        )
-        for name, array in feeds.items()
-    ]
-    outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
-    graph = onnx.helper.make_graph([node], "constant", inputs, outputs)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-    results = iter(ReferenceEvaluator(model).run(None, feeds))
-    return [np.asarray(next(results)) if name else np.empty(0) for name in node.output]

@@ -3,45 +3,81 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import onnx
 
-from bnpass.errors import BnpassError, InputError
+from bnpass.errors import BnpassError, InputError, NotLoadedError
 from bnpass.onnx_model import shapes
 from bnpass.onnx_model.attributes import is_onnx, node_name
 from bnpass.onnx_model.storage import external
+from bnpass.onnx_model.validity import HINT, first_fault
+
+
+def _may_be_the_models(error: Exception) -> bool:
+    ours = isinstance(error, BnpassError) and not isinstance(error, NotLoadedError)
+    return not ours and not isinstance(error, OSError | MemoryError | ImportError)
 
 
 @contextlib.contextmanager
 def blaming_the_model(model: Callable[[], onnx.ModelProto]) -> Iterator[None]:
-    """Turn an exception inside into an InputError where onnx finds a fault in the model.
+    """Turn an exception inside into an InputError where a fault is found in the model.
 
     Checking every model beforehand would take longer than most folds.
     """
     try:
         yield
-    except (BnpassError, OSError, MemoryError):
-        raise
     except Exception as error:
-        fault = _fault(model())
-        if fault is None:
+        blamed = blame(error, [model()])
+        if blamed is None:
             raise
-        raise InputError(
-            f"not a valid ONNX model: {fault}",
-            "onnx.checker.check_model(model, full_check=True) says more; export it again",
-        ) from error
+        raise blamed from error
+
+
+def blame(error: Exception, models: Iterable[Any]) -> InputError | None:
+    """The error of the first of the models that is not valid; None where all are.
+
+    Args:
+        error: what happened.
+        models: paths and ModelProtos; whatever else is there is passed over.
+    """
+    if not _may_be_the_models(error):
+        return None
+    for model in models:
+        proto, name = _read(model)
+        fault = None if proto is None else _fault(proto)
+        if fault is not None:
+            return InputError(f"not a valid ONNX model{name}: {fault}", HINT)
+    return None
+
+
+def _read(model: Any) -> tuple[onnx.ModelProto | None, str]:
+    """A model without its data, and how a message names it."""
+    if isinstance(model, onnx.ModelProto):
+        return model, ""
+    if not isinstance(model, str | os.PathLike) or not Path(model).is_file():
+        return None, ""
+    try:
+        return onnx.load(model, load_external_data=False), f": {os.fspath(model)}"
+    except Exception:  # noqa: BLE001 - it is no model at all: another argument
+        return None, ""
 
 
 def _fault(model: onnx.ModelProto) -> str | None:
-    """One line on what is wrong with a model; None where onnx finds nothing."""
+    """One line on what is wrong with a model; None where nothing is found."""
     try:
+        found = first_fault(model)
+        if found is not None:
+            return found
         if external.externals(model):  # the checker would look for the data in this folder
             onnx.shape_inference.infer_shapes(model, strict_mode=True)
         else:
             onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
-        return " ".join(str(error).split())[:200]
+        return " ".join(str(error).split())[:300]
     return _wrong_channels(model)
 
 

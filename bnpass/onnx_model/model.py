@@ -14,12 +14,14 @@ from bnpass.ir.graph import Constant
 from bnpass.onnx_model import shapes
 from bnpass.onnx_model.attributes import opset_of
 from bnpass.onnx_model.constants import TensorConstant, load_tensor
+from bnpass.onnx_model.evaluation import Evaluations
 from bnpass.onnx_model.messages import copied
 from bnpass.onnx_model.names import Names
 from bnpass.onnx_model.scopes import Place, all_nodes
 from bnpass.onnx_model.signature import Port, inputs_of, outputs_of
 from bnpass.onnx_model.storage import external
 from bnpass.onnx_model.storage.patching import PatchedData
+from bnpass.onnx_model.validity import check_functions
 
 Given = str | os.PathLike[str] | onnx.ModelProto
 """What people give as an ONNX model."""
@@ -36,7 +38,10 @@ class OnnxModel:
 
     Attributes:
         proto, folder, store: as given.
+        evaluated: what its constants cost that are computed from others.
     """
+
+    evaluated: Evaluations
 
     def __init__(
         self,
@@ -58,10 +63,12 @@ class OnnxModel:
 
         Raises:
             InputError: no such file, or no ONNX model.
+            BudgetError: its functions are too much work written out.
         """
         if isinstance(model, OnnxModel):
             return model
         if isinstance(model, onnx.ModelProto):
+            check_functions(model)
             return cls(model, again=lambda: model)
         path = Path(model)
         return cls(load_model(path, data=data), path.parent,
@@ -101,6 +108,7 @@ class OnnxModel:
 
     def forget(self) -> None:
         """The proto was edited by others: names and shapes are read anew."""
+        self.evaluated = Evaluations(self._proto)
         self._names: Names | None = None
         self._types = shapes.LazyTypes(self._proto)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import onnx
 
 from bnpass.ir.graph import Dim
+from bnpass.onnx_model import carrying
 from bnpass.onnx_model.attributes import opsets
 from bnpass.onnx_model.inference import Engine, Known, ValueTypes, complete, dims
 from bnpass.onnx_model.scopes import Place, placed_bodies
@@ -23,7 +24,7 @@ def infer(model: onnx.ModelProto) -> dict[Place, Known]:
     """
     skeleton = _skeleton(model)
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+        inferred = carrying.infer_shapes(skeleton)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         inferred = skeleton
     found: dict[Place, Known] = {}

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from bnpass.errors import InputError, UsageError, close_matches
+from bnpass.errors import InputError, NotLoadedError, UsageError, close_matches
 from bnpass.runtime import ort, providers
 
 Model = str | os.PathLike[str] | onnx.ModelProto | bytes
@@ -135,7 +135,10 @@ def _load(
                 source, options, providers=settings, enable_fallback=0, disabled_optimizers=disabled
             )
     except Exception as error:
-        raise ort.translate(error, f"onnxruntime cannot load {name}") from error
+        known = ort.translate(error, f"onnxruntime cannot load {name}")
+        if type(known) is InputError:
+            known = NotLoadedError(known.message, known.hint)
+        raise known from error
 
 
 def run(built: Any, outputs: list[str] | None, feeds: dict[str, Any]) -> list[Any]:

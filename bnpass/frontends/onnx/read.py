@@ -25,6 +25,7 @@ from bnpass.onnx_model.constants import (
 from bnpass.onnx_model.inference import is_settled
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import Place, captured_by, has_bodies, placed_bodies
+from bnpass.onnx_model.validity import Order, not_text
 
 OVERRIDABLE = "an initializer that callers may override (a graph input with a default)"
 
@@ -110,6 +111,11 @@ def read(model: OnnxModel | onnx.ModelProto, *, freeze_inputs: bool = False) -> 
     Args:
         model: the model; it is referred to, not copied.
         freeze_inputs: take defaults that callers may override for constants.
+
+    Raises:
+        InputError: a value is made twice, nodes or functions wait for each other, or a node's
+            constants cannot be read.
+        BudgetError: functions, or constants computed from others, are beyond their limits.
     """
     model = OnnxModel.of(model)
     model.forget()
@@ -129,6 +135,7 @@ def _read_scope(
     builder = _Builder(reading, proto, place, outer, freeze_inputs)
     for node in proto.node:
         builder.add(node)
+    builder.order.end()
     scope = builder.finish(path)
     reading.scopes.append(scope)
     for name in builder.with_bodies:
@@ -158,6 +165,7 @@ class _Builder:
     ) -> None:
         self.model, self.proto, self.outer = reading.model, proto, outer
         self._types = reading.model.known(place)
+        self.order = Order(proto)
         self.with_bodies: list[str] = []
         self.reads: list[str] = []
         fixed = freeze_inputs or reading.model.proto.ir_version < 4 or outer is not None
@@ -204,7 +212,8 @@ class _Builder:
         return name
 
     def add(self, node: onnx.NodeProto) -> None:
-        inputs = node.input[:]
+        inputs, outputs = node.input[:], node.output[:]
+        self.order.see(node, inputs, outputs)
         self.reads += inputs
         found = node_constants(node, inputs, self.constants, self.context.opset, self.model)
         if found:
@@ -221,7 +230,7 @@ class _Builder:
         if has_bodies(node):
             inner = tuple(sorted(captured_by(node)))
             self.with_bodies.append(name)
-        self.ops.append(Op(name, kind, inputs, node.output[:], attrs, inner))
+        self.ops.append(Op(name, kind, inputs, outputs, attrs, inner))
         self.nodes[name] = node
 
     def _settled(self, node: onnx.NodeProto) -> Constant | None:
@@ -249,6 +258,8 @@ class _Builder:
 
     def _name(self, node: onnx.NodeProto) -> str:
         base = node.name or next((o for o in node.output if o), node.op_type)
+        if type(base) is not str or type(node.op_type) is not str:
+            raise not_text(base if type(base) is not str else node.op_type)
         name, n = base, 1
         while name in self.nodes:
             n += 1

@@ -248,7 +248,8 @@ class Engine:
             made = infer_node_outputs(
                 schema, twin, *self._inputs(twin), opset_imports=_imports(self._opsets)
             )
-        except (onnx.defs.SchemaError, InferenceError, ValueError, RuntimeError, TypeError):
+        except (onnx.defs.SchemaError, onnx.checker.ValidationError, InferenceError, ValueError,
+                RuntimeError, TypeError):  # fmt: skip
             return
         typed = all(self._type_is_known(name) for name in twin.input if name)
         for name, found in made.items():

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 INLINE_BELOW = 1024
 """Tensors of fewer bytes stay inside the model file when the others move to the data file."""
 
+TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+"""The fields of a TensorProto that hold numbers of a type, where raw_data does not."""
+
 ALIGN = 4096
 """Offsets in a data file that bnpass writes: a page, so that a runtime can map the tensors."""
 
@@ -84,12 +87,12 @@ def is_external(tensor: onnx.TensorProto) -> bool:
 
 def nbytes(tensor: onnx.TensorProto) -> int | None:
     """Bytes of a tensor's raw data as its type and dims say; None for strings."""
-    bits = _bits(tensor.data_type)
-    return None if bits is None else math.ceil(math.prod(tensor.dims[:]) * bits / 8)
+    width = bits(tensor.data_type)
+    return None if width is None else math.ceil(math.prod(tensor.dims[:]) * width / 8)
 
 
 @lru_cache(maxsize=64)
-def _bits(data_type: int) -> int | None:
+def bits(data_type: int) -> int | None:
     """Bits an element takes in raw data (packed below a byte); None for strings and no type."""
     import numpy as np
     import onnx
@@ -97,9 +100,9 @@ def _bits(data_type: int) -> int | None:
     name = onnx.TensorProto.DataType.Name(data_type)
     if name in {"STRING", "UNDEFINED"}:
         return None
-    for packed, bits in (("INT4", 4), ("FLOAT4", 4), ("INT2", 2)):
+    for packed, width in (("INT4", 4), ("FLOAT4", 4), ("INT2", 2)):
         if packed in name and name.startswith(("INT", "UINT", "FLOAT4")):
-            return bits
+            return width
     return int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type)).itemsize) * 8
 
 
@@ -211,8 +214,7 @@ def _read(tensor: onnx.TensorProto, where: Place, file: BinaryIO) -> None:
 
 def point(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
     """Make a tensor external: ``length`` bytes at ``offset`` of the file ``location``."""
-    for data in ("raw_data", "float_data", "int32_data", "int64_data", "double_data",
-                 "uint64_data"):
+    for data in ("raw_data", *TYPED):
         tensor.ClearField(data)
     del tensor.external_data[:]
     tensor.data_location = 1  # type: ignore[assignment]  # TensorProto.EXTERNAL

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from bnpass.onnx_model import carrying
 from bnpass.onnx_model.attributes import opset_of
 from bnpass.onnx_model.shapes import dims, free_sizes
 
@@ -46,7 +47,7 @@ def infer(model: onnx.ModelProto) -> tuple[dict[str, Dims], dict[str, onnx.Tenso
 
 
 def _inferred(bare: onnx.ModelProto) -> dict[str, Dims]:
-    graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    graph = carrying.infer_shapes(bare).graph
     known = ((v.name, dims_of(v)) for v in (*graph.input, *graph.value_info, *graph.output))
     shapes = {name: dims for name, dims in known if dims is not None}
     return shapes | {t.name: tuple(t.dims) for t in graph.initializer}

@@ -305,6 +305,7 @@ def fold(
 @_blaming
 def collapse(
     model: Any,
+    example_inputs: tuple[Any, ...] | None = None,
     *,
     output: str | os.PathLike[str] | None = None,
     only: Sequence[str] = (),
@@ -322,24 +323,30 @@ def collapse(
     multiply-adds. Sources: RepVGG (arXiv:2101.03697), Diverse Branch Block (arXiv:2103.13425).
 
     Args:
-        model: path of an ONNX file or ModelProto.
-        output: write the result there.
+        model: path of an ONNX file or ModelProto; or an nn.Module or GraphModule in eval mode.
+        example_inputs: torch only, a tuple of tensors as the module's forward takes them.
+        output: ONNX only: write the result there.
         only, skip: glob patterns on operator names; ``only`` on those of a region's BatchNorms,
             or of all its operators where it has none.
         norms_only: only regions with a BatchNorm in them, as :func:`fold` does.
-        verify: compare with the original on onnxruntime before returning.
+        verify: ONNX only: compare with the original before returning.
         plan_only: return the :class:`~bnpass.passes.collapse.CollapsePlan` and change nothing.
         force: replace an existing ``output``.
 
     Returns:
-        A ModelProto, or the path written; the model given is unchanged.
+        A ModelProto, or the path written, or a GraphModule; the model given is unchanged.
 
     Raises:
         VerificationError: the result differs from the original; nothing is written.
-        UsageError, InputError, OutputError.
+        UsageError, InputError, OutputError, RefusedError.
     """
     if is_module(model):
-        raise UsageError("collapse() is for ONNX models", "export the module first: bnpass.export")
+        from bnpass.frontends.fx import fx_collapse
+
+        mode = "bn" if norms_only else "all"
+        return fx_collapse(
+            model, example_inputs, mode=mode, only=only, skip=skip, plan_only=plan_only
+        )
     from bnpass.frontends.onnx import collapsing
     from bnpass.onnx_model.model import OnnxModel
 

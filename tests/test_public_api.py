@@ -11,7 +11,7 @@ from tests import processes
 NAMES = {
     "BnpassError": (),
     "calibrate": ("model", "data"),
-    "collapse": ("model",),
+    "collapse": ("model", "example_inputs"),
     "export": ("module", "example_inputs", "path"),
     "fold": ("model", "example_inputs"),
     "insert": ("model", "example_inputs"),

@@ -6,6 +6,6 @@
 
 from __future__ import annotations
 
-from bnpass.frontends.fx.transform import fx_fold, fx_insert, fx_inspect, fx_strip
+from bnpass.frontends.fx.transform import fx_collapse, fx_fold, fx_insert, fx_inspect, fx_strip
 
-__all__ = ["fx_fold", "fx_insert", "fx_inspect", "fx_strip"]
+__all__ = ["fx_collapse", "fx_fold", "fx_insert", "fx_inspect", "fx_strip"]

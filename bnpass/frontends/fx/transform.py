@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import fx, nn
 
 from bnpass.errors import RefusedError
 from bnpass.frontends.fx.apply import apply_edits, apply_insert, place_of
+from bnpass.frontends.fx.collapsing import applicable, apply_collapse
 from bnpass.frontends.fx.copying import check_module, duplicate, unwrapped
 from bnpass.frontends.fx.draft import Draft
 from bnpass.frontends.fx.editor import OverflowedError
@@ -23,6 +25,7 @@ from bnpass.frontends.fx.read import TracedModel, read
 from bnpass.frontends.fx.recurrent import inner_norms, lint_norm
 from bnpass.frontends.fx.recurrent_plan import join, plan_recurrent, split
 from bnpass.frontends.fx.tracing import mode, trace
+from bnpass.passes.collapse import CollapsePlan, plan_collapse
 from bnpass.passes.fold import FoldPlan, plan_fold
 from bnpass.passes.initial import new_norms
 from bnpass.passes.insert import plan_insert
@@ -288,3 +291,43 @@ def fx_inspect(model: Model, example_inputs: Inputs = None) -> Inspection:
     if inner:
         found.operators["BatchNormalization"] = found.norms + len(inner)
     return found
+
+
+def fx_collapse(
+    model: Model,
+    example_inputs: Inputs = None,
+    *,
+    mode: str = "all",
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    plan_only: bool = False,
+) -> fx.GraphModule | CollapsePlan:
+    """Turn linear branches of a torch module into single layers; see :func:`bnpass.collapse`.
+
+    Args:
+        model: in eval mode.
+        example_inputs: a tuple of what ``forward`` takes.
+        mode: ``all``, or ``bn``: only regions with a BatchNorm in them.
+        only, skip: glob patterns on operator names (paths of modules, names of nodes).
+        plan_only: return the plan and change nothing.
+
+    Raises:
+        RefusedError: the module is in train mode.
+        InputError, UnsupportedError: it cannot be traced, or its shapes cannot be found.
+    """
+    _check_mode(model)
+    gm = _ready(model, example_inputs)
+    bake(gm)
+    reading = read(gm)
+    plan = plan_collapse(reading.graph, mode=mode, only=only, skip=skip)
+    edits = applicable(reading, plan.edits)
+    kept = {edit.carrier.name for edit in edits}
+    why = "it is part of a larger step of the module, or would overflow"
+    entries = [
+        replace(e, into="", reason=why) if e.into and e.into not in kept else e
+        for e in plan.entries
+    ]
+    if plan_only:
+        return CollapsePlan(entries, edits)
+    apply_collapse(reading, edits)
+    return gm

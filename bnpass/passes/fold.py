@@ -404,6 +404,7 @@ def _leave(
     overflows = not avoid.isdisjoint(names)
     if chain.norms and (style == "bn" or overflows):
         along_others = any(axis != 1 for link in chain.links for axis in link.map.axes)
+        along_others |= planner.context.constant(chain.norms[0].op.inputs[1]) is None
         if len(chain.links) == 1 or along_others or overflows:
             return FoldEntry(head.name, head.kind, names, "", (), reason), None
         _merge_into_norm(chain, planner)

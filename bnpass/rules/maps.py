@@ -9,6 +9,7 @@ import numpy as np
 
 from bnpass.ir.affine import Map
 from bnpass.ir.graph import Op
+from bnpass.rules import quantised
 from bnpass.rules.absorbers import weight
 from bnpass.rules.base import MapRefusedError, RuleContext
 from bnpass.rules.elementwise import FLOATS
@@ -40,13 +41,20 @@ def _batch_norm(op: Op, context: RuleContext) -> Map:
         raise MapRefusedError(f"it normalises with batch statistics (training_mode=1){why}", op)
     if not op.attrs.get("spatial", 1):
         raise MapRefusedError("it normalises every entry by itself (spatial=0)", op)
-    for index in (1, 2, 3, 4):
-        weight(op, index, context)
-    gamma, beta, mean, var = [context.current(op, i).reshape(-1) for i in (1, 2, 3, 4)]
+    gamma, beta, mean, var = [_parameter(op, i, context).reshape(-1) for i in (1, 2, 3, 4)]
     m = Map.along(1, _rank(op, context), *_numbers(gamma, beta, mean, var, _epsilon(op)))
     if not m.is_finite:
         raise MapRefusedError("its statistics are not finite or its variance is negative", op)
     return m
+
+
+def _parameter(op: Op, index: int, context: RuleContext) -> np.ndarray:
+    """A parameter of a BatchNorm; what constant codes stand for is one as well."""
+    found = quantised.dequantised(op.input(index), context)
+    if found is not None:
+        return found
+    weight(op, index, context)
+    return context.current(op, index)
 
 
 def norm_maps(ops: Iterable[Op], context: RuleContext) -> dict[str, Map]:

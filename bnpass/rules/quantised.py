@@ -56,6 +56,20 @@ def quantizer(op: Op, context: RuleContext) -> Op | None:
     return found if context.constant(found.inputs[0]) is not None else None
 
 
+def dequantised(value: str, context: RuleContext) -> np.ndarray | None:
+    """The numbers, float64, that constant codes of one scale stand for; None where it is none."""
+    op = context.producer(value) if value else None
+    if op is None or op.kind != "DequantizeLinear":
+        return None
+    codes, scale, zero = (context.constant(op.input(i)) for i in (0, 1, 2))
+    if codes is None or scale is None or (op.input(2) and zero is None):
+        return None
+    if len(scale.shape) > 1 or op.attrs.get("block_size") or len(codes.shape) != 1:
+        return None
+    middle = 0.0 if zero is None else context.current(op, 2)
+    return np.asarray((context.current(op, 0) - middle) * context.current(op, 1))
+
+
 # --- 1. and 2.
 
 

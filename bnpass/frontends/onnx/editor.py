@@ -281,8 +281,10 @@ class Editor:
         while stack:
             name = stack.pop()
             maker = makers.get(name)
+            if maker is None or id(maker) in nodes:
+                continue
             constant = self.scope.graph.constant(name) is not None
-            if maker is None or not constant or id(maker) in nodes:
+            if not constant and maker.op_type not in ("DequantizeLinear", "QuantizeLinear"):
                 continue
             if any(readers[output] for output in maker.output):
                 continue

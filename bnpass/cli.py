@@ -10,16 +10,16 @@ import argparse
 import atexit
 import gc
 import os
-import re
 import sys
 import threading
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from bnpass import __version__, signals
 from bnpass.commands import COMMANDS
 from bnpass.errors import BnpassError, MissingDependencyError, UsageError, close_matches
+from bnpass.parser import Formatter, Parser, add_help, usage
 from bnpass.report import streams
 from bnpass.report.ui import Ui
 
@@ -31,7 +31,7 @@ exit codes:
   3    environment: a package or an execution provider is missing, or a result could not be printed
   130  interrupted (143 after SIGTERM)
 
-'bnpass COMMAND --help' lists the options of a command.
+'bnpass help COMMAND' shows a command's options, 'bnpass COMMAND --help-all' the rare ones too.
 """
 
 
@@ -45,49 +45,6 @@ PACKAGES = {
     "ml_dtypes": "ml_dtypes",
 }
 """What pip calls the packages that some command imports, by the module's name."""
-
-
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Descriptions as they are written; room for the longest names beside their help."""
-
-    def __init__(self, prog: str, **options: Any) -> None:
-        super().__init__(prog, **{**options, "max_help_position": 28})
-
-    def add_argument(self, action: argparse.Action) -> None:
-        """Declare an option; argparse forgets the indent of commands when it measures them."""
-        super().add_argument(action)
-        self._action_max_length = max(self._action_max_length, 4 + max(map(len, COMMANDS)))
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are :class:`UsageError` with close matches as the hint."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage and leaving."""
-        choice = re.search(r"invalid choice: '?([^'\s]+)'? \(choose from (.*)\)", message)
-        if choice:
-            known = re.findall(r"[\w.:-]+", choice[2])
-            hint = close_matches(choice[1], known) or f"one of: {', '.join(known)}"
-            if message.startswith("argument COMMAND"):
-                message = f"unknown command {choice[1]!r}"
-            raise UsageError(message, hint)
-        unknown = re.search(r"unrecognized arguments: (\S+)", message)
-        if unknown and unknown[1].startswith("-"):
-            hint = close_matches(unknown[1].split("=")[0], self._option_strings())
-            raise UsageError(f"unknown option {unknown[1]!r}",
-                             hint or f"{self.prog} --help lists the options")
-        raise UsageError(message, f"see {self.prog} --help")
-
-    def _option_strings(self) -> list[str]:
-        return [text for action in self._actions for text in action.option_strings]
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; unknown options are reported by the command's own parser, which knows its own."""
-        parsed, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            parser = getattr(parsed, "parser", self)
-            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return parsed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -174,6 +131,8 @@ def _internal(error: Exception) -> BnpassError:
 
 
 def _dispatch(arguments: list[str], ui: Ui) -> int:
+    if arguments[:1] == ["help"]:
+        arguments = _asked_for(arguments[1:])
     parser = build_parser(arguments)
     try:
         args = parser.parse_args(arguments)
@@ -209,6 +168,15 @@ def _run(args: argparse.Namespace, ui: Ui) -> int:
         raise blamed from error
 
 
+def _asked_for(words: list[str]) -> list[str]:
+    """The arguments that ``help`` stands for: ``help fold`` is ``fold --help``."""
+    unknown = [word for word in words if word not in COMMANDS]
+    if unknown:
+        hint = close_matches(unknown[0], list(COMMANDS)) or "bnpass --help lists the commands"
+        raise UsageError(f"unknown command {unknown[0]!r}", hint)
+    return [*words[:1], "--help"]
+
+
 def build_parser(arguments: Sequence[str] = ()) -> Parser:
     """The parser with every command's name; options are added to the one that is called."""
     parser = Parser(
@@ -216,10 +184,10 @@ def build_parser(arguments: Sequence[str] = ()) -> Parser:
         description="Insert Batch Normalization into ONNX and PyTorch networks, train it, and "
         "fold it away exactly.",
         epilog=EPILOG,
-        formatter_class=_Formatter,
+        formatter_class=Formatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"bnpass {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"bnpass {__version__}")
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
     chosen = next((word for word in arguments if not word.startswith("-")), None)
@@ -230,20 +198,13 @@ def build_parser(arguments: Sequence[str] = ()) -> Parser:
         module = import_module(f"bnpass.commands.{name}")
         child = commands.add_parser(
             name, help=summary, description=module.__doc__, allow_abbrev=False,
-            formatter_class=_Formatter,
+            formatter_class=Formatter, add_help=False,
         )
+        add_help(child, module.EXAMPLES, module.COMMON)
         module.add_arguments(child)
-        child.usage = _usage(child)
+        child.usage = usage(child)
         child.set_defaults(command=name, run=module.run, parser=child)
     return parser
-
-
-def _usage(parser: Parser) -> str:
-    """``bnpass fold [options] MODEL.onnx``: the list of options stands below anyway."""
-    positionals = [str(a.metavar or a.dest) for a in parser._actions if not a.option_strings]
-    required = [f"{a.option_strings[0]} {a.metavar}" for a in parser._actions
-                if a.option_strings and a.required]
-    return " ".join([parser.prog, *positionals, *required, "[options]"])
 
 
 def _failed(ui: Ui, error: BnpassError, arguments: list[str]) -> int:

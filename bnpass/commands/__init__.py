@@ -1,8 +1,9 @@
 """The commands of the bnpass program, one module each.
 
 A command's module has a docstring (the text of ``bnpass COMMAND --help``),
-``add_arguments(parser)`` and ``run(args, ui) -> int`` (the exit code). Its name and its line in
-``bnpass --help`` stand here, so that nothing has to be imported to list the commands.
+``EXAMPLES`` and ``COMMON`` (what ``--help`` shows of it), ``add_arguments(parser)`` and
+``run(args, ui) -> int`` (the exit code). Its name and its line in ``bnpass --help`` stand here, so
+that nothing has to be imported to list the commands.
 """
 
 from __future__ import annotations
@@ -20,5 +21,6 @@ COMMANDS: dict[str, str] = {
     "verify": "compare two models on the same inputs",
     "bench": "time models side by side on onnxruntime",
     "draw": "draw the graph of a model",
+    "completion": "print what lets bash, zsh or fish complete commands and options",
     "env": "show packages, versions and the providers that really work",
 }

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from bnpass.runtime.bench import BenchReport
 
 
+EXAMPLES = (
+    "bnpass bench out/lenet.ready.onnx out/lenet.deploy.onnx --runs 20",
+    "bnpass bench models/lenet.onnx --batches 1,8 --runs 20 --json",
+)
+COMMON = ("--batches", "--threads", "--runs", "--provider", "--picture", "--force", "--json",
+          "-q")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("models", metavar="MODEL.onnx", nargs="+", help="the first is the baseline")

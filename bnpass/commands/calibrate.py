@@ -14,6 +14,13 @@ from bnpass.errors import UsageError
 from bnpass.report.tables import size
 from bnpass.report.ui import Ui
 
+EXAMPLES = (
+    "bnpass calibrate out/lenet.trained.onnx --data models/data -o out/lenet.ready.onnx",
+    "bnpass calibrate out/lenet.trained.onnx --data models/data --split test -o out/b.onnx",
+)
+COMMON = ("-o", "--force", "--data", "--split", "--method", "--batch-size", "--only",
+          "--provider", "--seed", "--json", "-q")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from bnpass.passes.collapse import CollapsePlan
 
 
+EXAMPLES = (
+    "bnpass collapse models/inception.onnx --dry-run --explain",
+    "bnpass collapse models/lenet.onnx --dry-run",
+)
+COMMON = ("-o", "--force", "--explain", "--dry-run", "--require-change", "--only", "--skip",
+          "--norms-only", "--no-verify", "--json", "-q")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     options.add_model(parser)

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from bnpass.report.drawing import Marks
 
 
+EXAMPLES = (
+    "bnpass draw models/lenet.onnx -o out/lenet.svg",
+    "bnpass draw out/lenet.ready.onnx out/lenet.deploy.onnx -o out/difference.svg",
+)
+COMMON = ("-o", "--force", "--json", "-q")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     options.add_model(parser)

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from bnpass.runtime.environment import Environment
 
 
+EXAMPLES = (
+    "bnpass env",
+    "bnpass env --json",
+)
+COMMON = ("--no-torch", "--json", "-q")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--no-torch", action="store_true",

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     from bnpass.runtime.tolerance import Tolerance
 
 
+EXAMPLES = (
+    "bnpass fold out/lenet.ready.onnx -o out/lenet.deploy.onnx",
+    "bnpass fold out/lenet.ready.onnx --dry-run --explain",
+)
+COMMON = ("-o", "--force", "--explain", "--dry-run", "--require-change", "--only", "--skip",
+          "--collapse", "--training-mode", "--freeze-inputs", "--fold-normalisation", "--to",
+          "--sidecar", "--no-verify", "--check-budget", "--json", "-q")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     options.add_model(parser)

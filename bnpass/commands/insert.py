@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 _BATCH = 1000
 
 
+EXAMPLES = (
+    "bnpass insert models/lenet.onnx --dry-run --explain",
+    "bnpass insert models/lenet.onnx -o out/lenet.bn.onnx",
+)
+COMMON = ("-o", "--force", "--explain", "--dry-run", "--require-change", "--only", "--skip",
+          "--before", "--gates", "--last", "--clone", "--sums", "--init", "--data", "--json",
+          "-q")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     options.add_model(parser)

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from bnpass.passes.inspect import Inspection
 
 
+EXAMPLES = (
+    "bnpass inspect models/lenet.onnx",
+    "bnpass inspect models/inception.onnx --explain",
+)
+COMMON = ("--explain", "--json", "-q")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     options.add_model(parser)

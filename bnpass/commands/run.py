@@ -17,6 +17,14 @@ from bnpass.commands.training import add_training_options, train_config
 from bnpass.errors import UsageError
 from bnpass.report.ui import Ui, process_count
 
+EXAMPLES = (
+    "bnpass run models/deep_sigmoid_conv.onnx --data models/data -o out/run --steps 60",
+    "bnpass run models/lenet.onnx --data models/data -o out/both --steps 60 --compare-plain",
+)
+COMMON = ("-o", "--force", "--resume", "--data", "--steps", "--epochs", "--lr",
+          "--batch-size", "--optimizer", "--loss", "--precision", "--device", "--seed",
+          "--compare-plain", "--lr-grid", "--json", "-q")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from bnpass.passes.strip import StripPlan
 
 
+EXAMPLES = (
+    "bnpass strip models/inception.onnx -o out/plain.onnx",
+    "bnpass strip models/inception.onnx --strip lrn --dry-run --explain",
+)
+COMMON = ("-o", "--force", "--explain", "--dry-run", "--require-change", "--only", "--skip",
+          "--strip", "--dropout", "--json", "-q")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     options.add_model(parser)

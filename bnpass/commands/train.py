@@ -30,6 +30,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("bnpass.commands")
 
 
+EXAMPLES = (
+    "bnpass train out/lenet.bn.onnx --data models/data --steps 60 -o out/lenet.trained.onnx",
+    "bnpass train out/lenet.bn.onnx --data models/data --epochs 1 -o out/lenet.long.onnx",
+)
+COMMON = ("-o", "--force", "--run-dir", "--resume", "--data", "--steps", "--epochs", "--lr",
+          "--batch-size", "--optimizer", "--loss", "--precision", "--device", "--seed",
+          "--validation", "--json", "-q")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     options.add_model(parser)

@@ -14,6 +14,12 @@ from bnpass.errors import UsageError
 from bnpass.report.tables import size
 from bnpass.report.ui import Ui
 
+EXAMPLES = (
+    "bnpass fold out/lenet.ready.onnx --sidecar out/undo -o out/lenet.kept.onnx",
+    "bnpass unfold out/lenet.kept.onnx out/undo -o out/lenet.again.onnx",
+)
+COMMON = ("-o", "--force", "--json", "-q")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""

@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 _SHOWN = 10  # layers of the accuracy table
 
 
+EXAMPLES = (
+    "bnpass verify out/lenet.ready.onnx out/lenet.deploy.onnx",
+    "bnpass verify out/lenet.ready.onnx out/lenet.deploy.onnx --determinism --data models/data",
+)
+COMMON = ("--accuracy", "--determinism", "--data", "--batches", "--rtol", "--atol",
+          "--provider", "--seed", "--json", "-q")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("reference", metavar="REFERENCE.onnx", help="what is right")

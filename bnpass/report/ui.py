@@ -32,6 +32,14 @@ def is_first_process() -> bool:
     return process_count() == 1 or os.environ.get("RANK", "0") == "0"
 
 
+def _coloured(word: str, colour: str) -> str:
+    """A word in bold and a colour where stderr is a terminal that shows one."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if plain or sys.stderr is None or not sys.stderr.isatty():
+        return word
+    return f"\x1b[1;{colour}m{word}\x1b[0m"
+
+
 class Ui:
     """The output of one run of a command.
 
@@ -73,8 +81,11 @@ class Ui:
         self.document.setdefault("warnings", []).append(text)
 
     def error(self, message: str, hint: str) -> None:
-        """The ``error:`` line and the ``hint:`` line."""
-        self.raw(f"error: {one_line(message)}\n" + (f"hint: {one_line(hint)}\n" if hint else ""))
+        """The ``error:`` line and the ``hint:`` line; on a terminal the two words are coloured."""
+        parts = [("error", "31", message), ("hint", "36", hint)]
+        streams.write(sys.stderr, "".join(
+            f"{_coloured(word, colour)}: {one_line(text)}\n" for word, colour, text in parts if text
+        ), flush=True)  # fmt: skip
 
     def raw(self, text: str) -> None:
         """Lines on stderr; a stderr that nobody reads is no error."""
@@ -93,6 +104,10 @@ class Ui:
         """A line of the result on stdout."""
         if not self.json:
             self._result(one_line(text) + "\n")
+
+    def print(self, text: str) -> None:
+        """Text of several lines on stdout, as it is: a script, not a report."""
+        self._result(text)
 
     def _result(self, text: str, *, flush: bool = False) -> None:
         """Text on stdout, safe by now; the first failure is remembered."""

@@ -71,9 +71,9 @@ def test_help_names_every_command_and_the_exit_codes(bnpass: Run) -> None:
 def test_every_command_has_help(bnpass: Run, name: str) -> None:
     shown = bnpass(name, "--help")
     assert shown.code == 0
-    assert shown.out.startswith(f"usage: bnpass {name}")
-    assert (import_module(f"bnpass.commands.{name}").__doc__ or "?").splitlines()[0] in shown.out
-    assert "--json" in shown.out
+    assert f"usage: bnpass {name}" in shown.out
+    what = (import_module(f"bnpass.commands.{name}").__doc__ or "?").splitlines()[0]
+    assert what in " ".join(shown.out.split())
 
 
 def test_without_a_command_help_goes_to_stderr(bnpass: Run) -> None:

@@ -2,6 +2,7 @@
 # make test    the tests
 # make lint    ruff and mypy --strict
 # make fuzz    thousands of random graphs: folded, inserted into, compared in float64 (N=2000)
+# make mutants small mistakes in the core that a test should notice, N of them (N=40)
 # make paper   the paper's experiments, over an hour (DATA=folder with mnist/ and fashion-mnist/)
 # make paper-quick   the same at a fiftieth of the steps: a smoke test, minutes
 # make clean   remove the environment, the caches and what the demo wrote
@@ -29,7 +30,7 @@ PY := $(BIN)/python
 STAMP := $(VENV)/.installed-$(ORT)
 INPUTS := pyproject.toml $(wildcard $(CONSTRAINTS))
 
-.PHONY: help install demo test lint fuzz paper paper-quick clean
+.PHONY: help install demo test lint fuzz mutants paper paper-quick clean
 .DEFAULT_GOAL := help
 
 help:
@@ -70,6 +71,10 @@ lint: $(STAMP)
 
 fuzz: $(STAMP)
 	$(PY) -m tests.fuzz $(N)
+
+mutants: $(STAMP)
+	$(PY) -m pip install --quiet --group mutants
+	$(PY) -m tests.mutants $(N)
 
 # ONLY="inception cost" runs single rows; python -m benchmarks.paper --list names them. JOBS=4 runs
 # so many at a time instead of one a core: the numbers are the same.

@@ -1,4 +1,4 @@
-"""Activations: plain torch calls wherever torch has the same function."""
+"""Activations that are no row of ``bnpass.importer.activations`` alone: those with a choice."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from bnpass.importer.activations import ACTIVATIONS, Activation
 from bnpass.importer.functions import activation
 from bnpass.importer.node import ImportedNode
 from bnpass.importer.registry import Handler, register_op
@@ -15,41 +16,24 @@ from bnpass.importer.values import Arg
 SELU_ALPHA, SELU_GAMMA = 1.6732632423543772, 1.0507009873554805
 
 
-def _unary(function: object) -> Handler:
+def _row(row: Activation) -> Handler:
     def translate(op: ImportedNode) -> Arg:
-        return op.call(function, op.tensor(0))  # type: ignore[arg-type]
+        assert row.function is not None
+        values = (op.attr(name, default) for name, default in row.attributes)
+        return op.call(row.function, op.tensor(0), *values)
 
     return translate
 
 
-for _name, _function in {
-    "Relu": F.relu,
-    "Sigmoid": torch.sigmoid,
-    "Tanh": torch.tanh,
-    "HardSwish": F.hardswish,
-    "Softplus": F.softplus,
-    "Softsign": F.softsign,
-    "Mish": F.mish,
-}.items():
-    register_op(_name)(_unary(_function))
-
-
-@register_op("LeakyRelu")
-def leaky_relu(op: ImportedNode) -> Arg:
-    """Slope alpha below zero."""
-    return op.call(F.leaky_relu, op.tensor(0), op.attr("alpha", 0.01))
+for _activation in ACTIVATIONS:
+    if _activation.function is not None:
+        register_op(_activation.kind)(_row(_activation))
 
 
 @register_op("PRelu")
 def prelu(op: ImportedNode) -> Arg:
     """The slope keeps its ONNX shape, e.g. (C, 1, 1)."""
     return op.call(activation.prelu, op.tensor(0), op.weight(1))
-
-
-@register_op("Elu")
-def elu(op: ImportedNode) -> Arg:
-    """alpha * (exp(x) - 1) below zero."""
-    return op.call(F.elu, op.tensor(0), op.attr("alpha", 1.0))
 
 
 @register_op("Selu")
@@ -61,12 +45,6 @@ def selu(op: ImportedNode) -> Arg:
     ):
         return op.call(F.selu, op.tensor(0))
     return op.call(activation.selu, op.tensor(0), alpha, gamma)
-
-
-@register_op("Celu")
-def celu(op: ImportedNode) -> Arg:
-    """max(0, x) + min(0, alpha * (exp(x / alpha) - 1))."""
-    return op.call(F.celu, op.tensor(0), op.attr("alpha", 1.0))
 
 
 @register_op("HardSigmoid")
@@ -97,14 +75,6 @@ def swish(op: ImportedNode) -> Arg:
 def thresholded_relu(op: ImportedNode) -> Arg:
     """X above alpha, else 0."""
     return op.call(F.threshold, op.tensor(0), op.attr("alpha", 1.0), 0.0)
-
-
-@register_op("Shrink")
-def shrink(op: ImportedNode) -> Arg:
-    """x + bias below -lambd, x - bias above lambd, else 0."""
-    return op.call(
-        activation.shrink, op.tensor(0), op.attr("lambd", 0.5), op.attr("bias", 0.0)
-    )
 
 
 @register_op("Clip", until=10)

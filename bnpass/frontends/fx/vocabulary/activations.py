@@ -1,4 +1,4 @@
-"""Nonlinearities, as modules, functions and methods."""
+"""Functions of one value: the rows of ``bnpass.importer.activations``, and others."""
 
 from __future__ import annotations
 
@@ -8,43 +8,18 @@ import numpy as np
 from torch import nn
 
 from bnpass.frontends.fx.call import Call, UnknownError
-from bnpass.frontends.fx.targets import FUNCTIONS, MODULES, Handler, function, module
+from bnpass.frontends.fx.targets import FUNCTIONS, MODULES, Handler, exact, function, module
+from bnpass.importer.activations import ACTIVATIONS
 
 _MODULES: dict[type[nn.Module], str] = {
-    nn.ReLU: "Relu",
-    nn.LeakyReLU: "LeakyRelu",
-    nn.ELU: "Elu",
-    nn.SELU: "Selu",
-    nn.CELU: "Celu",
-    nn.Sigmoid: "Sigmoid",
-    nn.Tanh: "Tanh",
-    nn.Hardsigmoid: "HardSigmoid",
-    nn.Hardswish: "HardSwish",
-    nn.Softplus: "Softplus",
-    nn.Softsign: "Softsign",
-    nn.GELU: "Gelu",
-    nn.Mish: "Mish",
-    nn.SiLU: "Swish",
     nn.Softmax: "Softmax",
     nn.Softmax2d: "Softmax",
     nn.LogSoftmax: "LogSoftmax",
+    **{cls: row.kind for row in ACTIVATIONS for cls in row.modules},
 }
 
 _FUNCTIONS = {
-    "relu": "Relu",
-    "leaky_relu": "LeakyRelu",
-    "elu": "Elu",
-    "selu": "Selu",
-    "celu": "Celu",
-    "sigmoid": "Sigmoid",
-    "tanh": "Tanh",
-    "hardsigmoid": "HardSigmoid",
-    "hardswish": "HardSwish",
-    "softplus": "Softplus",
-    "softsign": "Softsign",
-    "gelu": "Gelu",
-    "mish": "Mish",
-    "silu": "Swish",
+    **{name: row.kind for row in ACTIVATIONS for name in row.names},
     "softmax": "Softmax",
     "_softmax": "Softmax",
     "log_softmax": "LogSoftmax",
@@ -83,6 +58,8 @@ def _function_row(kind: str) -> Handler:
 
 MODULES.update({cls: _module_row(kind) for cls, kind in _MODULES.items()})
 FUNCTIONS.update({name: _function_row(kind) for name, kind in _FUNCTIONS.items()})
+for _activation in ACTIVATIONS:
+    exact(*_activation.calls)(_function_row(_activation.kind))
 
 
 @module(nn.PReLU)

@@ -43,10 +43,7 @@ def _row(kind: str) -> Handler:
 
 
 for _function, _kind in (
-    (activation.selu, "Selu"),
     (conv.local_response_norm, "LRN"),
-    (activation.hard_sigmoid, "HardSigmoid"),
-    (activation.swish, "Swish"),
     (activation.softmax_from, "Softmax"),
     (activation.log_softmax_from, "LogSoftmax"),
     (pooling.global_average_pool, "GlobalAveragePool"),

@@ -124,6 +124,8 @@ def insert(
     eps: float = 1e-5,
     momentum: float = 0.1,
     sync: bool = False,
+    freeze_inputs: bool = False,
+    max_growth: float = 4.0,
     plan_only: bool = False,
     force: bool = False,
 ) -> Any:
@@ -155,6 +157,9 @@ def insert(
         eps: added to the variance.
         momentum: torch's momentum of the running statistics.
         sync: torch only: insert SyncBatchNorm.
+        freeze_inputs: ONNX only: take initializers that callers may override for constants.
+        max_growth: ONNX only: none goes where its fold would copy shared weights until the model
+            is more than so many times as large.
         plan_only: return the :class:`~bnpass.passes.sites.InsertPlan` and change nothing.
         force: replace an existing ``output``.
 
@@ -190,7 +195,9 @@ def insert(
     from bnpass.onnx_model.model import OnnxModel
 
     moments = _moments(data) if init == "calibrated" else None
-    options = onnx_passes.InsertOptions(policy, init, eps, momentum)
+    options = onnx_passes.InsertOptions(
+        policy, init, eps, momentum, max_growth, freeze_inputs
+    )
 
     def edit(proto: OnnxModel) -> Any:
         if strip:

@@ -47,11 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--training-mode", choices=("refuse", "inference"), default="refuse",
                        help="a BatchNorm in training mode stays (default), or its running "
                        "statistics are meant")
-    group.add_argument("--freeze-inputs", action="store_true",
-                       help="take initializers that callers may override for constants; those "
-                       "that a fold has used are inputs no longer")
-    group.add_argument("--max-growth", type=options.positive, default=4.0, metavar="N",
-                       help="times the file may grow where shared weights are cloned (default 4)")
+    options.add_constants(group)
     group.add_argument("--collapse", choices=("bn", "all", "none"), default="bn",
                        help="linear branches become one operator first: those with a BatchNorm in "
                        "them (default), all, or none")

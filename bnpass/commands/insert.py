@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="also behind layers that no nonlinearity follows")
     group.add_argument("--allow-unfoldable", action="store_true",
                        help="also where the BatchNorm could not be folded back")
+    options.add_constants(group)
     options.add_strip(parser.add_argument_group("layers that BatchNorm makes unnecessary"))
     group = parser.add_argument_group("the BatchNorm")
     group.add_argument("--init", choices=("fresh", "preserve", "calibrated"), default="fresh",
@@ -138,7 +139,8 @@ class _Insertion:
             self._strip(model)
             if self.proves and not plan_only:
                 self.reference = model.copy().proto
-        wanted = InsertOptions(_policy(args), args.init, args.eps, args.momentum)
+        wanted = InsertOptions(_policy(args), args.init, args.eps, args.momentum,
+                               args.max_growth, args.freeze_inputs)
         return insert(model, wanted, plan_only=plan_only, moments=_moments(model.proto, args))
 
     def _strip(self, model: OnnxModel) -> None:

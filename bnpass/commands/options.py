@@ -47,6 +47,16 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
                            help=f"{what} nodes whose name matches (again for several patterns)")
 
 
+def add_constants(group: argparse._ArgumentGroup) -> None:
+    """What may be taken for a constant, and how often it may be copied."""
+    group.add_argument("--freeze-inputs", action="store_true",
+                       help="take initializers that callers may override for constants; those "
+                       "that are used as such are inputs no longer")
+    group.add_argument("--max-growth", type=positive, default=4.0, metavar="N",
+                       help="times the file may grow where shared weights have to be copied "
+                       "(default 4)")
+
+
 def add_strip(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup, default: tuple[str, ...] = ()
 ) -> None:

@@ -175,13 +175,18 @@ def node_constants(
         value = attribute(node, "value")
         if value is not None:
             return [TensorConstant(node.output[0], value, source)]
-    if has_bodies(node):
+    if has_bodies(node) or (node.op_type == "BatchNormalization" and _trains(node)):
         return []
     if node.op_type in ("Shape", "Size"):
         return [array_constant(node.output[0], _size_of(node, constants[node.input[0]]))]
     if node.op_type not in _TRUSTED:
         return tried(node, constants.get, opset, source.evaluated)
     return evaluated(node, constants.get, opset, source.evaluated)
+
+
+def _trains(node: onnx.NodeProto) -> bool:
+    """Whether a BatchNormalization makes new statistics, which nothing may settle."""
+    return bool(attribute(node, "training_mode", 0)) or sum(map(bool, node.output)) > 1
 
 
 def _size_of(node: onnx.NodeProto, constant: Constant) -> np.ndarray:
@@ -208,8 +213,9 @@ def _dtype_of(name: str) -> np.dtype[Any]:
 # Computed when asked for: onnx's evaluator is known to compute these.
 _TRUSTED = frozenset(
     {
-        "Abs", "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Exp",
-        "Expand", "Flatten", "Floor", "Gather", "Greater", "Identity", "Less", "Log", "MatMul",
+        "Abs", "Add", "BatchNormalization", "Cast", "Concat", "Constant", "ConstantOfShape", "Div",
+        "Equal", "Exp", "Expand", "Flatten", "Floor", "Gather", "Greater", "Identity", "Less",
+        "Log", "MatMul",
         "Max", "Min", "Mul", "Neg", "Not", "Pow", "Range", "Reciprocal", "ReduceMean",
         "ReduceProd", "ReduceSum", "Reshape", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tile",
         "Transpose", "Unsqueeze", "Where",

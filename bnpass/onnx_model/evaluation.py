@@ -158,6 +158,16 @@ def _cast(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
     return inputs[0].astype(onnx.helper.tensor_dtype_to_np_dtype(attribute(node, "to")))
 
 
+def _batch_norm(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
+    """At inference, in float64 and rounded once: onnx's own sums are in the data's type."""
+    x, *numbers = (np.asarray(array).astype(np.float64) for array in inputs)
+    shape = (-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else (-1,)
+    scale, bias, mean, var = (array.reshape(shape) for array in numbers)
+    epsilon = float(np.float32(attribute(node, "epsilon", 1e-5)))
+    exact = (x - mean) / np.sqrt(var + epsilon) * scale + bias
+    return np.asarray(exact.astype(inputs[0].dtype))
+
+
 def _transpose(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
     return inputs[0].transpose(attribute(node, "perm"))
 
@@ -167,6 +177,7 @@ _SIMPLE: dict[str, Callable[[onnx.NodeProto, list[np.ndarray]], np.ndarray]] = {
     "Identity": lambda _, inputs: inputs[0],
     "Cast": _cast,
     "Transpose": _transpose,
+    "BatchNormalization": _batch_norm,
 }
 
 

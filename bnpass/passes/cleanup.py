@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from bnpass.ir.ranks import rank_of
 
 
 def keep_adds(
-    edits: GraphEdits, graph: Graph, relations: Relations, avoid: frozenset[str] = frozenset()
+    edits: GraphEdits, graph: Graph, relations: Relations, avoid: Collection[str] = ()
 ) -> GraphEdits:
     """A shift behind a MatMul enters the Add that stood there, instead of a new one.
 

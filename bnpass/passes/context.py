@@ -64,6 +64,10 @@ class GraphContext:
         """Whether nothing reads a value."""
         return not self.graph.uses(value) and not self.graph.is_output(value)
 
+    def pinned(self, value: str, otherwise: str = "no constant") -> str:
+        """Why a value that looks like a constant is none."""
+        return self.graph.pinned.get(value, otherwise)
+
     def shifted(self, op: Op) -> bool:
         """Whether an operator's own weights have taken a shift in: it adds something by then."""
         rewrite = self._committed.rewrites.get(op.name)
@@ -78,7 +82,7 @@ class GraphContext:
         name = op.input(index)
         constant = self.graph.constant(name)
         if name and constant is None:
-            raise MapRefusedError(f"its input {name!r} is no constant", op)
+            raise MapRefusedError(f"its input {name!r} is {self.pinned(name)}", op)
         array = np.zeros(()) if constant is None else np.asarray(constant.small, np.float64)
         rewrite = self._committed.rewrites.get(op.name)
         m = rewrite.constants.get(index) if rewrite else None

@@ -13,9 +13,10 @@ Source: arXiv:1502.03167, Algorithm 2 (the inference transform) and section 3.1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +46,8 @@ class FoldEntry:
         node: the operator that names the chain.
         kind: its operator type.
         nodes: all operators of the chain.
-        how: ``backward``, ``forward``, ``split``, ``merged`` (several became one); empty: it stays.
+        how: ``backward``, ``forward``, ``split``, ``merged`` (several became one), ``constant``
+            (of constants: it is evaluated); empty: it stays.
         into: the operators that took it in.
         reason: why it stays, or why it was only merged.
     """
@@ -86,7 +88,8 @@ class FoldPlan:
     @property
     def folded(self) -> list[FoldEntry]:
         """Entries that leave the graph."""
-        return [e for e in self.entries if e.how in ("backward", "forward", "split", "collapsed")]
+        left = ("backward", "forward", "split", "collapsed", "constant")
+        return [e for e in self.entries if e.how in left]
 
     @property
     def refused(self) -> list[FoldEntry]:
@@ -110,7 +113,7 @@ def plan_fold(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     leftover: str = "bn",
-    avoid: frozenset[str] = frozenset(),
+    avoid: Mapping[str, str] = MappingProxyType({}),
     fold_norms: bool = False,
 ) -> FoldPlan:
     """Plan the fold of every affine chain of a graph.
@@ -119,7 +122,7 @@ def plan_fold(
         graph: the view.
         only, skip: glob patterns on operator names.
         leftover: what a chain becomes that has to stay: ``bn`` or ``affine`` (a Mul and an Add).
-        avoid: operators that must not take anything in (their results would overflow).
+        avoid: operators that must not take anything in, and why: their results would overflow.
         fold_norms: gamma and beta of norms that are spelt out may leave, too.
     """
     planner = Planner(graph, find_atoms(graph, fold_norms=fold_norms))
@@ -168,7 +171,7 @@ def plan_fold(
 
 
 def _edits(
-    planner: Planner, leftovers: tuple[Leftover, ...], avoid: frozenset[str]
+    planner: Planner, leftovers: tuple[Leftover, ...], avoid: Mapping[str, str]
 ) -> GraphEdits:
     """All edits of a plan, and what becomes of every value."""
     graph, committed = planner.graph, planner.committed
@@ -195,6 +198,11 @@ def _spared(planner: Planner) -> list[FoldEntry]:
 def _holds_a_constant(op: Op, graph: Graph) -> bool:
     fixed = [name for name in op.inputs if graph.constant(name) is not None]
     return operator(op.kind).affine and len(fixed) == 1
+
+
+def overflows(op: str) -> str:
+    """The reason why an operator must not take anything in that its weights' type cannot hold."""
+    return f"the new weights of {op!r} would not be finite numbers"
 
 
 # --- one chain
@@ -226,7 +234,7 @@ class _Way(NamedTuple):
 
 
 def _fold(
-    chain: Chain, planner: Planner, avoid: frozenset[str]
+    chain: Chain, planner: Planner, avoid: Mapping[str, str]
 ) -> tuple[FoldEntry, frozenset[str]]:
     """Try the ways of this file's head in turn; also the results of chains that go along."""
     names, head = chain.names, chain.head
@@ -241,6 +249,10 @@ def _fold(
     if way is None and chain.norms and head is not chain.links[0].op:
         way, tail = _tail_way(chain, planner, avoid)
         chain, names = (tail, tail.names) if way is not None else (chain, names)
+    if way is None and not chain.norms:
+        way, part = _part_way(chain, planner, avoid)
+        if way is not None:
+            chain, names, head = part, part.names, part.head
     if way is None:
         return FoldEntry(head.name, head.kind, names, "", (), "; ".join(reasons[:2])), frozenset()
     _commit(chain, way.propagations, planner)
@@ -249,7 +261,7 @@ def _fold(
 
 
 def _tail_way(
-    chain: Chain, planner: Planner, avoid: frozenset[str]
+    chain: Chain, planner: Planner, avoid: Mapping[str, str]
 ) -> tuple[_Way | None, Chain]:
     """From its first BatchNorm on: the Add in front may take in what no layer there does."""
     place = chain.links.index(chain.norms[0])
@@ -260,8 +272,24 @@ def _tail_way(
     return way, tail
 
 
+def _part_way(
+    chain: Chain, planner: Planner, avoid: Mapping[str, str]
+) -> tuple[_Way | None, Chain]:
+    """The longest part that leaves at no cost: a Mul where the Add beside it stays.
+
+    Behind concatenated MatMuls the two together would cost an Add for each of these.
+    """
+    for length in range(len(chain.links) - 1, 0, -1):
+        for start in range(len(chain.links) - length + 1):
+            part = Chain(chain.links[start : start + length])
+            way, _ = _best_way(part, planner, avoid)
+            if way is not None and not way.adds and not set(way.into) <= set(chain.names):
+                return way, part
+    return None, chain
+
+
 def _best_way(
-    chain: Chain, planner: Planner, avoid: frozenset[str]
+    chain: Chain, planner: Planner, avoid: Mapping[str, str]
 ) -> tuple[_Way | None, list[str]]:
     """A way that leaves composites alone; for a BatchNorm else one into their last constants."""
     way, reasons = _first_way(_WAYS, chain, planner, avoid)
@@ -272,7 +300,7 @@ def _best_way(
 
 
 def _first_way(
-    ways: Sequence[tuple[str, _Attempt]], chain: Chain, planner: Planner, avoid: frozenset[str]
+    ways: Sequence[tuple[str, _Attempt]], chain: Chain, planner: Planner, avoid: Mapping[str, str]
 ) -> tuple[_Way | None, list[str]]:
     """The first way that costs nothing, else the first that costs an Add behind a MatMul."""
     costly: _Way | None = None
@@ -335,7 +363,7 @@ def _check_worth(
     propagations: list[Propagation],
     into: tuple[str, ...],
     planner: Planner,
-    avoid: frozenset[str],
+    avoid: Mapping[str, str],
 ) -> int:
     """How many new Adds the propagations cost."""
     gone = set(chain.names)
@@ -346,9 +374,9 @@ def _check_worth(
     adds = sum(not planner.context.shifted(op) for op in _shifted(propagations))
     if not chain.norms and adds >= len(chain.links):
         raise MapRefusedError("it would only move")
-    stopped = avoid.intersection(into)
+    stopped = avoid.keys() & set(into)
     if stopped:
-        raise MapRefusedError(f"the new weights of {min(stopped)!r} would not be finite numbers")
+        raise MapRefusedError(avoid[min(stopped)])
     return adds
 
 
@@ -393,7 +421,7 @@ _WAYS: tuple[tuple[str, _Attempt], ...] = (
 
 
 def _leave(
-    chain: Chain, reason: str, planner: Planner, style: str, avoid: frozenset[str]
+    chain: Chain, reason: str, planner: Planner, style: str, avoid: Mapping[str, str]
 ) -> tuple[FoldEntry | None, Leftover | None]:
     """A chain that stays becomes one operator where that is shorter, and its numbers are finite."""
     head, names = chain.head, chain.names
@@ -401,7 +429,7 @@ def _leave(
         chain = refreshed(chain, planner)
     except MapRefusedError:
         return FoldEntry(head.name, head.kind, names, "", (), reason), None
-    overflows = not avoid.isdisjoint(names)
+    overflows = not avoid.keys().isdisjoint(names)
     if chain.norms and (style == "bn" or overflows):
         along_others = any(axis != 1 for link in chain.links for axis in link.map.axes)
         along_others |= planner.context.constant(chain.norms[0].op.inputs[1]) is None

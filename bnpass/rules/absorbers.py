@@ -31,7 +31,7 @@ def weight(op: Op, index: int, context: RuleContext) -> Constant:
     name = op.input(index)
     constant = context.constant(name)
     if constant is None:
-        why = "quantised" if quantised.is_weight(name, context) else "no constant"
+        why = "quantised" if quantised.is_weight(name, context) else context.pinned(name)
         raise MapRefusedError(f"its weight {name!r} is {why}", op)
     if constant.dtype not in FLOATS:
         raise MapRefusedError(f"its weight {name!r} is of type {constant.dtype}", op)

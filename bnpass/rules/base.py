@@ -39,6 +39,9 @@ class RuleContext(Protocol):
     def current(self, op: Op, index: int) -> np.ndarray:
         """A constant input in float64 (0 if left out), the maps that it has taken in applied."""
 
+    def pinned(self, value: str, otherwise: str = "no constant") -> str:
+        """Why a value that looks like a constant is none."""
+
     def shifted(self, op: Op) -> bool:
         """Whether an operator's own weights have taken a shift in: it adds something by then."""
 

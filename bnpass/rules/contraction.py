@@ -54,7 +54,8 @@ def contraction(op: Op, context: RuleContext) -> Contraction:
     if not fixed and op.kind != "Einsum":
         fixed = [i for i in (0, 1) if is_weight(op.input(i), context)]
     if len(op.inputs) < 2 or len(fixed) != 1 or (op.kind == "Einsum" and len(op.inputs) != 2):
-        raise MapRefusedError("it has no constant operand", op)
+        why = next((f": {n!r} is {w}" for n in op.inputs if (w := context.pinned(n, ""))), "")
+        raise MapRefusedError(f"it has no constant operand{why}", op)
     if op.kind == "Einsum":
         terms, output = _einsum(op)
         terms[fixed[0]] = _stretched(op, fixed[0], terms, output, context)

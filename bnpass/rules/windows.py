@@ -212,10 +212,25 @@ def _check_pad(op: Op, m: Map, pads: dict[int, tuple[int, int]]) -> bool:
     return bool(pads)
 
 
+def _only_crops(pads: dict[int, tuple[int, int]]) -> bool:
+    """Whether nothing is put in: a Slice by another name, whatever the mode and the fill value."""
+    return all(n <= 0 for pair in pads.values() for n in pair)
+
+
+def _widened(m: Map, pads: dict[int, tuple[int, int]]) -> Map:
+    """The map of what is cropped: nobody reads the entries that are cut away."""
+    widths = [
+        (-pads[a][0], -pads[a][1]) if a in pads and n > 1 else (0, 0) for a, n in enumerate(m.shape)
+    ]
+    return m.each(lambda a: np.pad(np.broadcast_to(a, m.shape), widths, constant_values=np.nan))
+
+
 def pad_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> list[Step]:
-    """m(Pad(x, c)) = Pad(m(x), m(c)), if m(c) is one number over the padding."""
+    """m(Pad(x, c)) = Pad(m(x), m(c)), if m(c) is one number over the padding; crops pass."""
     m = only(asks)
     pads = _pads(op, m.rank, context)
+    if _only_crops(pads):
+        return [Step(asks={0: _widened(m, pads) if any(m.shape[a] > 1 for a in pads) else m})]
     if not _check_pad(op, m, pads):
         return [Step(asks={0: m})]
     old = _fill(op, context)
@@ -229,6 +244,8 @@ def pad_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[S
     """Pad(m(x), c) = m(Pad(x, c')) with m(c') = c; padded channels carry the identity."""
     m = data_only(op, carried)
     pads = _pads(op, m.rank, context)
+    if _only_crops(pads):
+        return [Step(gives={0: _inner(m, {a: (-b, -e) for a, (b, e) in pads.items()})})]
     if not _check_pad(op, m, pads):
         return [Step(gives={0: m})]
     old = _fill(op, context)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ import onnx
 
 from bnpass.errors import BnpassError
 from bnpass.ir.correspondence import Correspondences
+from bnpass.onnx_model.attributes import attribute
+from bnpass.onnx_model.constants import dtype_name
 from bnpass.onnx_model.scopes import Place, has_bodies
 from bnpass.verdict.bounds import (
     SQUARED,
@@ -332,8 +334,10 @@ class _Prover:
             bound = np.abs(target.new_map.scale) * bound
         difference = _difference(left, right)
         bound = np.broadcast_to(bound, difference.shape)
+        if not difference.size:
+            raise UnknownOperatorError(f"{target.old!r} is empty at the sizes that were tried")
         ratio, place = worst_ratio(difference, bound)
-        at = np.unravel_index(place, difference.shape) if difference.size else ()
+        at = np.unravel_index(place, difference.shape)
         channel = int(at[1]) if len(at) > 1 else None
         return _replaced(about, ratio, float(difference.reshape(-1)[place]), channel, limit)
 
@@ -409,9 +413,14 @@ class _Run:
         for index in nodes:
             node = side.graph.node[index]
             made = compute(node, self._look_up, whole.opset, whole.functions, table)
-            for name, array in zip(node.output, made, strict=False):
-                if name and array is not None:
-                    self.values[name] = array
+            self._keep(node, made)
+
+    def _keep(self, node: onnx.NodeProto, made: Sequence[Array | None]) -> None:
+        """Note a node's outputs; what a Constant node holds is a constant as any other."""
+        for name, array in zip(node.output, made, strict=False):
+            if name and array is not None:
+                fixed = node.op_type == "Constant" and node.domain in ("", "ai.onnx")
+                self.values[name] = self._constant(name, array, _held(node)) if fixed else array
 
     def value(self, name: str) -> Array:
         """A value that was made or given."""
@@ -429,14 +438,14 @@ class _Run:
             whole = self.side.whole
             table = SQUARED if self.squares else None
             made = compute(node, self._look_up, whole.opset, whole.functions, table)
-            self.values.update({n: a for n, a in zip(node.output, made, strict=False)
-                                if n and a is not None})  # fmt: skip
+            self._keep(node, made)
             return self.values[name]
         return self._constant(name, self.side.whole.array(tensor))
 
-    def _constant(self, name: str, array: Array) -> Array:
+    def _constant(self, name: str, array: Array, kind: str = "") -> Array:
+        """A constant; ``kind``: its type in the file, where the array has another by now."""
         if array.dtype.kind == "f" or "float" in array.dtype.name:
-            self.kinds.add(array.dtype.name)
+            self.kinds.add(kind or array.dtype.name)
             if self.squares:
                 return squared(wide(array))
             if self.move is not None:
@@ -445,3 +454,9 @@ class _Run:
                     self.moved[name] = wide(array) * (1 + unit * rng.uniform(-1, 1, array.shape))
                 return self.moved[name]
         return array
+
+
+def _held(node: onnx.NodeProto) -> str:
+    """numpy's name of the type of what a Constant node holds."""
+    tensor = attribute(node, "value")
+    return "float32" if tensor is None else dtype_name(tensor.data_type) or ""

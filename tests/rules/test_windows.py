@@ -359,7 +359,17 @@ def test_padding_of_channels_and_pixels_at_once():
 def test_padding_that_crops():
     pads = {"pads": [0, 0, -1, 0, 0, 0, 0, -2]}
     assert_folds(behind("Pad(c, pads)", Norm(4, shift=False), **pads))
-    assert_stays(behind("Pad(c, pads)", **pads))
+    assert_folds(behind("Pad(c, pads)", **pads))
+    assert_folds(behind('Pad <mode = "reflect"> (c, pads)', **pads))
+    mixed = {"pads": [0, 0, -1, 1, 0, 0, 0, 0]}  # what is put in is seen, whatever is cut off
+    assert_stays(behind("Pad(c, pads)", **mixed))
+
+
+def test_padding_that_crops_channels():
+    """Entries that are cut off ask for nothing; in front of the layer the map is cut."""
+    pads = {"pads": [0, -1, 0, 0, 0, -1, 0, -1]}
+    assert_folds(behind("Pad(c, pads)", Norm(2), **pads))
+    assert_folds(ahead("Pad(a, pads)", kernel=(5, 2, 3, 3), **pads))
 
 
 def test_a_dynamic_fill_value_stays():

@@ -17,7 +17,7 @@ from bnpass.frontends.fx.loading import uninstall
 from bnpass.frontends.fx.module_fold import Folder, patterns
 from bnpass.frontends.fx.recurrent_plan import join
 from bnpass.frontends.fx.tracing import mode
-from bnpass.passes.fold import FoldEntry, FoldPlan, plan_fold
+from bnpass.passes.fold import FoldEntry, FoldPlan, overflows, plan_fold
 from bnpass.passes.strip import plan_strip
 
 
@@ -36,7 +36,7 @@ def fold_in(
     module: nn.Module, example: Example, options: FoldOptions
 ) -> tuple[nn.Module, FoldPlan]:
     """A folded copy of a module, and the plan that was carried out."""
-    avoid: frozenset[str] = frozenset()
+    avoid: dict[str, str] = {}
     while True:
         draft = Draft(duplicate(module), example, as_is=True)
         if options.training_mode == "inference":
@@ -47,7 +47,7 @@ def fold_in(
         try:
             plan = _carried_out(draft, options, avoid)
         except OverflowedError as error:
-            avoid |= {error.op}
+            avoid[error.op] = overflows(error.op)
             continue
         plan.entries[:0] = joined
         uninstall(draft.root)
@@ -55,7 +55,7 @@ def fold_in(
         return draft.root, plan
 
 
-def _carried_out(draft: Draft, options: FoldOptions, avoid: frozenset[str]) -> FoldPlan:
+def _carried_out(draft: Draft, options: FoldOptions, avoid: dict[str, str]) -> FoldPlan:
     banned: dict[str, str] = {}
     refused: list[FoldEntry] = []
     while True:

@@ -26,7 +26,7 @@ from bnpass.frontends.fx.recurrent import inner_norms, lint_norm
 from bnpass.frontends.fx.recurrent_plan import join, plan_recurrent, split
 from bnpass.frontends.fx.tracing import mode, trace
 from bnpass.passes.collapse import CollapsePlan, plan_collapse
-from bnpass.passes.fold import FoldPlan, plan_fold
+from bnpass.passes.fold import FoldPlan, overflows, plan_fold
 from bnpass.passes.initial import new_norms
 from bnpass.passes.insert import plan_insert
 from bnpass.passes.inspect import Inspection, inspect_graph
@@ -125,7 +125,7 @@ def fx_fold(
         folded, plan = fold_in(model, _example(model, example_inputs), options)
         _check_growth(size, _bytes(folded), max_growth)
         return plan if plan_only else folded
-    avoid: frozenset[str] = frozenset()
+    avoid: dict[str, str] = {}
     while True:
         gm = _ready(model, example_inputs)
         if training_mode == "inference":
@@ -146,7 +146,7 @@ def fx_fold(
         try:
             apply_edits(reading, plan.edits)
         except OverflowedError as error:
-            avoid |= {error.op}
+            avoid[error.op] = overflows(error.op)
             continue
         _check_growth(before, _bytes(gm), max_growth)
         return plan if plan_only else gm

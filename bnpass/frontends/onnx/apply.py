@@ -19,9 +19,21 @@ from bnpass.passes.dead import dead_operators
 
 
 def apply_edits(
-    model: OnnxModel, scope: Scope, edits: GraphEdits, numbers: ScopeNumbers
+    model: OnnxModel,
+    scope: Scope,
+    edits: GraphEdits,
+    numbers: ScopeNumbers,
+    settled: Sequence[onnx.NodeProto] = (),
 ) -> None:
-    """Change a scope's graph in place, with the numbers that were worked out for the edits."""
+    """Change a scope's graph in place, with the numbers that were worked out for the edits.
+
+    Args:
+        model: the model.
+        scope: the graph.
+        edits: what is planned.
+        numbers: what was worked out for it.
+        settled: nodes of constants that become Constant nodes.
+    """
     editor = Editor(model, scope)
     operators = numbers.operators
     for place, new in enumerate(operators):
@@ -39,6 +51,8 @@ def apply_edits(
     data = {op.name: index for op, index in edits.removed}
     for left in edits.leftovers:
         _write_leftover(editor, left, data, numbers.leftovers[left.ops[-1].name])
+    for node in settled:
+        editor.settle(node)
     editor.finish()
 
 
@@ -60,7 +74,7 @@ def _add_operator(
 
 def _rewrite(editor: Editor, new: NewOperator) -> None:
     for index, numbers in new.constants.items():
-        editor.set_constant(new.op, index, numbers)
+        editor.set_constant(new.op, index, numbers, new.copies.get(index, ""))
     if new.attrs:
         set_attributes(editor.scope.nodes[new.op.name], **new.attrs)
     if new.add is not None:

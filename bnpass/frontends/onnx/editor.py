@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from bnpass.frontends.onnx.numbers import Numbers
 from bnpass.frontends.onnx.read import Scope
@@ -38,14 +39,24 @@ class Editor:
         self._rename: dict[str, str] = {}
         self._overwritten: set[str] = set()
         self._deleted: set[str] = set()
+        self._copies: dict[str, str] = {}  # names of new constants by their keys
 
     # --- constants
 
-    def set_constant(self, op: Op, index: int, numbers: Numbers) -> None:
+    def set_constant(self, op: Op, index: int, numbers: Numbers, copy: str = "") -> None:
         """Give an operator a new constant, which has the type of the old one.
 
         A tensor that nothing else reads is overwritten; any other stays for its readers.
+
+        Args:
+            op: the operator.
+            index: of the input.
+            numbers: the new constant.
+            copy: of a constant that others read: a key; operators with one key share the new one.
         """
+        if copy in self._copies:
+            self.set_input(self.scope.nodes[op.name], index, self._copies[copy])
+            return
         if self._grows(op, index, numbers):
             self.reshape(*op.outputs)
         tensor, store = self._own(op.input(index)), self.model.store
@@ -56,6 +67,8 @@ class Editor:
             self._overwrite(tensor, numbers)
         else:
             self._store(op, index, numbers)
+            if copy:
+                self._copies[copy] = self.scope.nodes[op.name].input[index]
 
     def _grows(self, op: Op, index: int, numbers: Numbers) -> bool:
         """Whether a number becomes one for each channel, where the result grows along with it."""
@@ -140,6 +153,16 @@ class Editor:
                 owner.released.add(name)
 
     # --- nodes
+
+    def settle(self, node: onnx.NodeProto) -> None:
+        """Let a node of constants become a Constant node that holds what it computes."""
+        name = node.output[0]
+        constant = self.scope.graph.constant(name)
+        assert constant is not None
+        value = numpy_helper.from_array(np.ascontiguousarray(constant.load()), name)
+        self.release(*node.input)
+        become(node, "Constant", [], [name])
+        node.attribute.append(onnx.helper.make_attribute("value", value))
 
     def insert_behind(self, node: onnx.NodeProto, *new: onnx.NodeProto) -> None:
         """Put new nodes right behind another one."""

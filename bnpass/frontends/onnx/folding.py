@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx
 
 from bnpass.collector import collector_paused
-from bnpass.errors import RefusedError
 from bnpass.frontends.onnx.apply import apply_edits
 from bnpass.frontends.onnx.collapsing import (
     Collapsed,
@@ -17,20 +16,19 @@ from bnpass.frontends.onnx.collapsing import (
     may_collapse,
 )
 from bnpass.frontends.onnx.functions import in_the_way, inline, inline_norms
+from bnpass.frontends.onnx.growth import Room
 from bnpass.frontends.onnx.numbers import Calculation, ScopeNumbers
 from bnpass.frontends.onnx.read import Reading, Scope, checked_opset, read
 from bnpass.ir.correspondence import Correspondences
-from bnpass.ir.graph import Graph
+from bnpass.ir.graph import Graph, Op
 from bnpass.ir.operators import operator
 from bnpass.onnx_model.attributes import set_attributes
 from bnpass.onnx_model.faults import blaming_the_model
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import graphs
-from bnpass.onnx_model.storage import external
-from bnpass.passes.fold import FoldEntry, FoldPlan, plan_fold
+from bnpass.passes.fold import FoldEntry, FoldPlan, overflows, plan_fold
 from bnpass.passes.recurrent import joinable, plan_join
-
-_SMALL = 1 << 20  # bytes by which any model may grow
+from bnpass.passes.select import selector
 
 _AGAIN = 3  # further folds of what a fold has written; one was enough for all graphs seen
 
@@ -126,7 +124,6 @@ def fold(model: OnnxModel, options: FoldOptions = FoldOptions()) -> Folded:
         options: what is asked for.
 
     Raises:
-        RefusedError: cloned weights would make the model larger than ``max_growth`` times.
         InputError: the model is not valid ONNX, in a way that matters here.
     """
     with collector_paused(), blaming_the_model(model.as_given):
@@ -136,14 +133,15 @@ def fold(model: OnnxModel, options: FoldOptions = FoldOptions()) -> Folded:
         same = model.proto is given and not stopped
         ready = None if same or not collapses(model, options) else model.copy().proto
         collapsed = collapse_scopes(model, options)
-        done = _with(collapsed, _settled(model, options, None if stopped else given))
+        room = Room.of(model.proto, options.max_growth)
+        done = _with(collapsed, _settled(model, options, room, None if stopped else given))
         if collapsed.plan.collapsed:
             done = replace(done, original=ready)
         for _ in range(_AGAIN if collapsed.candidates else 0):  # a fold may clear the way
             collapsed = collapse_scopes(model, options)
             if not collapsed.plan.collapsed:
                 break
-            more = _with(collapsed, _settled(model, options, model.proto))
+            more = _with(collapsed, _settled(model, options, room, model.proto))
             done = _joined(done, more, collapsed.folds)
     return replace(done, inlined=tuple(sorted(functions - _functions(model))))
 
@@ -158,13 +156,15 @@ def _inline_for_collapse(model: OnnxModel, options: FoldOptions) -> None:
         model.proto = onnx.inliner.inline_local_functions(model.proto)
 
 
-def _settled(model: OnnxModel, options: FoldOptions, given: onnx.ModelProto | None) -> Folded:
+def _settled(
+    model: OnnxModel, options: FoldOptions, room: Room, given: onnx.ModelProto | None
+) -> Folded:
     """Fold until nothing changes, so that folding twice is folding once."""
-    done = _fold(model, options, given)
+    done = _fold(model, options, room, given)
     for _ in range(_AGAIN):
         if not done.unsettled:
             break
-        more = _fold(model, options, model.proto)
+        more = _fold(model, options, room, model.proto)
         if not any(entry.how for entry in more.plan.entries):
             break
         done = _joined(done, more)
@@ -185,7 +185,7 @@ def plan(model: OnnxModel, options: FoldOptions = FoldOptions()) -> Folded:
     """What :func:`fold` would do; its numbers are worked out, for only they tell what overflows.
 
     Raises:
-        RefusedError, InputError: as :func:`fold`.
+        InputError: as :func:`fold`.
     """
     with collector_paused(), blaming_the_model(model.as_given):
         given = model.copy() if options.training_mode == "inference" else model.twin()
@@ -194,7 +194,8 @@ def plan(model: OnnxModel, options: FoldOptions = FoldOptions()) -> Folded:
         if collapses(given, options):
             given = given.copy()
             collapsed = collapse_scopes(given, options)
-        planned = _plan(given, options, keep=False)
+        room = Room.of(given.proto, options.max_growth)
+        planned = _plan(given, options, room, keep=False)
     return Folded(model, _with(collapsed, Folded(model, planned.joined)).plan)
 
 
@@ -235,14 +236,18 @@ class _Planned:
         return replace(self.plans[0], entries=entries)
 
 
-def _fold(model: OnnxModel, options: FoldOptions, given: onnx.ModelProto | None) -> Folded:
+def _fold(
+    model: OnnxModel, options: FoldOptions, room: Room, given: onnx.ModelProto | None
+) -> Folded:
     """One round: plan, then edit; ``given`` is the model as people know it, if it is still that."""
-    planned = _plan(model, options)
+    planned = _plan(model, options, room)
+    room.taken += planned.grown
     original = None if model.proto is given else model.copy().proto
     whole = planned.joined
     edited = zip(planned.reading.scopes, planned.plans, planned.numbers, strict=True)
     for scope, plan, numbers in reversed(list(edited)):
-        apply_edits(planned.reading.model, scope, plan.edits, numbers)
+        settled = [scope.settled[e.node] for e in plan.entries if e.how == "constant"]
+        apply_edits(planned.reading.model, scope, plan.edits, numbers, settled)
     paths = [scope.path for scope in planned.reading.scopes]
     rounds = [dict(zip(paths, planned.plans, strict=True))]
     found, joined = planned.plans[0].edits.correspondences, _join_recurrent(planned.reading)
@@ -254,25 +259,28 @@ def _fold(model: OnnxModel, options: FoldOptions, given: onnx.ModelProto | None)
     return Folded(model, whole, found, planned.grown, unsettled, original, rounds)
 
 
-def _plan(model: OnnxModel, options: FoldOptions, *, keep: bool = True) -> _Planned:
-    """Plans whose numbers all fit: what would overflow takes nothing in."""
-    avoid: frozenset[str] = frozenset()
+def _plan(
+    model: OnnxModel, options: FoldOptions, room: Room, *, keep: bool = True
+) -> _Planned:
+    """Plans whose numbers all fit: what would overflow takes nothing in, nor what would grow."""
+    avoid: dict[str, str] = {}
     while True:
         reading, plans = _planned(model, options, avoid)
         calculation = Calculation(reading, keep=keep)
         pairs = list(zip(reading.scopes, plans, strict=True))
         numbers = [calculation.numbers(scope, plan.edits) for scope, plan in reversed(pairs)]
-        if not calculation.overflowed:
+        stopped = {op: overflows(op) for op in calculation.overflowed}
+        stopped = stopped or room.too_large(calculation.growth)
+        if not stopped:
             break
-        if calculation.overflowed <= avoid:
-            raise RuntimeError(f"a plan that avoids nothing: {sorted(calculation.overflowed)}")
-        avoid |= calculation.overflowed
-    _check_growth(model.proto, calculation.grown, options.max_growth)
-    return _Planned(reading, plans, numbers[::-1], calculation.grown)
+        if stopped.keys() <= avoid.keys():
+            raise RuntimeError(f"a plan that avoids nothing: {sorted(stopped)}")
+        avoid |= stopped
+    return _Planned(reading, plans, numbers[::-1], calculation.growth.total())
 
 
 def _planned(
-    model: OnnxModel, options: FoldOptions, avoid: frozenset[str]
+    model: OnnxModel, options: FoldOptions, avoid: Mapping[str, str]
 ) -> tuple[Reading, list[FoldPlan]]:
     """A model's views and plans, local functions inlined where more BatchNorms fold then."""
     reading = read(model, freeze_inputs=options.freeze_inputs)
@@ -292,9 +300,10 @@ def _planned(
     return reading, plans
 
 
-def _plans(reading: Reading, options: FoldOptions, avoid: frozenset[str]) -> list[FoldPlan]:
-    return [
-        plan_fold(
+def _plans(reading: Reading, options: FoldOptions, avoid: Mapping[str, str]) -> list[FoldPlan]:
+    plans = []
+    for scope in reading.scopes:
+        plan = plan_fold(
             scope.graph,
             only=options.only,
             skip=options.skip,
@@ -302,7 +311,17 @@ def _plans(reading: Reading, options: FoldOptions, avoid: frozenset[str]) -> lis
             avoid=avoid,
             fold_norms=options.fold_norms,
         )
-        for scope in reading.scopes
+        plans.append(replace(plan, entries=[*_evaluated(scope, options), *plan.entries]))
+    return plans
+
+
+def _evaluated(scope: Scope, options: FoldOptions) -> list[FoldEntry]:
+    """BatchNormalizations of constants: what they compute is one."""
+    wanted = selector(options.only, options.skip)
+    return [
+        FoldEntry(name, node.op_type, (name,), "constant")
+        for name, node in scope.settled.items()
+        if wanted(Op(name, node.op_type, [], []))
     ]
 
 
@@ -341,18 +360,6 @@ def _join_recurrent(reading: Reading) -> FoldPlan | None:
             return plan
         but |= calculation.overflowed
     return None
-
-
-def _check_growth(model: onnx.ModelProto, grown: int, most: float) -> None:
-    """Raise RefusedError when clones of ``grown`` bytes made a model ``most`` times as large."""
-    if grown <= _SMALL:
-        return
-    before = sum(external.nbytes(t) or 0 for t in external.tensors(model))
-    if grown > (most - 1) * before:
-        raise RefusedError(
-            f"shared weights would have to be stored {grown / 2**20:.1f} MiB more than once",
-            "allow it with --max-growth (max_growth=), or leave layers out with --skip",
-        )
 
 
 def _inside(entry: FoldEntry, scope: Scope) -> FoldEntry:

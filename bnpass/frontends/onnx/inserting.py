@@ -12,6 +12,7 @@ import onnx
 from bnpass.errors import InputError
 from bnpass.frontends.onnx import recurrent
 from bnpass.frontends.onnx.apply import apply_edits, apply_insert
+from bnpass.frontends.onnx.growth import without_growth
 from bnpass.frontends.onnx.numbers import Calculation
 from bnpass.frontends.onnx.read import Reading, read
 from bnpass.ir.graph import Op
@@ -40,6 +41,8 @@ class InsertOptions:
     init: str = "fresh"
     epsilon: float = 1e-5
     momentum: float = 0.1
+    max_growth: float = 4.0
+    freeze_inputs: bool = False
 
 
 @dataclass
@@ -85,8 +88,11 @@ def insert(
         InputError: the model is quantised, or older than opset 7.
     """
     _refuse_quantized(model.proto)
-    reading, plan = _planned(model, options.policy)
-    plan.skipped.extend(_inside_bodies(reading))
+    reading, plan = _planned(model, options)
+    within = _inside_bodies(reading)
+    plan = replace(plan, skipped=[*plan.skipped, *within],
+                   nonlinearities=plan.nonlinearities + len(within))  # fmt: skip
+    plan = without_growth(reading, plan, options.max_growth)
     if plan_only or not plan.sites:
         return Inserted(model, plan)
     plan = initialised(
@@ -100,32 +106,33 @@ def insert(
     return Inserted(model, plan)
 
 
-def _planned(model: OnnxModel, policy: Policy) -> tuple[Reading, InsertPlan]:
+def _planned(model: OnnxModel, options: InsertOptions) -> tuple[Reading, InsertPlan]:
     """The views and the plan of a model whose recurrent layers are split where that gives a site.
 
     A first attempt, on a copy, tells which of them would stay without one.
     """
     bare: dict[str, Skip] = {}
+    policy = options.policy
     if any(node.op_type in RECURRENT for node in model.proto.graph.node):
         reading, tried = _attempt(
-            OnnxModel(model.copy().proto, model.folder), policy, lambda op: wanted(op, policy)
+            OnnxModel(model.copy().proto, model.folder), options, lambda op: wanted(op, policy)
         )
         ops = reading.main.graph.ops
         recurrences = (s for s in tried.skipped if s.node in ops and ops[s.node].kind in RECURRENT)
         bare = {skip.node: skip for skip in recurrences}
     reading, plan = _attempt(
-        model, policy, lambda op: op.name not in bare and wanted(op, policy)
+        model, options, lambda op: op.name not in bare and wanted(op, policy)
     )
     plan.skipped.extend(bare.values())
     return reading, replace(plan, nonlinearities=plan.nonlinearities + len(bare))
 
 
 def _attempt(
-    model: OnnxModel, policy: Policy, chosen: Callable[[Op], bool]
+    model: OnnxModel, options: InsertOptions, chosen: Callable[[Op], bool]
 ) -> tuple[Reading, InsertPlan]:
     notes = recurrent.split(model, chosen)
-    reading = read(model)
-    plan = plan_insert(reading.main.graph, policy)
+    reading = read(model, freeze_inputs=options.freeze_inputs)
+    plan = plan_insert(reading.main.graph, options.policy)
     plan.notes.extend(notes)
     return reading, plan
 

@@ -6,10 +6,12 @@ that memory stays near the largest one; :meth:`PatchedData.commit` makes them co
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import onnx
@@ -39,12 +41,15 @@ class NewOperator:
     Attributes:
         op: the operator.
         constants: by input index, in the order in which they are stored.
+        copies: by input index, where others read the old constant: operators whose new one is
+            equal share a copy, and its key.
         attrs: attributes with new values.
         add: what an Add behind it adds; None: there is none.
     """
 
     op: Op
     constants: dict[int, Numbers] = field(default_factory=dict)
+    copies: dict[int, str] = field(default_factory=dict)
     attrs: dict[str, float] = field(default_factory=dict)
     add: np.ndarray | None = None
 
@@ -73,13 +78,14 @@ class Calculation:
 
     Attributes:
         overflowed: names of operators with new weights that the weights' own type cannot hold.
-        grown: bytes of weights that have to be stored a second time.
+        growth: bytes of weights that have to be stored a second time, by the operator for which.
     """
 
     def __init__(self, reading: Reading, *, keep: bool = True) -> None:
         self.reading, self.model, self._keep = reading, reading.model, keep
         self.overflowed: set[str] = set()
-        self.grown = 0
+        self.growth: Counter[str] = Counter()
+        self._copies: dict[str, tuple[str, np.ndarray | None]] = {}
         self._released: Counter[tuple[int, str]] = Counter()
 
     def numbers(self, scope: Scope, edits: GraphEdits) -> ScopeNumbers:
@@ -108,7 +114,7 @@ class Calculation:
         for index, arrays in new.constants.items():
             made += self.rounded(scope, ops, index, arrays)
         for index, scaled in new.scaled.items():
-            made.append(NewOperator(ops[0], {index: self._scaled(scope, ops[0], index, scaled)}))
+            made.append(self._scaled(scope, ops[0], index, scaled))
         return made
 
     def _rewritten(self, scope: Scope, rewrite: Rewrite, context: RuleContext) -> NewOperator:
@@ -117,8 +123,11 @@ class Calculation:
         for index, array in sorted(new.constants.items()):
             (one,) = self.rounded(scope, [op], index, array[np.newaxis])
             made.constants.update(one.constants)
+            made.copies.update(one.copies)
         for index, scaled in new.scaled.items():
-            made.constants[index] = self._scaled(scope, op, index, scaled)
+            one = self._scaled(scope, op, index, scaled)
+            made.constants.update(one.constants)
+            made.copies.update(one.copies)
         if new.add is not None:
             made.add = self._added(scope, op, new.add)
         return made
@@ -137,26 +146,40 @@ class Calculation:
             fits = tensor is not None and tuple(tensor.dims) == array.shape
             if self._keep and tensor is not None and fits and store is not None:
                 numbers = store.stage(tensor, [array])
-            made.append(NewOperator(op, {index: numbers}))
-            self._claim(scope, op, index, array.nbytes)
+            key = self._claim(scope, op, index, array.nbytes, partial(_content, array))
+            if key:
+                numbers = self._shared(key, array)
+            made.append(NewOperator(op, {index: numbers}, {index: key} if key else {}))
         return made
 
-    def _scaled(self, scope: Scope, op: Op, index: int, scaled: Scaled) -> Numbers:
+    def _shared(self, key: str, array: np.ndarray) -> np.ndarray:
+        """The one array of all operators with this key."""
+        name, old = self._copies[key]
+        if old is None and self._keep:
+            self._copies[key] = name, array
+        return array if old is None else old
+
+    def _scaled(self, scope: Scope, op: Op, index: int, scaled: Scaled) -> NewOperator:
         tensor = self._own_external(scope, op, index)
         dtype = np_dtype(scaled.constant.dtype)
-        self._claim(scope, op, index, math.prod(scaled.constant.shape) * dtype.itemsize)
+        nbytes = math.prod(scaled.constant.shape) * dtype.itemsize
+        key = self._claim(scope, op, index, nbytes, lambda: [f.tobytes() for f in scaled.factors])
+        made = NewOperator(op, {index: Staged()}, {index: key} if key else {})
+        shared = self._copies[key][1] if key else None
         try:
-            if not self._keep:
+            if shared is not None:
+                made.constants[index] = shared
+            elif not self._keep:
                 for _piece in scaled.pieces(dtype):
                     pass
             elif tensor is not None and self.model.store is not None:
-                return self.model.store.stage(tensor, scaled.pieces(dtype))
+                made.constants[index] = self.model.store.stage(tensor, scaled.pieces(dtype))
             else:
-                whole: np.ndarray = scaled.rounded(dtype)
-                return whole
+                whole = scaled.rounded(dtype)
+                made.constants[index] = self._shared(key, whole) if key else whole
         except OverflowError:
             self.overflowed.add(op.name)
-        return Staged()
+        return made
 
     def _added(self, scope: Scope, op: Op, shift: np.ndarray) -> np.ndarray:
         axes = [i for i, n in enumerate(shift.shape) if n != 1]
@@ -201,21 +224,53 @@ class Calculation:
         tensor = scope.initializers.get(name) if scope.readers[name] == 1 else None
         return tensor if tensor is not None and external.is_external(tensor) else None
 
-    def _claim(self, scope: Scope, op: Op, index: int, nbytes: int) -> None:
-        """Note that an operator gets a constant of its own where others read the old one."""
+    def _claim(
+        self,
+        scope: Scope,
+        op: Op,
+        index: int,
+        nbytes: int,
+        content: Callable[[], Iterable[bytes]],
+    ) -> str:
+        """Note that an operator gets a constant of its own where others read the old one.
+
+        Returns:
+            The key of the copy, equal for operators of one graph that put equal numbers in place of
+            one constant; empty where the old one may be overwritten.
+        """
         name, owner = op.input(index), scope.owner(op.input(index))
         left = owner.readers[name] - self._released[id(owner), name]
-        if owner is scope and left == 1:
-            return
+        if owner is scope and owner.readers[name] == 1:
+            return ""
         if name not in scope.nodes[op.name].input and scope.graph.constant(name) is not None:
-            return
-        if left > 1:
-            self.grown += nbytes
+            return ""
         self._release(scope, name)
+        if not name:
+            return ""
+        key = _key(str(id(scope)), name, content())
+        if left <= 1:  # nobody else reads the old one by now
+            if key not in self._copies:
+                return ""
+            self.growth[self._copies[key][0]] -= nbytes
+        elif key not in self._copies:
+            self._copies[key] = op.name, None
+            self.growth[op.name] += nbytes
+        return key
 
     def _release(self, scope: Scope, *names: str) -> None:
         for name in filter(None, names):
             self._released[id(scope.owner(name)), name] += 1
+
+
+def _content(array: np.ndarray) -> Iterable[bytes]:
+    yield array.tobytes()
+
+
+def _key(scope: str, name: str, content: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in content:
+        digest.update(part)
+    return f"{scope}/{name}/{digest.hexdigest()}"
 
 
 def _holds(kind: np.dtype, exact: np.ndarray, rounded: np.ndarray) -> bool:

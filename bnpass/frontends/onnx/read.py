@@ -14,7 +14,7 @@ from bnpass.errors import InputError
 from bnpass.frontends.onnx.normalize import Context, normalize
 from bnpass.ir.graph import Constant, Dim, Graph, Op
 from bnpass.onnx_model import shapes
-from bnpass.onnx_model.attributes import OLDEST_OPSET, is_onnx, opset_of
+from bnpass.onnx_model.attributes import OLDEST_OPSET, is_onnx, node_name, opset_of
 from bnpass.onnx_model.constants import (
     array_constant,
     dtype_name,
@@ -27,7 +27,7 @@ from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import Place, captured_by, has_bodies, placed_bodies
 from bnpass.onnx_model.validity import Order, not_text
 
-OVERRIDABLE = "an initializer that callers may override (a graph input with a default)"
+OVERRIDABLE = "an input with a default, which callers may override (--freeze-inputs fixes it)"
 
 
 @dataclass(eq=False)
@@ -43,6 +43,7 @@ class Scope:
         path: names of the operators whose bodies lead here, for reports.
         readers: how often each of its names is read, in the bodies inside of it too.
         released: its names that some reader has left.
+        settled: the BatchNormalizations of constants, by name: they are no operators.
     """
 
     proto: onnx.GraphProto
@@ -53,6 +54,7 @@ class Scope:
     path: str = ""
     readers: Counter[str] = field(default_factory=Counter)
     released: set[str] = field(default_factory=set)
+    settled: dict[str, onnx.NodeProto] = field(default_factory=dict)
 
     @cached_property
     def _own(self) -> set[str]:
@@ -183,6 +185,7 @@ class _Builder:
                 if name not in hidden:
                     self.constants.setdefault(name, constant)
         self.ops: list[Op] = []
+        self.settled: dict[str, onnx.NodeProto] = {}
         self._sizes: set[str] = set()  # values that are computed from sizes
         self.nodes: dict[str, onnx.NodeProto] = {}
         self.context = Context(reading.opset, self.constants.get, self.shape, self.dtype, self.made)
@@ -218,6 +221,8 @@ class _Builder:
         found = node_constants(node, inputs, self.constants, self.context.opset, self.model)
         if found:
             self.constants.update((c.name, c) for c in found)
+            if is_onnx(node, "BatchNormalization"):
+                self.settled[node_name(node)] = node
             return
         settled = self._settled(node)
         if settled is None:
@@ -271,7 +276,8 @@ class _Builder:
         outputs = [o.name for o in self.proto.output]
         pinned = dict.fromkeys(self.overridable, OVERRIDABLE)
         graph = Graph(self.ops, inputs, outputs, self.constants, self.shape, self.dtype, pinned)
-        scope = Scope(self.proto, graph, self.nodes, self.initializers, self.outer, path)
+        scope = Scope(self.proto, graph, self.nodes, self.initializers, self.outer, path,
+                      settled=self.settled)  # fmt: skip
         if self.outer is None:
             scope.readers.update(self.reads)
             scope.readers.update(outputs)

@@ -29,9 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_options(parser)
     group = parser.add_argument_group("statistics")
     group.add_argument("--split", default="train", help="split of the data (default train)")
-    group.add_argument("--method", choices=("pooled", "paper", "ema"), default="pooled",
-                       help="pooled over everything (default); the paper's Algorithm 2; or a "
-                       "moving average")
+    group.add_argument("--method", choices=("pooled", "paper", "ema", "exact"),
+                       default="pooled", help="pooled over everything (default); the paper's "
+                       "Algorithm 2; a moving average; or layer by layer, a pass for each BN, "
+                       "which no choice of batches can put off")
     group.add_argument("--batch-size", type=options.at_least_one, default=1000,
                        help="most samples that are normalised together (default 1000)")
     for name, what in (("--only", "calibrate only"), ("--frozen", "leave as they are")):

@@ -53,6 +53,11 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(name, type=kind, metavar="N", help=text)
     for name, text in _FLAGS:
         group.add_argument(name, action="store_true", default=None, help=text)
+    group.add_argument("--norm", choices=("batch", "renorm"), help="how BN normalises in training: "
+                       "by the batch (default), or batch renormalisation, for small batches")
+    group.add_argument("--ema", type=options.fraction, metavar="DECAY",
+                       help="also average the weights (0.999, say); the average is validated and "
+                       "written, with statistics taken anew for it")
     group.add_argument("--optimizer", choices=("sgd", "adamw"), help="default sgd")
     group.add_argument("--schedule", choices=("constant", "step", "cosine", "onecycle"),
                        help="default cosine")
@@ -87,7 +92,8 @@ def train_config(args: argparse.Namespace, *, epochs: float) -> TrainConfig:
     from bnpass.training import TrainConfig, paper_recipe
 
     names = [name for name, *_ in (*_VALUES, *_FLAGS)]
-    names += ["--optimizer", "--schedule", "--precision", "--loss", "--metric", "--ignore-index"]
+    names += ["--optimizer", "--schedule", "--precision", "--loss", "--metric", "--ignore-index",
+              "--norm", "--ema"]
     fields = {name: getattr(args, name) for name in (n[2:].replace("-", "_") for n in names)}
     given = {name: value for name, value in fields.items() if value is not None}
     if given.get("lr") == "auto":

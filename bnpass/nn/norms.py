@@ -104,6 +104,50 @@ def by_ghost_batches(size: int) -> Normalise:
     return normalise
 
 
+class Renormalise:
+    """Batch renormalisation (Ioffe 2017, arXiv:1702.03275): what inference does, in training, too.
+
+    A batch is normalised as by BN and then corrected, by constants as far as the gradient goes,
+    to what the running statistics would have made of it: gamma * r and beta + gamma * d with
+    r = sigma_B / sigma and d = (mu_B - mu) / sigma, within limits that widen over the run (r from
+    1 to 3, d from 0 to 5; plain BN for the first twentieth). The eval mode is that of BN.
+
+    Args:
+        total: steps of the run.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total, self.step = total, 0
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The largest r (its reciprocal is the smallest) and the largest size of d, now."""
+        done = self.step / max(1, self.total)
+        return 1 + 2 * _ramp(done, 0.05, 0.4), 5 * _ramp(done, 0.05, 0.25)
+
+    def __call__(self, norm: Any, x: Tensor) -> Tensor:
+        """Normalise a batch ``(n, c, ...)``."""
+        if not norm.training or norm.weight is None:
+            return _own(norm, x)
+        largest, farthest = self.limits
+        with torch.no_grad():
+            wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+            axes = [d for d in range(x.ndim) if d != 1]
+            var, mean = torch.var_mean(wide, axes, correction=0)
+            sigma = (norm.running_var.to(wide.dtype) + norm.eps).sqrt()
+            r = ((var + norm.eps).sqrt() / sigma).clamp(1 / largest, largest)
+            d = ((mean - norm.running_mean.to(wide.dtype)) / sigma).clamp(-farthest, farthest)
+        norm.num_batches_tracked.add_(1)
+        share = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
+        weight, bias = norm.weight * r, norm.bias + norm.weight * d
+        return F.batch_norm(x, norm.running_mean, norm.running_var, weight.to(norm.weight.dtype),
+                            bias.to(norm.bias.dtype), True, share, norm.eps)
+
+
+def _ramp(done: float, start: float, end: float) -> float:
+    return min(1.0, max(0.0, (done - start) / (end - start)))
+
+
 def _own(norm: Any, x: Tensor) -> Tensor:
     out: Tensor = type(norm).forward(norm, x)
     return out
@@ -112,25 +156,14 @@ def _own(norm: Any, x: Tensor) -> Tensor:
 def across_processes(norm: Any, x: Tensor) -> Tensor:
     """Normalise by the batch of all processes together; what SyncBatchNorm does on a GPU only.
 
-    The ranks' parts may differ in size. Mean and variance are summed in two rounds, so that a large
-    mean costs no precision; the gradient flows through both.
+    The ranks' parts may differ in size. One collective forward (count, mean and sum of squares of
+    each part, merged as Chan et al. do) and one backward, as in torch's SyncBatchNorm.
     """
     if not norm.training:
         return _own(norm, x)
-    values = x.to(torch.promote_types(x.dtype, torch.float32))
-    axes = [d for d in range(x.ndim) if d != 1]
-    shape = [1, -1] + [1] * (x.ndim - 2)
-    count = values.new_full((1,), x.numel() / x.shape[1])
-    sums = _all_reduce(torch.cat([values.sum(axes), count]))
-    total = sums[-1].detach()
-    mean = sums[:-1] / total
-    centred = values - mean.reshape(shape)
-    var = _all_reduce(centred.square().sum(axes)) / total
-    out = centred * (var + norm.eps).rsqrt().reshape(shape)
-    if norm.weight is not None:
-        out = out * norm.weight.reshape(shape) + norm.bias.reshape(shape)
-    _update(norm, mean.detach(), var.detach(), total)
-    return out.to(x.dtype)  # type: ignore[no-any-return]
+    out, mean, var, total = _Synchronised.apply(x, norm.weight, norm.bias, norm.eps)  # type: ignore[no-untyped-call]
+    _update(norm, mean, var, total)
+    return out  # type: ignore[no-any-return]
 
 
 def _update(norm: Any, mean: Tensor, var: Tensor, count: Tensor) -> None:
@@ -142,25 +175,56 @@ def _update(norm: Any, mean: Tensor, var: Tensor, count: Tensor) -> None:
     norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), share)
 
 
-def _all_reduce(x: Tensor) -> Tensor:
-    total: Tensor = _AllReduce.apply(x)  # type: ignore[no-untyped-call]
-    return total
-
-
-class _AllReduce(torch.autograd.Function):
-    """A sum over the processes, whose gradient is the sum of their gradients."""
+class _Synchronised(torch.autograd.Function):
+    """Batch normalisation over the parts of all processes (arXiv:1502.03167, Algorithm 1)."""
 
     @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x, weight, bias, eps = args
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        mean, var, total = _merged_moments(values)
+        scale = (var + eps).rsqrt()
+        normal = (values - mean.reshape(shape)) * scale.reshape(shape)
+        ctx.save_for_backward(normal, weight, scale, total)
+        ctx.mark_non_differentiable(mean, var, total)
+        out = normal if weight is None else normal * weight.reshape(shape) + bias.reshape(shape)
+        return out.to(x.dtype), mean, var, total
 
     @staticmethod
-    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        normal, weight, scale, total = ctx.saved_tensors
+        given = gradients[0]
+        wide = given.to(normal.dtype)
+        axes = [d for d in range(wide.ndim) if d != 1]
+        shape = [1, -1] + [1] * (wide.ndim - 2)
+        sums = torch.stack([wide.sum(axes), (wide * normal).sum(axes)])
+        own = sums.clone()  # DDP adds the processes' gradients of gamma and beta up itself
+        dist.all_reduce(sums)
+        factor = scale if weight is None else scale * weight
+        means = (sums / total).reshape(2, *shape)
+        inputs = (wide - means[0] - normal * means[1]) * factor.reshape(shape)
+        if weight is None:
+            return inputs.to(given.dtype), None, None, None
+        return inputs.to(given.dtype), own[1].to(weight.dtype), own[0].to(weight.dtype), None
+
+
+def _merged_moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and biased variance ``(c,)`` over all processes, and elements a channel ``(1,)``."""
+    axes = [d for d in range(values.ndim) if d != 1]
+    var, mean = torch.var_mean(values, axes, correction=0)
+    count = values.new_full((1,), values.numel() / values.shape[1])
+    mine = torch.cat([count, mean, var * count])
+    found = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, mine)
+    parts = torch.stack(found)
+    counts, means, squares = parts[:, :1], *parts[:, 1:].chunk(2, 1)
+    total = counts.sum(0)
+    mean = (means * counts).sum(0) / total
+    # Each part's distance from the common mean, so that a large mean costs no precision.
+    var = (squares + counts * (means - mean).square()).sum(0) / total
+    return mean, var, total
 
 
 def statistics(module: nn.Module) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Moments of what a BN sees, batch by batch, and what each method makes of them; in float64.
 
-Three methods, with the same meaning wherever the batches are computed:
+Four methods, with the same meaning wherever the batches are computed:
 
 - ``pooled``: over every element that the BN saw: the mean of all, and by the law of total variance
   the biased batch variances averaged by their counts plus the variance of the batch means.
@@ -8,6 +8,9 @@ Three methods, with the same meaning wherever the batches are computed:
   counts. Meant for batches of the training's size; behind another BN it over-corrects.
 - ``ema``: what the BN's own moving average becomes in training mode: from the stored statistics
   on, with the BN's momentum and the unbiased variance, batch after batch in their order.
+- ``exact``: layer by layer: what each BN sees once those in front of it have their population
+  statistics, pooled. It does not depend on the batches and takes a pass for each BN: the reference
+  for all others.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import numpy as np
 from bnpass.errors import InputError, UsageError, close_matches
 
 Array = np.ndarray[Any, Any]
-METHODS = ("pooled", "paper", "ema")
+METHODS = ("pooled", "paper", "ema", "exact")
 
 
 def check_method(method: str) -> None:
@@ -136,7 +139,7 @@ class Moments:
         if self.seen and self.smallest < 2:
             raise InputError(f"a batch gives {name!r} one element a channel: a single value per "
                              "channel has no variance", "use batches of 2 samples or more")
-        if method == "pooled" or not self.seen:
+        if method in ("pooled", "exact") or not self.seen:
             return self.pooled
         ordered = sorted(self.batches, key=lambda batch: batch.number)
         if method == "paper":

@@ -61,7 +61,8 @@ def calibrate_onnx(
         data: batches of inputs, or of (inputs, targets): arrays, tuples, mappings by input name
             (see :mod:`bnpass.data.protocol`). Samples that come sorted are warned about where the
             data cannot be shuffled as a whole.
-        method: ``pooled``, ``paper`` or ``ema``, which takes the batches as they come.
+        method: ``pooled``, ``paper``, ``ema``, which takes the batches as they come, or ``exact``,
+            which takes a pass for each BN.
         batch_size: most samples in a statistics batch (fewer where memory is short).
         seed: of the shuffle.
         provider: ``"cpu"`` or ``"cuda"``.
@@ -84,6 +85,8 @@ def calibrate_onnx(
     nodes = batch_norms(copy, only, frozen)
     if not nodes:
         return copy
+    if method == "exact":
+        return _layer_by_layer(copy, nodes, data, batch_size, provider)
     free = _free(copy)
     added = _on_batch_statistics(free, {n.output[0] for n in nodes})
     ports = inputs_of(free)
@@ -96,6 +99,29 @@ def calibrate_onnx(
     warn({node_name(node): found[node.output[0]] for node in nodes}, method, source)
     _write(copy, nodes, found, method)
     return copy
+
+
+def _layer_by_layer(
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], data: Any, batch_size: int, provider: str
+) -> onnx.ModelProto:
+    """Give the BNs, in the graph's order, what each sees in inference, in place."""
+    work = _free(model)
+    for node in work.graph.node:
+        _dropout_off(node, opset_of(work))
+        if node.op_type == "BatchNormalization":
+            kept = [a for a in node.attribute if a.name != "training_mode"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+    copies = {node.output[0]: node for node in work.graph.node if node.output}
+    given = list(data) if iter(items(data)) is data else data  # an iterator would be used up
+    writers = Writer(model), Writer(work)
+    for node in nodes:
+        value = node.input[0]
+        found = batch_moments(work, [(value, 1)], given, batch_size=batch_size, provider=provider)
+        statistics = Statistics(*found[value])
+        writers[0].write(node, statistics)
+        writers[1].write(copies[node.output[0]], statistics)
+    return model
 
 
 def _write(

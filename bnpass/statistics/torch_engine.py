@@ -29,6 +29,7 @@ from bnpass.nn.norms import (
     frozen,
     normalising_with,
     plain_forward,
+    statistics,
 )
 from bnpass.statistics import cautions
 from bnpass.statistics.moments import BatchMoments, Moments, check_method
@@ -69,8 +70,9 @@ def calibrate(
         loader: yields inputs or (inputs, targets), see :mod:`bnpass.data.protocol`; or a torch
             Dataset, a tensor or array ``(n, ...)``, or a :class:`bnpass.data.Data`. Samples are
             shuffled with the seed, see :class:`bnpass.statistics.source.Source`.
-        method: ``"pooled"``, ``"paper"`` or ``"ema"``, see :mod:`bnpass.statistics.moments`;
-            ``"ema"`` takes the batches as they come.
+        method: ``"pooled"``, ``"paper"``, ``"ema"`` or ``"exact"``, see
+            :mod:`bnpass.statistics.moments`; ``"ema"`` takes the batches as they come,
+            ``"exact"`` walks over them once for each BN.
         batch_size: most samples that are normalised together; smaller batches are joined.
         device: where to compute; by default where the parameters are.
         seed: of the shuffling.
@@ -104,6 +106,9 @@ def calibrate(
             raise InputError("no data to take population statistics from", "the loader is empty")
         feeder = Feeder(gm, place)
         size = min(batch_size, _affordable(gm, norms, source.example(2), feeder, memory_budget))
+        if method == "exact":
+            _layer_by_layer(gm, norms, source, feeder, size, deal=deal)
+            return gm
         batches = source.batches(size, in_order=method == "ema")
         moments = _collect(gm, norms, batches, feeder, keep=method != "pooled", deal=deal)
         if warn:
@@ -141,6 +146,50 @@ def _collect(
                 placed = feeder(call)
                 gm(*placed.args, **placed.kwargs)
     return _merged(moments) if workers > 1 else moments
+
+
+def _layer_by_layer(
+    gm: nn.Module, norms: dict[str, nn.Module], source: Source, feeder: Feeder, size: int, *,
+    deal: bool,
+) -> None:
+    """Give the BNs, in the order in which they are called, what each sees in eval mode."""
+    calls = list(source.batches(size))
+    order: dict[str, None] = {}
+    held = statistics(gm)
+    hooks = [norm.register_forward_pre_hook(lambda _, __, name=name: order.setdefault(name))
+             for name, norm in norms.items()]
+    try:
+        with torch.no_grad():
+            first = feeder(calls[0])
+            gm(*first.args, **first.kwargs)
+        for name in order:
+            seen = _seen_in_eval_mode(gm, norms[name], calls, feeder, deal=deal)
+            _store({name: norms[name]}, {name: seen}, "exact")
+    except BaseException:
+        for name, value in held.items():
+            gm.get_buffer(name).copy_(value)
+        raise
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _seen_in_eval_mode(
+    gm: nn.Module, norm: nn.Module, calls: list[Call], feeder: Feeder, *, deal: bool
+) -> Moments:
+    """The moments of one BN's input over all batches."""
+    seen = Moments()
+    workers, mine = (distributed.world(), distributed.rank()) if deal else (1, 0)
+    hook = norm.register_forward_pre_hook(
+        lambda module, args: seen.add(moments_of(args[0], channel_axis(module, args[0]))))
+    try:
+        with torch.no_grad():
+            for call in calls[mine::workers]:
+                placed = feeder(call)
+                gm(*placed.args, **placed.kwargs)
+    finally:
+        hook.remove()
+    return _merged({"": seen})[""] if workers > 1 else seen
 
 
 def moments_of(x: Tensor, axis: int = 1, number: int = 0, samples: int = 0) -> BatchMoments:

@@ -21,7 +21,7 @@ VERSION = 3
 _HINT = "give a last.pt or best.pt that bnpass wrote"
 _KINDS: dict[str, type] = {
     "step": int, "model": dict, "optimizer": dict, "scaler": dict, "history": str,
-    "waited": int, "about": dict,
+    "waited": int, "about": dict, "average": dict,
 }
 _MAY_CHANGE = {"device", "log_every", "watch", "compile", "checkpoint_every", "metric"}
 """Settings that a resumed run may have otherwise: they do not decide the weights."""
@@ -39,6 +39,7 @@ class Checkpoint:
         history: the run so far.
         waited: validations since the best one.
         about: fingerprints of what it belongs to: the ``network`` and the ``data``.
+        average: of the weights, where one is kept.
     """
 
     step: int
@@ -48,6 +49,7 @@ class Checkpoint:
     history: History
     waited: int = 0
     about: dict[str, str] = field(default_factory=dict)
+    average: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the checkpoint; whatever happens, ``path`` is whole: the old one or this one."""
@@ -60,6 +62,7 @@ class Checkpoint:
             "history": json.dumps(self.history.to_dict()),
             "waited": self.waited,
             "about": self.about,
+            "average": self.average,
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -85,7 +88,8 @@ def load_checkpoint(path: Path, config: TrainConfig | None = None) -> Checkpoint
         raise InputError(f"{path}: cannot be read as a checkpoint: its history is odd",
                          _HINT) from error
     found = Checkpoint(content["step"], content["model"], content["optimizer"],
-                       content["scaler"], history, content["waited"], content["about"])
+                       content["scaler"], history, content["waited"], content["about"],
+                       content["average"])
     if config is not None:
         _check_settings(path, history.config, config.to_dict())
     return found

@@ -13,6 +13,7 @@ CHOICES = {
     "schedule": ("constant", "step", "cosine", "onecycle"),
     "precision": ("fp32", "bf16", "fp16"),
     "validate_with": ("calibrated", "ema"),
+    "norm": ("batch", "renorm"),
 }
 LOSSES = ("cross_entropy", "bce", "mse")
 
@@ -53,6 +54,9 @@ class TrainConfig:
         deterministic: repeat to the bit on a GPU too; ``False`` lets it take faster algorithms.
         dropout: whether Dropout is live.
         freeze_bn: keep the statistics, gamma and beta of every BN as they are.
+        norm: ``"batch"``, or ``"renorm"``: batch renormalisation, for small batches; folds alike.
+        ema: decay of an exponential moving average of the weights, which is validated and left
+            behind, with statistics taken anew for it; 0 keeps none.
         virtual_batch: samples over which a BN normalises (ghost batches); 0 takes the batch.
         crop: pixels by which training images are shifted at random (zeros move in).
         flip: mirror training images at random.
@@ -95,6 +99,8 @@ class TrainConfig:
     deterministic: bool = True
     dropout: bool = True
     freeze_bn: bool = False
+    norm: str = "batch"
+    ema: float = 0.0
     virtual_batch: int = 0
     crop: int = 0
     flip: bool = False
@@ -133,7 +139,9 @@ class TrainConfig:
             raise UsageError("virtual_batch 1", "a variance needs 2 samples or more")
         if self.steps == 0 and self.epochs == 0:
             raise UsageError("neither steps nor epochs to train", "give one of them")
-        for name in ("momentum", "label_smoothing"):
+        if self.norm == "renorm" and self.virtual_batch:
+            raise UsageError("renorm with virtual batches", "give one of them")
+        for name in ("momentum", "label_smoothing", "ema"):
             if getattr(self, name) >= 1:
                 raise UsageError(f"{name} {getattr(self, name)}", "it must be below 1")
 

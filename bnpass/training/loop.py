@@ -18,6 +18,7 @@ from torch import nn
 from bnpass.errors import InputError
 from bnpass.files import make_folder
 from bnpass.nn import distributed
+from bnpass.statistics.torch_engine import calibrate
 from bnpass.training.checkpoints import (
     Checkpoint,
     load_checkpoint,
@@ -202,6 +203,8 @@ class _Run:
         found = load_checkpoint(self.last, self.config)
         restore(self.gm, found, self.last, self.about)
         restore_optimizer(self.setup.optimizer, self.setup.scaler, found, self.last)
+        if self.setup.average is not None:
+            self.setup.average.load(found.average)
         self.history, self.waited = found.history, found.waited
         if self.best is not None and self.best.is_file() and self.config.restore_best:
             self.best_state = load_checkpoint(self.best).model
@@ -212,6 +215,11 @@ class _Run:
         """Leave the network in eval mode, with the best weights if that is wanted."""
         if self.folder is not None:
             self.history.write(self.folder)
+        average = self.setup.average
+        if average is not None and not (self.config.restore_best and self.best_state is not None):
+            average.leave()
+            calibrate(self.gm, self.setup.few(), deal=False, warn=False)
+            self.history.restored = True
         if self.config.restore_best and self.best_state is not None:
             self.gm.load_state_dict(self.best_state)
             self.history.restored = True
@@ -257,6 +265,8 @@ class _Run:
     def _judged_state(self) -> dict[str, torch.Tensor]:
         """The network with the statistics that the last validation was made with."""
         state = {k: v.clone() for k, v in self.gm.state_dict().items()}
+        if self.setup.average is not None:
+            state |= {k: v.clone() for k, v in self.setup.average.held.items()}
         known = {k: v for k, v in self.setup.judged_with.items() if k in state}
         return {**state, **known}
 
@@ -267,4 +277,5 @@ class _Run:
     def _checkpoint(self, done: int) -> Checkpoint:
         setup = self.setup
         return Checkpoint(done, self.gm.state_dict(), setup.optimizer.state_dict(),
-                          setup.scaler.state_dict(), self.history, self.waited, self.about)
+                          setup.scaler.state_dict(), self.history, self.waited, self.about,
+                          setup.average.state() if setup.average is not None else {})

@@ -20,6 +20,7 @@ from bnpass.errors import InputError, UsageError
 from bnpass.nn import distributed
 from bnpass.nn.calls import takes_of
 from bnpass.nn.norms import (
+    Renormalise,
     across_processes,
     batch_norms,
     by_ghost_batches,
@@ -30,10 +31,11 @@ from bnpass.nn.norms import (
     statistics_kept,
 )
 from bnpass.statistics.torch_engine import NotFiniteError, calibrate
+from bnpass.training.average import WeightAverage
 from bnpass.training.config import TrainConfig
 from bnpass.training.devices import autocast, pick_device
 from bnpass.training.evaluate import Score, in_eval_mode, score
-from bnpass.training.feed import Feed, Reader, Samples
+from bnpass.training.feed import Feed, Reader, Samples, run, samples_of
 from bnpass.training.losses import Objective, objective
 from bnpass.training.optimizers import make_optimizer
 from bnpass.training.outputs import output_names, outputs_by_name
@@ -43,6 +45,7 @@ from bnpass.training.watch import Watch
 log = logging.getLogger("bnpass.training")
 
 _STATISTICS_SAMPLES = 1000
+_SMALL = 8  # samples times positions
 
 
 @dataclass
@@ -57,6 +60,8 @@ class Setup:
         device: where it runs.
         total, log_every, eval_every, save_every: steps.
         judged_with: the statistics that the last validation was made with.
+        renorm: what normalises, where that is batch renormalisation.
+        average: of the weights, where one is kept.
         own_loss: whether the loss is people's own.
         told: whether outputs without a gradient have been looked for.
     """
@@ -77,6 +82,8 @@ class Setup:
     watch: Watch | None
     judged_with: dict[str, torch.Tensor] = field(default_factory=dict)
     own_loss: bool = False
+    renorm: Renormalise | None = None
+    average: WeightAverage | None = None
     told: bool = False
 
     def gradients_to_watch(self, outputs: Any) -> dict[str, torch.Tensor]:
@@ -115,6 +122,10 @@ class Setup:
             return nullcontext()
         return self.model.no_sync()
 
+    def few(self) -> Any:
+        """Training samples to take statistics from, the same each time."""
+        return _few(self.feed.data, self.config, self.gm)
+
     def validate(self) -> Score | None:
         """Loss and accuracy on the validation data; weights and statistics stay as they are."""
         if self.validation is None:
@@ -122,11 +133,12 @@ class Setup:
         calibrated = self.config.validate_with == "calibrated" and not self.config.freeze_bn
         self.judged_with = {}
         modes = [(part, part.training) for part in self.gm.modules()]
-        with statistics_kept(self.gm), autocast(self.device, self.config.precision):
+        averaged = self.average.in_place() if self.average is not None else nullcontext()
+        with (statistics_kept(self.gm), averaged,
+              autocast(self.device, self.config.precision)):
             try:
-                if calibrated:
-                    few = _few(self.feed.data, self.config, self.gm)
-                    calibrate(self.gm, few, deal=False, warn=False)
+                if calibrated or self.average is not None:
+                    calibrate(self.gm, self.few(), deal=False, warn=False)
                 result = score(self.goal, self.validation, self.device, gm=self.gm,
                                precision=self.config.precision,
                                channels_last=self.config.channels_last)
@@ -156,9 +168,10 @@ def prepare(
     _move(gm, device, config, stack)
     feed = Feed(data, config, device, gm=gm)
     goal = _objective(gm, data, validation, config, feed.reader)
-    _into_training(gm, config, stack)
-    optimizer = _optimizer(goal.module, config)
     total = feed.total()
+    renorm = _into_training(gm, config, stack, total)
+    _say_small(gm, feed, config)
+    optimizer = _optimizer(goal.module, config)
     eval_every = config.eval_every or max(1, total // 10)
     return Setup(
         gm=gm, model=_wrapped(goal, device, config), goal=goal, feed=feed,
@@ -170,6 +183,7 @@ def prepare(
         log_every=config.log_every or max(1, total // 100), eval_every=eval_every,
         save_every=config.checkpoint_every or eval_every,
         watch=_watch(gm, validation or data, device, config), own_loss=is_own(config.loss),
+        renorm=renorm, average=WeightAverage(gm, config.ema) if config.ema else None,
     )
 
 
@@ -229,7 +243,32 @@ def _set_format(gm: nn.Module, memory_format: torch.memory_format) -> None:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
-def _into_training(gm: nn.Module, config: TrainConfig, stack: ExitStack) -> None:
+def _say_small(gm: nn.Module, feed: Feed, config: TrainConfig) -> None:
+    """Warn where a BN normalises over so few elements that its statistics are mostly noise."""
+    live = [norm for norm in batch_norms(gm).values() if norm.training]
+    if not live or config.norm == "renorm" or isinstance(feed.data, Stream):
+        return
+    example = feed.reader.example()
+    seen: list[int] = []
+    hooks = [norm.register_forward_pre_hook(lambda _, args: seen.append(
+        args[0].numel() // max(1, args[0].shape[1]))) for norm in live]
+    try:
+        with torch.no_grad(), in_eval_mode(gm):
+            run(gm, example[0])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    together = config.virtual_batch or max(1, feed.batch // config.accumulate)
+    fewest = min(seen, default=_SMALL * 99) * together // samples_of(example)
+    if fewest < _SMALL and distributed.rank() == 0:
+        log.warning("a BatchNorm normalises over %d elements a channel in each step, whose mean "
+                    "and variance are mostly noise: larger batches, several processes "
+                    "(synchronised BN) or --norm renorm help; smaller ghost batches do not", fewest)
+
+
+def _into_training(
+    gm: nn.Module, config: TrainConfig, stack: ExitStack, total: int
+) -> Renormalise | None:
     """Training mode, but for what the user froze; BN as the settings want it."""
     if config.freeze_bn:
         freeze(gm)
@@ -243,10 +282,18 @@ def _into_training(gm: nn.Module, config: TrainConfig, stack: ExitStack) -> None
             if "Dropout" in type(module).__name__:
                 module.eval()
     live = [norm for name, norm in norms.items() if name not in kept]
+    if config.norm == "renorm":
+        if distributed.world() > 1:
+            raise UsageError("renorm in several processes", "each would correct towards its own "
+                             "statistics: leave it out, BN is synchronised here")
+        renorm = Renormalise(total)
+        stack.enter_context(normalising_with(live, renorm))
+        return renorm
     if config.virtual_batch:
         stack.enter_context(normalising_with(live, by_ghost_batches(config.virtual_batch)))
     elif distributed.world() > 1:
         stack.enter_context(normalising_with(live, across_processes))
+    return None
 
 
 def _optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

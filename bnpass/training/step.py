@@ -26,6 +26,8 @@ def take_step(setup: Setup, step: int, rate: float, batches: list[Pair], tally: 
     seed_step(config.seed, step)
     random = step_generator(config.seed, step) if config.crop or config.flip else None
     setup.set_rate(rate)
+    if setup.renorm is not None:
+        setup.renorm.step = step
     setup.optimizer.zero_grad(set_to_none=True)
     for number, (x, y) in enumerate(batches):
         x = x if random is None else augment(x, random, crop=config.crop, flip=config.flip)
@@ -45,4 +47,6 @@ def take_step(setup: Setup, step: int, rate: float, batches: list[Pair], tally: 
         torch.nn.utils.clip_grad_norm_(setup.parameters, config.clip_norm)
     setup.scaler.step(setup.optimizer)
     setup.scaler.update()
+    if setup.average is not None:
+        setup.average.update()
     tally.steps += 1

@@ -36,7 +36,7 @@ def statistics(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name[0] in "mv"}
 
 
-@pytest.mark.parametrize("method", ["pooled", "paper", "ema"])
+@pytest.mark.parametrize("method", ["pooled", "paper", "ema", "exact"])
 @pytest.mark.parametrize("kind", ["batches", "array", "mappings"])
 def test_both_engines_give_the_same_numbers(method, kind) -> None:
     x = np.random.default_rng(0).normal(1, 2, (96, 3, 6, 6)).astype(np.float32)
@@ -57,3 +57,21 @@ def test_ema_does_not_depend_on_the_largest_batch_allowed() -> None:
     one, other = (bnpass.calibrate(network(), list(x.split(16)), method="ema", batch_size=size)
                   for size in (16, 1000))
     assert one.SerializeToString() == other.SerializeToString()
+
+
+def test_exact_does_not_depend_on_the_batches() -> None:
+    x = np.random.default_rng(0).normal(1, 2, (96, 3, 6, 6)).astype(np.float32)
+    found = [statistics(bnpass.calibrate(network(), x, method="exact", batch_size=size))
+             for size in (4, 96)]
+    for name, value in found[0].items():
+        np.testing.assert_allclose(found[1][name], value, rtol=1e-5, atol=1e-6)
+    pooled = statistics(bnpass.calibrate(network(), x, batch_size=4))
+    assert not np.allclose(pooled["v2"], found[0]["v2"], rtol=1e-3)
+    module = bnpass.calibrate(bnpass.to_torch(network()), iter([x]), method="exact")
+    norms = [m for m in module.modules() if hasattr(m, "running_var")]
+    # The layer behind the calibrated one gives what the next one was told that it sees.
+    kept = {}
+    hook = norms[1].register_forward_pre_hook(lambda _, args: kept.update(x=args[0]))
+    module(torch.from_numpy(x))
+    hook.remove()
+    torch.testing.assert_close(kept["x"].var((0, 2, 3), correction=0), norms[1].running_var)

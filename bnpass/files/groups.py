@@ -253,6 +253,13 @@ def together() -> Iterator[FileGroup]:
         group.discard()
 
 
+def note_fresh(data: Path) -> None:
+    """Let the group that is being written own a data file that will be made."""
+    group = _current.get()
+    if group is not None:
+        group.fresh(data)
+
+
 @contextlib.contextmanager
 def replacing(path: PathLike, *, force: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; leave normally and it replaces ``path`` in one step.

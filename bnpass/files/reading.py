@@ -48,8 +48,14 @@ def open_model(path: PathLike) -> tuple[onnx.ModelProto, list[ext.Place]]:
     """
     path = check_input(path)
     proto = _parse(path)
+    ext.follow(path)
     with readable_data():
-        return proto, ext.places(proto, path.parent)
+        found = ext.places(proto, path.parent)
+        for data in {place.path for place in found}:
+            if data.samefile(path):
+                raise InputError(f"external data is the model itself: {path.name!r}",
+                                 "give the data file that belongs to the model")
+    return proto, found
 
 
 @contextlib.contextmanager

@@ -72,7 +72,9 @@ def load_tensor(tensor: onnx.TensorProto, source: Places) -> np.ndarray:
         return numpy_helper.to_array(tensor)
     where = source.place(tensor)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    data = np.fromfile(where.path, dtype=np.uint8, count=where.length, offset=where.offset)
+    with external.opened(where.path) as file:
+        file.seek(where.offset)
+        data = _read_into(file, np.empty(where.length, np.uint8))
     return data.view(dtype).reshape(list(tensor.dims))
 
 
@@ -113,7 +115,7 @@ class TensorConstant(Constant):
         where = self._source.place(self._tensor)
         dtype = onnx.helper.tensor_dtype_to_np_dtype(self._tensor.data_type)
         buffer = np.empty(min(count * dtype.itemsize, where.length), np.uint8)
-        with where.path.open("rb", buffering=0) as file:
+        with external.opened(where.path) as file:
             file.seek(where.offset)
             left = where.length
             while left > 0:

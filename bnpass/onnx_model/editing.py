@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -19,11 +18,11 @@ from bnpass.errors import InputError
 from bnpass.files import (
     check_input,
     check_output,
-    data_files,
     load_model,
     open_model,
     replacing,
     save_model,
+    together,
     writing,
 )
 from bnpass.files.reading import PathLike
@@ -104,7 +103,7 @@ def _detached(path: Path) -> onnx.ModelProto | None:
 def _edit_detached(
     light: onnx.ModelProto, path: Path, output: Path, edit: Edit[T], check: Check[T] | None
 ) -> T:
-    with PatchedData(light, path.parent, output, lasting=False) as store:
+    with together(), PatchedData(light, path.parent, output, lasting=False) as store:
         model = OnnxModel(light, path.parent, store, lambda: detach(path) or load_model(path))
         done = edit(model)
         with replacing(output) as temporary:
@@ -118,27 +117,16 @@ def _edit_external(
     proto: onnx.ModelProto, path: Path, output: Path, edit: Edit[T], check: Check[T] | None
 ) -> T:
     again = lambda: load_model(path, data=False)  # noqa: E731
-    with PatchedData(proto, path.parent, output) as store:
+    with together(), PatchedData(proto, path.parent, output) as store:
         model = OnnxModel(proto, path.parent, store, again)
         done = edit(model)
         store.complete()
         store.redirect(external.tensors(model.proto))
-        stale = _own_data(output) if output.exists() else []
         with replacing(output) as temporary:
             temporary.write_bytes(model.proto.SerializeToString())
             if check is not None:
                 check(done, temporary)
             store.flush()
         store.keep()
-    for old in stale:
-        old.unlink(missing_ok=True)
     return done
 
-
-def _own_data(output: Path) -> list[Path]:
-    """Data files that an earlier run of bnpass wrote for the output that is replaced."""
-    ours = re.compile(re.escape(output.name) + r"\.[0-9a-f]{16}\.data")
-    try:
-        return [p for p in data_files(output) if ours.fullmatch(p.name)]
-    except Exception:  # noqa: BLE001 - whatever was there, it is replaced
-        return []

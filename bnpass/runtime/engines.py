@@ -55,6 +55,8 @@ class Loaded:
             return model
         if isinstance(model, onnx.ModelProto):
             return cls(model)
+        if Path(model).is_symlink():  # onnxruntime takes no data from where a link leads
+            return cls(load_model(model))
         return cls(load_model(model, data=False), Path(model))
 
     def session(self, *, edited: bool = False, **options: Any) -> Any:

@@ -100,14 +100,26 @@ def proven(before: Given, after: Given, edits: Edits, seed: int = 0) -> ProofRep
 def _whole(given: Given, instead: onnx.ModelProto | None) -> Whole:
     if isinstance(given, onnx.ModelProto):
         return Whole(instead or given)
-    path = Path(given)
-    if instead is not None:
-        return Whole(instead, path.resolve().parent)
     from bnpass.files import load_model
     from bnpass.onnx_model.storage.detached import detach
 
+    path = Path(given)
+    if path.is_symlink():  # its data may lie in two folders: it is read now
+        return Whole(load_model(path) if instead is None else _embedded(instead, path))
+    if instead is not None:
+        return Whole(instead, path.resolve().parent)
     light = detach(path.resolve())
     return Whole(load_model(path, data=False) if light is None else light, path.resolve().parent)
+
+
+def _embedded(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    from bnpass.onnx_model.storage import external
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    external.follow(path)
+    external.embed(copy, path.parent)
+    return copy
 
 
 def _failed(proof: ProofReport, seconds: float) -> VerifyReport:

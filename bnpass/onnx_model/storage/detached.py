@@ -195,7 +195,7 @@ def _write(target: Path, chunks: list[Chunk]) -> None:
                 file.seek(end)
                 end += write_all(file, chunk)
                 continue
-            with chunk.path.open("rb", buffering=0) as source:
+            with external.opened(chunk.path) as source:
                 copy_range(source, file, chunk.offset, chunk.length, end)
             send_to_disk(file, end, chunk.length)
             end += chunk.length

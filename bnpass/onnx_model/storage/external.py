@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -160,14 +162,69 @@ def inside(location: str, folder: Path, name: str) -> Path:
         raise InputError(f"external data of {name!r} points outside of the model's folder: "
                          f"{location!r}", "put the data file beside the model and save it with a "
                          "relative location (onnx.save_model(..., location='model.data'))")
-    path = folder / pure
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+    path = _found(pure, folder, name, location)
+    try:
+        about = path.stat()
+    except OSError:
+        raise InputError(f"external data file not found: {path}", "copy the data file into the "
+                         "model's folder; it belongs to the model") from None
+    if not stat.S_ISREG(about.st_mode):
+        raise InputError(f"external data of {name!r} is no file: {location!r}",
+                         "copy the data file into the model's folder; it belongs to the model")
+    if about.st_nlink > 1:
+        raise InputError(f"external data of {name!r} has a second name (a hard link): {location!r}",
+                         "it may be another's file: copy it, as onnx 1.22 and newer ask for, too")
+    return path
+
+
+_linked: dict[Path, Path] = {}
+"""Folder -> the real folder of the model that was read there by a link."""
+
+
+def follow(model: Path) -> None:
+    """Note whether a model is read by a link, as in a cache: its data may be where it really is."""
+    folder = Path(os.path.realpath(model.parent))
+    if model.is_symlink():
+        _linked[folder] = Path(os.path.realpath(model)).parent
+    else:
+        _linked.pop(folder, None)
+
+
+def _found(pure: str, folder: Path, name: str, location: str) -> Path:
+    """Where a data file really lies: in the folder, or in that of the model behind a link.
+
+    Raises:
+        InputError: in neither.
+    """
+    here = Path(os.path.realpath(folder))
+    there = _linked.get(here, here)
+    path = here / pure if os.path.lexists(here / pure) else there / pure
+    real = Path(os.path.realpath(path))
+    if not (real.is_relative_to(here) or real.is_relative_to(there)):
         raise InputError(f"external data of {name!r} leaves the model's folder through a link: "
                          f"{location!r}", "replace the link by the file it points to")
-    if not path.is_file():
-        raise InputError(f"external data file not found: {path}",
-                         "copy the data file into the model's folder; it belongs to the model")
-    return path
+    plain = folder / pure
+    return real if plain.is_symlink() or (not plain.exists() and real.exists()) else plain
+
+
+def opened(path: Path) -> FileIO:
+    """A data file that was checked, opened; a link or a pipe that took its place is refused.
+
+    Raises:
+        OSError: it is none any more.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+        os.close(descriptor)
+        raise OSError(f"{path} was replaced while it was read")
+    return FileIO(descriptor, "rb")
+
+
+def location(tensor: onnx.TensorProto) -> str:
+    """The data file that an external tensor names."""
+    return next((e.value for e in tensor.external_data if e.key == "location"), "")
 
 
 def places(model: onnx.ModelProto, folder: Path) -> list[Place]:
@@ -191,23 +248,26 @@ def overlapping(found: Iterable[Place]) -> set[tuple[Path, int]]:
 
 def embed(model: onnx.ModelProto, folder: Path, kept: Collection[str] = ()) -> None:
     """Read the external data into the model, changed in place; that of tensors ``kept`` stays."""
-    opened: dict[Path, BinaryIO] = {}
+    files: dict[Path, BinaryIO | FileIO] = {}
     try:
         for tensor in externals(model):
             if tensor.name in kept:
                 continue
             where = place(tensor, folder)
-            if where.path not in opened:
-                opened[where.path] = where.path.open("rb")
-            _read(tensor, where, opened[where.path])
+            if where.path not in files:
+                files[where.path] = opened(where.path)
+            _read(tensor, where, files[where.path])
     finally:
-        for file in opened.values():
+        for file in files.values():
             file.close()
 
 
-def _read(tensor: onnx.TensorProto, where: Place, file: BinaryIO) -> None:
+def _read(tensor: onnx.TensorProto, where: Place, file: BinaryIO | FileIO) -> None:
     file.seek(where.offset)
-    tensor.raw_data = file.read(where.length)
+    content = file.read(where.length)
+    if len(content) < where.length:
+        raise OSError(f"{where.path} became shorter while it was read")
+    tensor.raw_data = content
     del tensor.external_data[:]
     tensor.ClearField("data_location")
 

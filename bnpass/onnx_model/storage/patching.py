@@ -8,6 +8,7 @@ byte is written twice.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import FileIO
@@ -17,6 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bnpass import limits
+from bnpass.files.groups import note_fresh
+from bnpass.files.leftovers import new_data_name
 from bnpass.onnx_model.storage import external
 
 if TYPE_CHECKING:
@@ -75,19 +79,24 @@ class PatchedData:
         self, model: onnx.ModelProto, folder: Path, output: Path, *, lasting: bool = True
     ) -> None:
         self._folder, self._lasting = folder, lasting
-        places = external.places(model, folder)
+        tensors = external.externals(model)
+        places = [external.place(tensor, folder) for tensor in tensors]
         self._shared = external.overlapping(places)
-        self.files: dict[Path, Path] = {}
-        for source in dict.fromkeys(place.path for place in places):
-            token = os.urandom(8).hex()
-            self.files[source] = output.with_name(f"{output.name}.{token}.data")
+        self._sources = {
+            external.location(tensor): place.path
+            for tensor, place in zip(tensors, places, strict=True)
+        }
+        self._ends = _ends(places)
+        target = Path(os.path.realpath(output))
+        self.files = {source: new_data_name(target) for source in self._ends}
         self._written: dict[Path, dict[int, int]] = {}  # by old file: offset -> length
         self._kept = False
 
     def __enter__(self) -> PatchedData:
         for source, target in self.files.items():
+            note_fresh(target)
             with target.open("xb") as file:
-                file.truncate(source.stat().st_size)
+                file.truncate(self._ends[source])
             self._written[source] = {}
         return self
 
@@ -108,7 +117,7 @@ class PatchedData:
     def place(self, tensor: onnx.TensorProto) -> external.Place:
         """Where an external tensor's numbers lie now: in the new file if they were written."""
         fields = {entry.key: entry.value for entry in tensor.external_data}
-        source, offset = _file(tensor, self._folder), int(fields.get("offset") or 0)
+        source, offset = self._sources[external.location(tensor)], int(fields.get("offset") or 0)
         length = int(fields.get("length") or external.nbytes(tensor) or 0)
         path = self.files[source] if offset in self._written[source] else source
         return external.Place(tensor.name, path, offset, length)
@@ -120,7 +129,7 @@ class PatchedData:
         were committed before and are still to be read, are held instead.
         """
         old = self.place(tensor)
-        source = _file(tensor, self._folder)
+        source = self._sources[external.location(tensor)]
         if (source, old.offset) in self._shared or old.offset in self._written[source]:
             return Staged(np.concatenate([piece.reshape(-1).copy() for piece in pieces]))
         self._patch(source, old, pieces)
@@ -129,7 +138,7 @@ class PatchedData:
     def commit(self, tensor: onnx.TensorProto, staged: Staged) -> None:
         """Let the tensor have the numbers: in its place, or in one of its own if it shared that."""
         old = self.place(tensor)
-        source = _file(tensor, self._folder)
+        source = self._sources[external.location(tensor)]
         if (source, old.offset) in self._shared and staged.held is not None:
             self._append(tensor, [staged.held])
             return
@@ -153,19 +162,20 @@ class PatchedData:
         self._append(tensor, [array])
 
     def _append(self, tensor: onnx.TensorProto, pieces: Iterable[np.ndarray]) -> None:
-        source, target = next(iter(self.files.items()))
+        location, source = next(iter(self._sources.items()))
+        target = self.files[source]
         with target.open("r+b", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
             start = file.seek(-(-end // external.ALIGN) * external.ALIGN)
             length = _write(file, pieces)
         self._written[source][start] = length
-        external.point(tensor, source.relative_to(self._folder).as_posix(), start, length)
+        external.point(tensor, location, start, length)
 
     def complete(self) -> None:
         """Copy what was not written: all that stays as it is."""
         for source, target in self.files.items():
-            gaps = _gaps(self._written[source], source.stat().st_size)
-            with source.open("rb", buffering=0) as old, target.open("r+b", buffering=0) as new:
+            gaps = _gaps(self._written[source], self._ends[source])
+            with external.opened(source) as old, target.open("r+b", buffering=0) as new:
                 for start, end in gaps:
                     copy_range(old, new, start, end - start, start)
 
@@ -182,7 +192,7 @@ class PatchedData:
         """Let external tensors point to the copies."""
         for tensor in tensors:
             if external.is_external(tensor):
-                source = _file(tensor, self._folder)
+                source = self._sources[external.location(tensor)]
                 fields = {entry.key: entry for entry in tensor.external_data}
                 if "length" not in fields and self._has_grown(source):
                     length = external.place(tensor, self._folder).length
@@ -191,13 +201,29 @@ class PatchedData:
 
     def _has_grown(self, source: Path) -> bool:
         """Whether something was appended: what goes on to the file's end would be longer."""
-        return self.files[source].stat().st_size > source.stat().st_size
+        return self.files[source].stat().st_size > self._ends[source]
 
 
-def _file(tensor: onnx.TensorProto, folder: Path) -> Path:
-    """The data file that an external tensor names, as :func:`external.place` gives it."""
-    location: str = next(e.value for e in tensor.external_data if e.key == "location")
-    return folder / location.replace("\\", "/")
+def _ends(places: Iterable[external.Place]) -> dict[Path, int]:
+    """How much of each data file is copied: all of it, unless it is far more than tensors use.
+
+    Then what lies behind the last tensor stays away.
+
+    Raises:
+        BudgetError: most of what lies in front of that is used by no tensor, either.
+    """
+    ends: dict[Path, int] = {}
+    used: Counter[Path] = Counter()
+    for place in places:
+        ends[place.path] = max(ends.get(place.path, 0), place.offset + place.length)
+        used[place.path] += place.length
+    for path, end in ends.items():
+        size = path.stat().st_size
+        if size - used[path] <= limits.allowed("unused", used[path]):
+            ends[path] = size
+        else:
+            limits.check("unused", end - used[path], f"external data {path.name!r}", used[path])
+    return ends
 
 
 def _write(file: FileIO, pieces: Iterable[np.ndarray]) -> int:

@@ -1,0 +1,130 @@
+"""External data: where it may lie, what may take its place, how much of it is copied."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import bnpass as package
+from bnpass.errors import InputError
+from bnpass.files import load_model
+from bnpass.limits import BudgetError
+from bnpass.onnx_model.storage import external
+from tests.commands.helpers import Run, add_norm, files, mlp
+
+
+def saved(folder: Path, name: str = "m.onnx", data: str = "m.data") -> Path:
+    folder.mkdir(exist_ok=True)
+    onnx.save(add_norm(mlp()), str(folder / name), save_as_external_data=True, location=data,
+              size_threshold=0)
+    return folder / name
+
+
+def same(first: Path, second: Path) -> bool:
+    return load_model(first).graph.initializer[0] == load_model(second).graph.initializer[0]
+
+
+def test_a_hard_link_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    os.link(tmp_path / "m.data", tmp_path / "again")
+    with pytest.raises(InputError, match="hard link"):
+        load_model(path)
+
+
+def test_the_model_is_not_its_own_data(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        external.point(tensor, "m.onnx", 0, external.nbytes(tensor) or 0)
+    path.write_bytes(model.SerializeToString() + bytes(0))
+    with pytest.raises(InputError, match="the model itself"):
+        load_model(path)
+
+
+def by_link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def by_hard_link(path: Path) -> None:
+    os.link(path, path.with_name("elsewhere"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("swap", [by_link, by_pipe, by_hard_link])
+def test_a_file_that_is_swapped_after_the_check_is_refused(
+    tmp_path: Path, swap: Callable[[Path], None]
+) -> None:
+    path = saved(tmp_path)
+    proto = load_model(path, data=False)
+    places = external.places(proto, tmp_path)
+    swap(tmp_path / "m.data")
+    with pytest.raises(OSError, match=r"m\.data"):
+        external.opened(places[0].path)
+
+
+def test_a_model_by_a_link_into_another_folder(bnpass: Run, tmp_path: Path) -> None:
+    original = saved(tmp_path / "store")
+    (tmp_path / "m.onnx").symlink_to("store/m.onnx")
+    assert same(tmp_path / "m.onnx", original)
+    assert bnpass("fold", tmp_path / "m.onnx", "-o", tmp_path / "o.onnx").code == 0
+
+
+def test_model_and_data_by_links_into_a_cache(bnpass: Run, tmp_path: Path) -> None:
+    """The layout of Hugging Face's cache: both are links to files that are named by their hash."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "a1"
+    original = saved(blobs, "0123abcd", "model.onnx_data")
+    (blobs / "model.onnx_data").rename(blobs / "4567cdef")
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.onnx").symlink_to("../../blobs/0123abcd")
+    (snapshot / "model.onnx_data").symlink_to("../../blobs/4567cdef")
+    done = bnpass("fold", snapshot / "model.onnx", "-o", tmp_path / "o.onnx")
+    assert done.code == 0, done.err
+    assert files(blobs) == ["0123abcd", "4567cdef"]
+    assert original.exists()
+
+
+def test_a_link_of_the_data_alone_may_not_leave(tmp_path: Path) -> None:
+    """Nor if a link beside it leads to where the data is: it is not the model that is read."""
+    path = saved(tmp_path / "in")
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (tmp_path / "in" / "m.data").rename(secret / "m.data")
+    (tmp_path / "in" / "m.data").symlink_to(secret / "m.data")
+    saved(secret, "other.onnx", "other.data")
+    (tmp_path / "in" / "other.onnx").symlink_to(secret / "other.onnx")
+    load_model(tmp_path / "in" / "other.onnx")
+    with pytest.raises(InputError, match="through a link"):
+        load_model(path)
+
+
+def test_what_no_tensor_uses_is_not_copied_by_the_terabyte(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    os.truncate(tmp_path / "m.data", 1 << 40)
+    out = package.fold(path, output=tmp_path / "o.onnx", verify=False)
+    new = [p for p in tmp_path.iterdir() if p.name.startswith("o.onnx.")]
+    assert sum(p.stat().st_size for p in new) < 1 << 20
+    assert np.isfinite(onnx.numpy_helper.to_array(load_model(out).graph.initializer[0])).all()
+
+
+def test_a_tensor_a_terabyte_behind_the_others_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    model = onnx.load(path, load_external_data=False)
+    tensor = model.graph.initializer[0]
+    external.point(tensor, "m.data", (1 << 40) - 4096, external.nbytes(tensor) or 0)
+    path.write_bytes(model.SerializeToString())
+    os.truncate(tmp_path / "m.data", 1 << 40)
+    before = files(tmp_path)
+    with pytest.raises(BudgetError, match=r"m\.data"):
+        package.fold(path, output=tmp_path / "o.onnx", verify=False)
+    assert files(tmp_path) == before

@@ -17,7 +17,7 @@ def merged_asks(maps: list[Map], value: str) -> Map:
         pair = np.broadcast_arrays(merged.scale, merged.shift, m.scale, m.shift)
         known = ~np.isnan(pair[0]) & ~np.isnan(pair[2])
         if (known & ((pair[0] != pair[2]) | (pair[1] != pair[3]))).any():
-            raise MapRefusedError(f"the readers of {value!r} ask for different maps")
+            raise MapRefusedError(f"the readers of {value!r} need different maps")
         empty = np.isnan(pair[0])
         merged = Map(np.where(empty, pair[2], pair[0]), np.where(empty, pair[3], pair[1]))
     return merged

@@ -116,7 +116,7 @@ def refreshed(chain: Chain, planner: Planner) -> Chain:
         return chain
     links = [_link(link.op, planner) for link in chain.links]
     if any(link is None for link in links):
-        raise MapRefusedError("what it took in makes it no map", chain.head)
+        raise MapRefusedError("what it has absorbed makes it no per-channel map", chain.head)
     return Chain([link for link in links if link is not None])
 
 

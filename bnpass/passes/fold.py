@@ -370,10 +370,10 @@ def _check_worth(
     for propagation in propagations:
         gone.update(*(planner.joinable[value][0] for value in propagation.joined))
     if not all(gone.isdisjoint(propagation.crossed) for propagation in propagations):
-        raise MapRefusedError("a map that comes along would go into one that leaves")
+        raise MapRefusedError("it would be absorbed by an operator that is itself folded away")
     adds = sum(not planner.context.shifted(op) for op in _shifted(propagations))
     if not chain.norms and adds >= len(chain.links):
-        raise MapRefusedError("it would only move")
+        raise MapRefusedError("nothing would be saved: it would become another operator elsewhere")
     stopped = avoid.keys() & set(into)
     if stopped:
         raise MapRefusedError(avoid[min(stopped)])

@@ -291,7 +291,7 @@ class _Inserter:
         if norms and not (self.policy.norms and norms[0].kind != "BatchNormalization"):
             raise MapRefusedError(f"{_NORMED} by {norms[0].kind} {norms[0].name!r}")
         if not norms and not any(operator(op.kind).layer for op in ops):
-            raise MapRefusedError("no layer in front: per-channel arithmetic alone is none")
+            raise MapRefusedError("no layer in front: there is only per-channel arithmetic")
 
     def other_reader(self, value: str) -> str:
         """Why some reader of a value must not see it normalised; empty if all lead to sites."""

@@ -138,7 +138,7 @@ class Planner:
             return self.atoms.sparing(op, rest, self.context.constant)
         rule = RULES.get(op.kind)
         if rule is None:
-            raise MapRefusedError("a map does not pass it", op)
+            raise MapRefusedError("no scale or shift can pass it", op)
         return self.atoms.sparing(op, rule.backward(op, asks, self.context), self.context.constant)
 
     def _take_back(self, op: Op, step: Step, worklist: Worklist, propagation: Propagation) -> None:
@@ -162,7 +162,7 @@ class Planner:
         producer = self.graph.producer(value)
         if producer is None:
             why = self.graph.pinned.get(value, "an input of the graph")
-            raise MapRefusedError(f"{value!r} is {why}: nothing in front of it can take the map in")
+            raise MapRefusedError(f"{value!r} is {why}: nothing in front of it can absorb the map")
         worklist.push(producer, -self.graph.order[producer.name])
 
     def _settled(self, value: str, worklist: Worklist) -> Map | None:
@@ -230,7 +230,7 @@ class Planner:
             return [Step()]
         rule = RULES.get(op.kind)
         if rule is None:
-            raise MapRefusedError("a map does not pass it", op)
+            raise MapRefusedError("no scale or shift can pass it", op)
         try:
             steps = rule.forward(op, carried, self.context)
         except MapRefusedError:

@@ -48,5 +48,5 @@ def search(
             resumed = choices.pop()
             retries += 1
             if retries > _RETRIES:
-                why = "too many ways to share the map out"
+                why = "too many ways to divide the map among its inputs"
                 raise MapRefusedError(why, resumed[0]) from None

@@ -117,7 +117,7 @@ def conv_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[
 def _check_unpadded(op: Op) -> None:
     pads = op.attrs.get("pads", ())
     if pads is None or any(pads):
-        raise MapRefusedError("a shift does not pass its zero padding", op)
+        raise MapRefusedError("a shift cannot pass its zero padding", op)
 
 
 def _check_covered(op: Op, context: RuleContext) -> None:
@@ -129,7 +129,7 @@ def _check_covered(op: Op, context: RuleContext) -> None:
     plain = plain and not any(op.attrs.get("output_padding") or ())
     reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
     if not plain or pads is None or any(p < r for p, r in zip(pads, reach * 2, strict=True)):
-        raise MapRefusedError("a shift does not pass a transposed convolution with borders", op)
+        raise MapRefusedError("a shift cannot pass a transposed convolution with borders", op)
 
 
 # --- Gemm, MatMul, Einsum
@@ -166,7 +166,7 @@ def contraction_backward(op: Op, asks: Sequence[Map | None], context: RuleContex
         _gemm_bias(op, context)
         return [Step(output_map=m, adds=int(m.has_shift and op.kind != "Gemm"))]
     if m.has_shift or _adds(op, context):
-        raise MapRefusedError("a shift does not pass along the rows of its other operand", op)
+        raise MapRefusedError("a shift cannot pass along the rows of its other operand", op)
     return [Step(asks={1 - c.index: c.to_dynamic(m)})]
 
 
@@ -203,7 +203,7 @@ def contraction_forward(op: Op, carried: dict[int, Map], context: RuleContext) -
             raise MapRefusedError("it sums an axis that its constant operand does not have", op)
         return [Step(input_map=m, adds=int(m.has_shift and op.kind != "Gemm"))]
     if m.has_shift or not varied <= set(c.output) or _adds(op, context):
-        raise MapRefusedError("a shift does not pass along the rows of its other operand", op)
+        raise MapRefusedError("a shift cannot pass along the rows of its other operand", op)
     return [Step(gives={0: c.to_output(m)})]
 
 

@@ -153,7 +153,7 @@ def _factor(op: Op, context: RuleContext) -> tuple[int, np.ndarray]:
     """(data operand, constant factor in float64) of x*c, c*x and x/c."""
     fixed, free = constants(op, context), dynamic(op, context)
     if len(fixed) != 1 or len(free) != 1 or (op.kind == "Div" and free != [0]):
-        raise MapRefusedError("a shift does not pass a product of two values", op)
+        raise MapRefusedError("a shift cannot pass a product of two values", op)
     factor = context.current(op, fixed[0])
     return free[0], 1 / factor if op.kind == "Div" else factor
 
@@ -161,7 +161,7 @@ def _factor(op: Op, context: RuleContext) -> tuple[int, np.ndarray]:
 def _shift_past_constant(op: Op, m: Map, context: RuleContext) -> Step:
     data, factor = _factor(op, context)
     if not (factor != 0).all() or not np.isfinite(factor).all():
-        raise MapRefusedError("a shift does not pass a product with zero", op)
+        raise MapRefusedError("a shift cannot pass a product with zero", op)
     asked = m.with_shift(m.shift / factor)
     return Step(asks={data: to_operand(asked, op, data, context)})
 
@@ -171,7 +171,7 @@ def product_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> li
     maps = {i: to_output(m, op, context) for i, m in carried.items()}
     if op.kind == "Div" and 1 in maps:
         if (maps[1].scale == 0).any() or maps[1].has_shift:
-            raise MapRefusedError("a zero scale or a shift does not pass a divisor", op)
+            raise MapRefusedError("a zero scale or a shift cannot pass a divisor", op)
         maps[1] = Map(1 / maps[1].scale, maps[1].shift)
     fixed = constants(op, context)
     if not any(m.has_shift for m in maps.values()):
@@ -180,7 +180,7 @@ def product_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> li
             scale = scale * m.scale
         return _scale_into_factor(op, scale, fixed)
     if len(maps) != 1:
-        raise MapRefusedError("a shift does not pass a product of two values", op)
+        raise MapRefusedError("a shift cannot pass a product of two values", op)
     _, factor = _factor(op, context)
     (m,) = maps.values()
     return [
@@ -223,7 +223,7 @@ def extremum_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) 
     """The same map to every operand, if no scale is negative."""
     m = only(asks)
     if not m.is_monotone:
-        raise MapRefusedError("a negative scale does not pass it", op)
+        raise MapRefusedError("a negative scale cannot pass it", op)
     return [Step(asks={i: to_operand(m, op, i, context) for i in range(len(op.inputs))})]
 
 
@@ -232,13 +232,13 @@ def extremum_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> l
     maps = {i: to_output(m, op, context) for i, m in carried.items()}
     m = next(iter(maps.values()))
     if not m.is_monotone:
-        raise MapRefusedError("a negative scale does not pass it", op)
+        raise MapRefusedError("a negative scale cannot pass it", op)
     for i in dynamic(op, context):
         if i not in maps or not maps[i].equals(m):
             raise MapRefusedError(f"its operand {op.inputs[i]!r} does not carry the same map", op)
     fixed = constants(op, context)
     if fixed and (m.scale == 0).any():
-        raise MapRefusedError("a zero scale does not pass its constant operand", op)
+        raise MapRefusedError("a zero scale cannot be undone in its constant operand", op)
     inverse = Map(1 / m.scale, -m.shift / m.scale) if fixed else m
     return [Step(gives={0: m}, constants=dict.fromkeys(fixed, inverse))]
 
@@ -248,9 +248,9 @@ def extremum_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> l
 
 def _rectified(op: Op, m: Map) -> Map:
     if not m.is_monotone:
-        raise MapRefusedError("a negative scale does not pass it", op)
+        raise MapRefusedError("a negative scale cannot pass it", op)
     if m.has_shift:
-        raise MapRefusedError("a shift does not pass it", op)
+        raise MapRefusedError("a shift cannot pass it", op)
     return m
 
 
@@ -266,7 +266,7 @@ def rectifier_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> 
 
 def _check_passes(op: Op, context: RuleContext) -> None:
     if op.attrs.get("training"):
-        raise MapRefusedError("a live Dropout is no constant factor", op)
+        raise MapRefusedError("a Dropout in training mode is no constant factor", op)
     if op.kind == "Cast":
         source, target = op.attrs.get("from"), op.attrs.get("to")
         if source not in FLOATS or target not in FLOATS:

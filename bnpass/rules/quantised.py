@@ -83,7 +83,7 @@ def dequantize_backward(op: Op, asks: Sequence[Map | None], context: RuleContext
         _check_parameters(one, m, context)
     codes = context.constant(op.inputs[0]) if source is None else None
     if m.has_shift and (codes is None or codes.dtype != "int32"):
-        raise MapRefusedError("a shift does not pass its codes", op)
+        raise MapRefusedError("a shift cannot go into its integer codes", op)
     if source is None:
         check_codes(op, m, context)
         return [Step(output_map=m)]

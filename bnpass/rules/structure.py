@@ -89,7 +89,7 @@ def _gather(a: np.ndarray, block: int, crd: bool, op: Op) -> np.ndarray:
     n = a.shape[1] // (block * block)
     parts = a.reshape(n, block * block).T if crd else a.reshape(block * block, n)
     if not (parts == parts[:1]).all():
-        raise MapRefusedError("channels with different maps merge", op)
+        raise MapRefusedError("channels that need different maps are merged", op)
     return np.asarray(parts[0].reshape(1, n, 1, 1))
 
 
@@ -127,7 +127,7 @@ def expand_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) ->
     extra = m.rank - len(dims)
     for axis in m.axes:
         if axis < extra or dims[axis - extra] != m.shape[axis]:
-            raise MapRefusedError("copies of one entry ask for different maps", op)
+            raise MapRefusedError("copies of one entry would need different maps", op)
     return [Step(asks={0: m.each(lambda a: a.reshape(a.shape[extra:]))})]
 
 
@@ -148,7 +148,7 @@ def tile_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> l
             if a.shape[axis] > 1 and n > 1:
                 parts = np.stack(np.split(a, n, axis))
                 if not (parts == parts[:1]).all():
-                    raise MapRefusedError("copies of one entry ask for different maps", op)
+                    raise MapRefusedError("copies of one entry would need different maps", op)
                 a = parts[0]
         return a
 
@@ -242,7 +242,7 @@ def split_backward(op: Op, asks: Sequence[Map | None], context: RuleContext) -> 
     if _all_equal(maps) and maps[0].shape[axis] == 1:
         return [Step(asks={0: maps[0]})]
     if any(set(m.axes) - {axis} for m in maps):
-        raise MapRefusedError("not all of its outputs ask for the same map", op)
+        raise MapRefusedError("its outputs need different maps", op)
     return [Step(asks={0: _joined(maps, axis, sizes)})]
 
 

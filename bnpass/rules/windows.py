@@ -20,7 +20,7 @@ def _spatial(op: Op, m: Map) -> None:
 
 def _monotone(op: Op, m: Map) -> None:
     if not m.is_monotone:
-        raise MapRefusedError("a negative scale does not pass it", op)
+        raise MapRefusedError("a negative scale cannot pass it", op)
 
 
 # --- pools
@@ -41,7 +41,7 @@ def _pooled(op: Op, m: Map, context: RuleContext) -> Map:
     if op.kind in ("MaxPool", "GlobalMaxPool"):
         _monotone(op, m)
     elif m.has_shift and _counts_padding(op):
-        raise MapRefusedError("a shift does not pass averages that count the zero padding", op)
+        raise MapRefusedError("a shift cannot pass averages that count the zero padding", op)
     return m
 
 
@@ -268,7 +268,7 @@ def pad_forward(op: Op, carried: dict[int, Map], context: RuleContext) -> list[S
     if old == 0 and not m.has_shift:
         return [Step(gives={0: m})]
     if (m.scale == 0).any():
-        raise MapRefusedError("a zero scale does not pass its fill value", op)
+        raise MapRefusedError("a zero scale cannot be undone in its fill value", op)
     new = _one_number((old - full.shift) / full.scale, op)
     return [Step(gives={0: m}, constants=_new_fill(old, new))]
 

@@ -78,7 +78,7 @@ def test_forward_transpose_to_another_axis_than_the_contracted_one_stays():
     model = ahead("s = Transpose <perm = [0,2,3,1]> (a)", last="MatMul(s, w)", kernel=(4, 5))
     assert_folds(model)
     other = ahead("s = Transpose <perm = [0,3,1,2]> (a)", last="MatMul(s, w)", kernel=(8, 5))
-    assert_stays(other, "'y'", "a shift does not pass along the rows")
+    assert_stays(other, "'y'", "a shift cannot pass along the rows")
 
 
 # --- Reshape, Flatten, Squeeze, Unsqueeze
@@ -230,7 +230,7 @@ def test_space_to_depth_needs_equal_channels():
       y = BN(s, n)
     }"""
     weights = {"w": (3, 3, 3, 3), "b": (3,)}
-    assert_stays(build(text, {**weights, "n": Norm(12)}), "'s'", "different maps merge")
+    assert_stays(build(text, {**weights, "n": Norm(12)}), "'s'", "need different maps")
     tiled = {k: np.tile(a, 4) for k, a in Norm(3).arrays("n", np.random.default_rng(0)).items()}
     assert_folds(build(text, {**weights, **tiled}))
 
@@ -251,7 +251,7 @@ def test_forward_depth_to_space_needs_equal_channels(mode):
     assert_folds(model({k: spread(a, 4) for k, a in arrays.items()}))
     other = np.tile if mode == "CRD" else np.repeat
     wrong = model({k: other(a, 4) for k, a in arrays.items()})
-    assert_stays(wrong, "'s'", "different maps merge")
+    assert_stays(wrong, "'s'", "need different maps")
 
 
 def test_forward_space_to_depth_spreads_a_map():

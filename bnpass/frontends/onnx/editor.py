@@ -279,7 +279,8 @@ class Editor:
             return
         gone = {name for name in self._alias if self._alias[name] != name} | set(self._rename)
         written = {name for node in self.graph.node for name in node.output}
-        names = {i.name for i in self.graph.value_info if i.name in gone - written | self._deleted}
+        gone = gone - written | self._deleted
+        names = {i.name for i in self.graph.value_info if i.name in gone}
         if names:
             kept = [i for i in self.graph.value_info if i.name not in names]
             del self.graph.value_info[:]

@@ -28,6 +28,11 @@ TESTS = ("tests/passes/test_corners.py", "tests/passes/test_correspondence.py",
          "tests/ir", "tests/fuzz")  # fmt: skip
 """What has to notice, the quickest and sharpest first."""
 
+def _tests() -> list[str]:
+    """The tests, or those that MUTANTS_TESTS names instead."""
+    return os.environ.get("MUTANTS_TESTS", "").split() or list(TESTS)
+
+
 LIMIT = 600  # seconds: a mutant that runs longer is noticed, too
 SKIPPED = ("FloorDiv", "Mod", "Pow", "RShift", "LShift", "BitOr", "BitAnd", "BitXor", "Is", "Unary",
            "Decorator", "ZeroIteration", "Variable", "Exception")  # fmt: skip
@@ -74,16 +79,22 @@ def notices(one: Mutant, code: str, copy: Path) -> bool:
     file = copy / one.path
     kept = file.read_text()
     file.write_text(code)
+    try:
+        return fails(copy)
+    finally:
+        file.write_text(kept)
+
+
+def fails(copy: Path) -> bool:
+    """Whether some test fails with the copy of the package, or takes too long."""
     environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [os.environ.get("MUTANTS_PYTHON", sys.executable), "-m", "pytest", "-q", "-x",
-               "-p", "no:cacheprovider", "-m", "not slow", *TESTS]  # fmt: skip
+               "-p", "no:cacheprovider", "-m", "not slow", *_tests()]  # fmt: skip
     try:
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True,
                               timeout=LIMIT, check=False)  # fmt: skip
     except subprocess.TimeoutExpired:
         return True
-    finally:
-        file.write_text(kept)
     return done.returncode != 0
 
 
@@ -98,12 +109,17 @@ def main(arguments: list[str]) -> int:
         for name in ("bnpass", "tests", "models"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
+        if fails(copy):
+            print("the tests fail as they are")
+            return 2
         for one in chosen:
             code = mutated(one)
             if code is None:
                 continue
             tried += 1
-            if not notices(one, code, copy):
+            noticed = notices(one, code, copy)
+            print(f"{tried}: {one.path} {one.operator} {noticed}", file=sys.stderr, flush=True)
+            if not noticed:
                 unnoticed.append(one)
                 print(f"unnoticed: {one.path}, {one.operator}\n{difference(one, code)}", flush=True)
     print(f"{tried - len(unnoticed)} of {tried} mistakes noticed, {len(every)} possible")

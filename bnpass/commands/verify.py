@@ -34,7 +34,7 @@ _SHOWN = 10  # layers of the accuracy table
 
 EXAMPLES = (
     "bnpass verify out/lenet.ready.onnx out/lenet.deploy.onnx",
-    "bnpass verify out/lenet.ready.onnx out/lenet.deploy.onnx --determinism --data models/data",
+    "bnpass verify out/lenet.ready.onnx out/lenet.deploy.onnx --determinism",
 )
 COMMON = ("--accuracy", "--determinism", "--data", "--batches", "--rtol", "--atol",
           "--provider", "--seed", "--json", "-q")

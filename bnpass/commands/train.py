@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("bnpass.commands")
 
 
+_LOOKED_AT = 64  # samples
+
+
 EXAMPLES = (
     "bnpass train out/lenet.bn.onnx --data models/data --steps 60 -o out/lenet.trained.onnx",
     "bnpass train out/lenet.bn.onnx --data models/data --epochs 1 -o out/lenet.long.onnx",
@@ -47,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "(default: NAME.run beside the output)")
     parser.add_argument("--resume", action="store_true",
                         help="go on from the last checkpoint in the run's folder")
+    parser.add_argument("--reinit", choices=("glorot", "glorot_normal", "gaussian"),
+                        help="draw the weights anew (biases 0) instead of starting with the file's")
     add_data_options(parser)
     add_training_options(parser)
     options.add_output_options(parser)
@@ -74,6 +79,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     data = open_for(model, args.data, **data_options(args))
     gm = bnpass.to_torch(model)
     part, held_out = _parts(data, args)
+    _start(gm, part, args, ui)
     if args.lr == "auto":
         config = _chosen_rate(gm, part, config, folder, ui)
     board = folder / "tensorboard" if args.tensorboard and is_first_process() else None
@@ -102,6 +108,27 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     ui.say(f"wrote {path} ({size(path.stat().st_size)}), {folder}/metrics.csv | next: bnpass "
            f"{follow}")
     return 0
+
+
+def _start(gm: fx.GraphModule, data: Any, args: argparse.Namespace, ui: Ui) -> None:
+    """New weights if they are asked for; else a warning where the file's let nothing through."""
+    import numpy as np
+
+    from bnpass.data import Data
+    from bnpass.training.health import stuck_nonlinearities
+    from bnpass.training.initialize import initialize
+
+    if args.reinit:
+        initialize(gm, args.reinit, seed=args.seed)
+        ui.document["reinit"] = args.reinit
+        return
+    if args.resume or not isinstance(data, Data) or not len(data):
+        return
+    inputs, _ = data.take(np.arange(min(_LOOKED_AT, len(data))))
+    stuck, seen = stuck_nonlinearities(gm, inputs)
+    if stuck:
+        ui.warn(f"{len(stuck)} of {seen} nonlinearities are saturated or dead with the file's "
+                "weights: --reinit glorot draws them anew")
 
 
 def _parts(data: Any, args: argparse.Namespace) -> tuple[Any, Any]:

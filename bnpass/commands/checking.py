@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
@@ -23,16 +23,19 @@ _AGAIN = 5.0
 
 
 def add_budget(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """``--check-budget``."""
+    """``--check-budget`` and ``--dims``."""
     parser.add_argument("--check-budget", type=options.positive, default=20.0, metavar="SECONDS",
                         help="what running the whole network may take beyond the proof of each "
                         "edit (default 20); what does not fit is left out and said")
+    parser.add_argument("--dims", type=options.sizes, default={}, metavar="NAME=N,...",
+                        help="sizes of free dimensions for the check (INPUT:AXIS where they have "
+                        "no name), and values of inputs that are counts")
 
 
 def check(
     before: Any, after: Any, ui: Ui, *, edits: Edits | None = None, provider: str = "cpu",
     seed: int = 0, rule: Tolerance | None = None, budget: float | None = 20.0,
-    prepare: Callable[[Feeds], Feeds] | None = None,
+    prepare: Callable[[Feeds], Feeds] | None = None, dims: Mapping[str, int] | None = None,
 ) -> VerifyReport:
     """Judge a rewritten model; the three answers are printed.
 
@@ -46,6 +49,7 @@ def check(
         rule: a tolerance instead of the network's noise, where the types differ.
         budget: seconds for running the whole network.
         prepare: brings random inputs into the range that the models are meant for.
+        dims: sizes of free dimensions, and values of inputs that are counts.
 
     Raises:
         VerificationError: an answer is no.
@@ -56,7 +60,7 @@ def check(
     try:
         with status(ui) as says:
             report = judge(before, after, edits or Edits(), provider=provider, seed=seed,
-                           rule=rule, prepare=prepare, budget=budget, says=says)
+                           rule=rule, prepare=prepare, budget=budget, says=says, dims=dims)
     except MissingDependencyError as error:
         raise MissingDependencyError(
             f"cannot verify before writing: {error.message}", f"{error.hint} (or pass --no-verify)"

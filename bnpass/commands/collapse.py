@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     def prove(done: Collapsed, after: Any) -> None:
         edits = Edits(done.correspondences, None, done.correspondences.changed)
         check(args.model, after, ui, edits=edits, provider=args.provider, seed=args.seed,
-              budget=args.check_budget)
+              budget=args.check_budget, dims=args.dims)
 
     if path is None:
         plan = collapse(OnnxModel.of(args.model).copy(), wanted).plan

@@ -31,8 +31,9 @@ EXAMPLES = (
     "bnpass fold out/lenet.ready.onnx --dry-run --explain",
 )
 COMMON = ("-o", "--force", "--explain", "--dry-run", "--require-change", "--only", "--skip",
-          "--collapse", "--training-mode", "--freeze-inputs", "--fold-normalisation", "--to",
-          "--sidecar", "--no-verify", "--check-budget", "--json", "-q")
+          "--collapse", "--training-mode", "--freeze-inputs", "--max-growth",
+          "--fold-normalisation", "--to", "--sidecar", "--no-verify", "--check-budget", "--dims",
+          "--json", "-q")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +112,8 @@ def _proofs(args: argparse.Namespace, ui: Ui) -> Proofs:
 
     def prove(done: Deployed, result: Any, rule: Tolerance | None = None) -> None:
         check(done.reference, result, ui, edits=done.edits, provider=args.provider,
-              seed=args.seed, rule=rule, prepare=done.prepare, budget=args.check_budget)
+              seed=args.seed, rule=rule, prepare=done.prepare, budget=args.check_budget,
+              dims=args.dims)
 
     def prove_half(done: Deployed, result: Any) -> None:
         prove(done, result, half.tolerance(done, args, ui))
@@ -179,3 +181,4 @@ def _show(done: Deployed, args: argparse.Namespace, ui: Ui) -> None:
     normalising.show(done, ui)
     if plan.refused and not args.explain:
         ui.say(f"{len(plan.refused)} stay: --explain gives the reasons")
+    options.say_overridable([e.reason for e in plan.refused], ui)

@@ -33,8 +33,8 @@ EXAMPLES = (
     "bnpass insert models/lenet.onnx -o out/lenet.bn.onnx",
 )
 COMMON = ("-o", "--force", "--explain", "--dry-run", "--require-change", "--only", "--skip",
-          "--before", "--gates", "--last", "--clone", "--sums", "--init", "--data", "--json",
-          "-q")
+          "--before", "--gates", "--last", "--clone", "--sums", "--init", "--data",
+          "--freeze-inputs", "--max-growth", "--dims", "--json", "-q")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -155,7 +155,8 @@ class _Insertion:
     def prove(self, done: Inserted, result: Any) -> None:
         """Compare what is about to be written with what was given."""
         if self.proves and done.plan.sites:
-            check(self.reference, result, self.ui, budget=self.args.check_budget)
+            check(self.reference, result, self.ui, budget=self.args.check_budget,
+                  dims=self.args.dims)
 
 
 def _policy(args: argparse.Namespace) -> Policy:
@@ -195,3 +196,4 @@ def _show(plan: InsertPlan, args: argparse.Namespace, ui: Ui) -> None:
         ui.say(f"{len(plan.per_branch)} nonlinearities read a sum that is normalised per branch")
     if plan.skipped and plan.sites and not args.explain:
         ui.say(f"{len(plan.skipped)} nonlinearities without one: --explain gives the reasons")
+    options.say_overridable([e.reason for e in plan.skipped], ui)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnpass.errors import UsageError
 
 if TYPE_CHECKING:
-    pass
+    from bnpass.report.ui import Ui
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +47,17 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
                            help=f"{what} nodes whose name matches (again for several patterns)")
 
 
+def sizes(text: str) -> dict[str, int]:
+    """``n=3,x:1=5``: whole numbers by name, for argparse."""
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, _, number = part.rpartition("=")
+        if not name or not number.strip().isdecimal():
+            raise argparse.ArgumentTypeError(f"{part!r} is not NAME=N")
+        found[name.strip()] = int(number)
+    return found
+
+
 def add_constants(group: argparse._ArgumentGroup) -> None:
     """What may be taken for a constant, and how often it may be copied."""
     group.add_argument("--freeze-inputs", action="store_true",
@@ -55,6 +66,14 @@ def add_constants(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-growth", type=positive, default=4.0, metavar="N",
                        help="times the file may grow where shared weights have to be copied "
                        "(default 4)")
+
+
+def say_overridable(reasons: Iterable[str], ui: Ui) -> None:
+    """How many things stay because a caller may give another weight, and what changes that."""
+    count = sum("--freeze-inputs" in reason for reason in reasons)
+    if count:
+        ui.say(f"{count} of them because weights are inputs too, which callers may override: "
+               "--freeze-inputs takes these as they are in the file")
 
 
 def add_strip(

@@ -37,7 +37,7 @@ EXAMPLES = (
     "bnpass verify out/lenet.ready.onnx out/lenet.deploy.onnx --determinism",
 )
 COMMON = ("--accuracy", "--determinism", "--data", "--batches", "--rtol", "--atol",
-          "--provider", "--seed", "--json", "-q")
+          "--provider", "--seed", "--dims", "--json", "-q")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,7 +142,7 @@ def _compare(args: argparse.Namespace, pair: _Pair, data: Any, ui: Ui) -> tuple[
             pair.reference, args.candidate, data=data, provider=args.provider,
             prepare=pair.prepare, seed=args.seed, draws=args.draws, batches=args.batches,
             rtol=args.rtol, atol=args.atol, edits=edits,
-            budget=None if data is not None else args.check_budget,
+            budget=None if data is not None else args.check_budget, dims=args.dims,
         )  # fmt: skip
     ui.document.update(report.to_dict())
     ui.table(verify_table(report))

@@ -16,11 +16,15 @@ __all__ = ["Known", "LazyTypes", "ValueTypes", "dims", "free_sizes", "infer", "s
 
 _KEPT_ELEMENTS = 256  # constants up to this size may be shapes that inference needs
 
-def infer(model: onnx.ModelProto) -> dict[Place, Known]:
+def infer(model: onnx.ModelProto, *, demands: bool = False) -> dict[Place, Known]:
     """What is known of the values of the main graph (the empty place) and of every nested body.
 
     ONNX's own inference first; where it leaves something open, or sizes are computed, what weights,
     shape arithmetic and at last the file's own value_info tell (package ``inference``).
+
+    Args:
+        model: its weights are not read.
+        demands: also find what layers ask of inputs with free sizes, where all else is known.
     """
     skeleton = _skeleton(model)
     try:
@@ -28,7 +32,7 @@ def infer(model: onnx.ModelProto) -> dict[Place, Known]:
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         inferred = skeleton
     found: dict[Place, Known] = {}
-    _collect(model.graph, inferred.graph, (), opsets(model.opset_import), None, found)
+    _collect(model.graph, inferred.graph, (), opsets(model.opset_import), None, found, demands)
     return found
 
 
@@ -130,13 +134,14 @@ def _collect(
     versions: Mapping[str, int],
     outer: Known | None,
     found: dict[Place, Known],
+    demands: bool = False,
 ) -> None:
     known = found[place] = Known(_types(inferred), outer=outer)
     declared = _types(graph)
     for value in graph.input:  # what the format calls the contract with the caller
         known.types.setdefault(value.name, declared.get(value.name) or onnx.TypeProto.Tensor())
     followed = outer is not None and bool(outer.numbers)
-    if followed or _counts(graph) or not complete(graph, known.types):
+    if demands or followed or _counts(graph) or not complete(graph, known.types):
         Engine(graph, known, declared, versions).run()
     twins = {at: body for node in inferred.node for at, body in placed_bodies(node, place)}
     for node in graph.node:

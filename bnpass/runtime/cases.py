@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -20,6 +21,7 @@ from bnpass.runtime.inputs import (
     Draw,
     Feeds,
     feeds_of,
+    fixed_sizes,
     free_batch_of,
     free_sizes,
     random_inputs,
@@ -73,7 +75,12 @@ class RandomPlan:
         return found
 
     def _dims(self) -> tuple[tuple[str, int], ...]:
-        return tuple(self.dims.items())
+        return tuple(self.sizes.items())
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Sizes of free dimensions: what layers demand of them, and what the user says."""
+        return {**fixed_sizes(self.model), **self.dims}
 
     def _case(self, engine: Engine, draw: Draw) -> Case:
         feeds = random_inputs(self.model, draw)
@@ -84,7 +91,7 @@ class RandomPlan:
 
     def _legal_sizes(self, engine: Engine, ports: list[Port]) -> list[int]:
         """Return up to two sizes of the free dimensions (not the batch) that the model accepts."""
-        free = [name for name in free_sizes(ports) if name not in self.dims]
+        free = [name for name in free_sizes(ports) if name not in self.sizes]
         if not free:
             return [SIZES[0]]
         found: list[int] = []
@@ -102,7 +109,7 @@ class RandomPlan:
             raise InputError(
                 f"no legal size found for the free dimensions {', '.join(free)}: "
                 f"{last.message if last else ''}",
-                f"give them, e.g. dims={{{free[0]!r}: 224}}, or give data=",
+                f"give them, e.g. --dims {free[0]}=224",
             )
         return found
 

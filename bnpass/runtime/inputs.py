@@ -14,6 +14,7 @@ import onnx
 from bnpass.data.protocol import Slot, Takes, unlabelled
 from bnpass.errors import InputError
 from bnpass.ir.graph import Dim
+from bnpass.onnx_model import shapes
 from bnpass.onnx_model.signature import Port, dtype_of, inputs_of, is_float
 from bnpass.runtime.ranges import Range, ranges
 
@@ -37,7 +38,7 @@ class Draw:
         seed: of the generator.
         style: ``"normal"``, ``"uniform"`` in [0, 1), or ``"extreme"`` (large, tiny and zero).
         size: size of the other symbolic dimensions.
-        dims: sizes by symbol, which win over both.
+        dims: sizes by symbol, which win over both; values of inputs that are counts, by name.
     """
 
     batch: int = 2
@@ -69,7 +70,10 @@ def random_inputs(model: onnx.ModelProto, draw: Draw = Draw()) -> Feeds:
     ports = inputs_of(model)
     symbol = batch_symbol(ports)
     return {
-        p.name: _array(generator, p, _shape(p, symbol, draw), draw.style, found.get(p.name))
+        p.name: _array(
+            generator, p, _shape(p, symbol, draw), draw.style, found.get(p.name),
+            dict(draw.dims).get(p.name),
+        )
         for p in ports
     }
 
@@ -106,11 +110,31 @@ def free_sizes(ports: list[Port]) -> list[str]:
     return list(found)
 
 
+def fixed_sizes(model: onnx.ModelProto) -> dict[str, int]:
+    """Sizes of free dimensions that layers leave no choice for, as :func:`free_sizes` names them.
+
+    A Conv's weight says how many channels it reads, whatever the file calls that axis.
+    """
+    ports = inputs_of(model)
+    free = set(free_sizes(ports))
+    if not free:
+        return {}
+    known, found = shapes.infer(model, demands=True)[()], {}
+    for port in ports:
+        for axis, (dim, size) in enumerate(
+            zip(port.shape or (), known.dims(port.name) or (), strict=False)
+        ):
+            name = dim if isinstance(dim, str) else f"{port.name}:{axis}"
+            if name in free and isinstance(size, int):
+                found[name] = size
+    return found
+
+
 def _shape(port: Port, symbol: str | None, draw: Draw) -> tuple[int, ...]:
     if port.shape is None:
         raise InputError(
             f"the rank of input {port.name!r} is unknown, so no input can be drawn for it",
-            "give inputs with data=",
+            "state its shape in the file: onnx.tools.update_model_dims",
         )
     return tuple(
         _size(dim, f"{port.name}:{axis}", symbol, axis, draw) for axis, dim in enumerate(port.shape)
@@ -133,13 +157,16 @@ def _array(
     shape: tuple[int, ...],
     style: str,
     limit: Range | None,
+    count: int | None = None,
 ) -> np.ndarray[Any, Any]:
     dtype = dtype_of(port.kind)
     if limit is not None and limit.shape:
-        raise InputError(
-            f"input {port.name!r} is a shape or a count, so random values make no sense",
-            "give inputs with data=",
-        )
+        if count is None:
+            raise InputError(
+                f"input {port.name!r} is a shape or a count, so random values make no sense",
+                f"give its value, e.g. --dims {port.name}=2",
+            )
+        return np.full(shape, count, dtype)
     if dtype.kind == "b":
         return np.asarray(generator.random(shape) < 0.5)
     if limit is not None:

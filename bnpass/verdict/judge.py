@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ def judge(
     prepare: Callable[[Feeds], Feeds] | None = None,
     budget: float | None = DEFAULT,
     says: Callable[[str], None] = lambda _: None,
+    dims: Mapping[str, int] | None = None,
 ) -> VerifyReport:
     """Ask all three questions about a rewritten model.
 
@@ -66,6 +67,7 @@ def judge(
         prepare: brings random inputs into the range that the models are meant for.
         budget: seconds for questions 2 and 3; None for no limit.
         says: is told what is being done.
+        dims: sizes of free dimensions, and values of inputs that are counts.
     """
     start = time.perf_counter()
     proof = None
@@ -79,7 +81,7 @@ def judge(
     report = verify(
         reference, candidate, changed=edits.changed, provider=provider, seed=seed,
         rtol=rule.rtol if rule else None, atol=rule.atol if rule else None, prepare=prepare,
-        budget=budget, edits=proof,
+        budget=budget, edits=proof, dims=dims,
     )  # fmt: skip
     report.notes[:0] = notes
     for found in proof.open if proof is not None else ():

@@ -177,7 +177,7 @@ def test_symbolic_sizes_are_searched():
     wrong = edit(model, "w", lambda w: w[:127])
     with pytest.raises(InputError, match="no legal size") as caught:
         verify(wrong, wrong)
-    assert "dims=" in caught.value.hint
+    assert "--dims" in caught.value.hint
 
 
 def test_float64_convolution_has_a_stand_in():

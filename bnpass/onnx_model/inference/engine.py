@@ -82,6 +82,11 @@ def _complete(tensor: onnx.TypeProto.Tensor | None) -> bool:
     return found is not None and not any(d is None or is_made_up(d) for d in found)
 
 
+def _is_fixed(tensor: onnx.TypeProto.Tensor | None) -> bool:
+    found = dims(tensor)
+    return found is not None and all(isinstance(d, int) for d in found)
+
+
 def is_made_up(dim: Dim) -> bool:
     """Whether a name is one of those that ONNX's inference gives to sizes it does not know."""
     return isinstance(dim, str) and _MADE_UP.fullmatch(dim) is not None
@@ -118,7 +123,7 @@ class Engine:
         for tensor in self.graph.initializer:
             self._constant(tensor.name, tensor)
         for node in self.graph.node:
-            if not all(_complete(self.known.types.get(name)) for name in node.input if name):
+            if not all(_is_fixed(self.known.types.get(name)) for name in node.input if name):
                 self._demand(node)
         for value in self.graph.input:
             if value.name in self._at_least:

@@ -7,12 +7,16 @@ domain: calibrate on samples from there, then fold.
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from bnpass.commands import options
 from bnpass.commands.datasets import add_data_options, data_options
 from bnpass.errors import UsageError
 from bnpass.report.tables import size
-from bnpass.report.ui import Ui
+from bnpass.report.ui import Ui, is_first_process, process_count
+
+if TYPE_CHECKING:
+    from bnpass.statistics.onnx_engine import Team
 
 EXAMPLES = (
     "bnpass calibrate out/lenet.trained.onnx --data models/data -o out/lenet.ready.onnx",
@@ -45,6 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_output_options(parser)
 
 
+def _team() -> Team | None:
+    """The processes that torchrun started; they share the batches."""
+    if process_count() == 1:
+        return None
+    from bnpass.nn import distributed
+
+    distributed.join("cpu")
+    return distributed
+
+
 def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
     from bnpass.data.recorded import record_recipe, record_statistics
@@ -55,11 +69,12 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
 
     if not args.output:
         raise UsageError("no output given", "add -o FILE.onnx")
-    path = check_output(args.output, force=args.force, source=args.model)
+    path = check_output(args.output, force=args.force or not is_first_process(),
+                        source=args.model)
     model = load_model(args.model)
     norms = count_norms(model)
     data = open_for(model, args.data, split=args.split, labels=False, **data_options(args))
-    seen = 0
+    seen, team = 0, _team()
     with ui.progress("calibrate", len(data) if hasattr(data, "__len__") else None) as bar:
 
         def advance(samples: int) -> None:
@@ -70,7 +85,11 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         done = calibrate_onnx(
             model, data, method=args.method, batch_size=args.batch_size, seed=args.seed,
             provider=args.provider, only=args.only, frozen=args.frozen, progress=advance,
+            team=team,
         )
+    seen = seen if team is None else sum(team.gather(seen))
+    if not is_first_process():
+        return 0
     if norms and not (args.only or args.frozen):
         record_statistics(done, args.method)
     save_model(record_recipe(done, data.recipe), path, force=args.force, source=args.model)

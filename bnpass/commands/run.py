@@ -15,7 +15,7 @@ from bnpass.commands import options
 from bnpass.commands.datasets import add_data_options, data_options
 from bnpass.commands.training import add_training_options, train_config
 from bnpass.errors import UsageError
-from bnpass.report.ui import Ui, process_count
+from bnpass.report.ui import Ui, is_first_process, restarted
 
 EXAMPLES = (
     "bnpass run models/deep_sigmoid_conv.onnx --data models/data -o out/run --steps 60",
@@ -71,9 +71,6 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
 
     if not args.output:
         raise UsageError("no output folder given", "add -o DIR")
-    if process_count() > 1:
-        raise UsageError("run is a job for one process", "under torchrun use bnpass train, between "
-                         "insert and calibrate")
     grid = args.lr_grid
     if grid is None:
         grid = LR_GRID if args.compare_plain and args.lr is None else ()
@@ -86,7 +83,9 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         fold_normalisation=args.fold_normalisation,
     )
     report = run_pipeline(args.model, args.data, args.output, config, force=args.force,
-                          resume=args.resume, listener=ui)
+                          resume=args.resume or restarted(), listener=ui)
+    if not is_first_process():
+        return 0
     ui.document.update(ok=report["verify"]["passed"], output=args.output, **report)
     search = search_table(report)
     if search is not None:

@@ -19,7 +19,7 @@ from bnpass.commands.training import add_training_options, train_config
 from bnpass.errors import MissingDependencyError, OutputError, RefusedError, UsageError
 from bnpass.files import make_folder
 from bnpass.report.tables import measure, size
-from bnpass.report.ui import Ui, is_first_process
+from bnpass.report.ui import Ui, is_first_process, restarted
 
 if TYPE_CHECKING:
     from torch import fx
@@ -72,7 +72,10 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
 
     if not args.output:
         raise UsageError("no output given", "add -o FILE.onnx")
-    path = check_output(args.output, force=args.force, source=args.model)
+    # The other processes that torchrun started find what the first one writes.
+    path = check_output(args.output, force=args.force or not is_first_process(),
+                        source=args.model)
+    args.resume = args.resume or restarted()
     folder = _run_dir(args, path)
     model = load_model(args.model)
     config = train_config(args, epochs=5)
@@ -188,7 +191,7 @@ def _run_dir(args: argparse.Namespace, path: Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"the run's folder is a file: {folder}", "name another with --run-dir")
     used = (folder / "metrics.csv").exists()
-    if used and not (args.force or args.resume):
+    if used and not (args.force or args.resume) and is_first_process():
         raise OutputError(f"the run's folder holds an earlier run: {folder}",
                           "pass --force to replace it, --resume to go on, or name another with "
                           "--run-dir")

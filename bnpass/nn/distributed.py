@@ -21,10 +21,11 @@ def join(device: str = "auto") -> None:
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if on_gpu else "gloo")
-    atexit.register(_leave)
+    atexit.register(leave)
 
 
-def _leave() -> None:
+def leave() -> None:
+    """Leave the process group: from here on each process is alone."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

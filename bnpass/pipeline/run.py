@@ -19,6 +19,7 @@ from bnpass.pipeline.datasets import open_for
 from bnpass.pipeline.measure import metrics_of, outputs_of
 from bnpass.pipeline.outputs import NAMES, PLAIN, check_folder
 from bnpass.pipeline.summary import count_norms, summarise
+from bnpass.report.ui import is_first_process
 
 if TYPE_CHECKING:
     import onnx
@@ -45,6 +46,7 @@ class Job:
         arms: the networks.
         seconds: what each step took.
         facts: of the later steps, for the report.
+        scores: metrics of the arms on the test data, by name.
     """
 
     config: RunConfig
@@ -61,6 +63,7 @@ class Job:
     deploy: onnx.ModelProto | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def deployed_test(self) -> Data | NamedData:
@@ -106,7 +109,8 @@ def run_pipeline(
         listener: is shown the progress.
 
     Returns:
-        The report, as written to ``report.json``.
+        The report, as written to ``report.json``; under torchrun, which shares training and
+        statistics among its processes, in the first one alone.
 
     Raises:
         InputError: model or data cannot be used, or there is no nonlinearity to normalise.
@@ -114,6 +118,7 @@ def run_pipeline(
         VerificationError: the folded model does not agree with the trained one.
         MissingDependencyError: torch or onnxruntime is missing.
     """
+    from bnpass.nn import distributed
     from bnpass.report.curves import can_draw
     from bnpass.report.ui import Ui
 
@@ -122,7 +127,8 @@ def run_pipeline(
     source = model if isinstance(model, str | os.PathLike) else None
     names = NAMES + (PLAIN if config.compare_plain else ())
     force = force or resume
-    check_folder(folder, source, force=force, names=names)
+    first = is_first_process()
+    check_folder(folder, source, force=force or not first, names=names)
     job = _open(model, data, config)
     shown.log(f"insert: {len(job.plan.sites)} BatchNorms, {job.plan.dropped} biases dropped, "
               f"{job.plan.nonlinearities} nonlinearities")
@@ -130,10 +136,15 @@ def run_pipeline(
     if not can_draw():
         shown.log("no pictures: matplotlib is not installed (pip install matplotlib); the numbers "
                   "are written all the same")
-    make_folder(folder)
-    save_model(job.inserted, folder / "inserted.onnx", force=force, source=source)
+    if first:
+        make_folder(folder)
+        save_model(job.inserted, folder / "inserted.onnx", force=force, source=source)
     _train(job, folder, shown, resume=resume)
     _calibrate(job, shown)
+    _score(job)
+    distributed.leave()  # the rest is the first process's alone
+    if not first:
+        return {}
     _write_trained(job, folder, force, source)
     _fold(job, shown)
     assert job.deploy is not None
@@ -219,7 +230,7 @@ def _train(job: Job, folder: Path, shown: Listener, *, resume: bool) -> None:
         for arm in job.arms:
             out = folder if arm.name == WITH else folder / "plain"
             history = train_arm(arm, job.train, job.validation, job.config, shown, out, resume)
-            if arm.name == WITHOUT:
+            if arm.name == WITHOUT and is_first_process():
                 atomic_write(folder / "metrics_plain.csv", history.to_csv())
 
 
@@ -274,23 +285,29 @@ def _fold(job: Job, shown: Listener) -> None:
     shown.log(f"verify: {'passed' if report.passed else 'FAILED'} on {job.test_is}")
 
 
-def _measure(job: Job, shown: Listener) -> None:
-    from bnpass.runtime.determinism import determinism
+def _score(job: Job) -> None:
+    """How good the arms are on the test data; all processes share the work."""
     from bnpass.training import evaluate
 
-    assert job.deploy is not None
     train = job.config.train
-    scores: dict[str, dict[str, float]] = {}
-    with job.timed("measure"):
+    with job.timed("score"):
         for arm in job.arms:
             score = evaluate(arm.gm, job.test, loss=train.loss, device=train.device,
                              metric=train.metric, ignore_index=train.ignore_index)
-            scores[arm.name] = score.metrics
+            job.scores[arm.name] = score.metrics
             job.facts.setdefault("loss", {})[arm.name] = score.loss
+
+
+def _measure(job: Job, shown: Listener) -> None:
+    from bnpass.runtime.determinism import determinism
+
+    assert job.deploy is not None
+    with job.timed("measure"):
         outputs = outputs_of(job.deploy, job.deployed_test, job.config.provider)
-        scores["deployed"] = metrics_of(outputs, job.test, job.arms[0].gm, train)
-        job.facts["metrics"] = {name: {who: found.get(name) for who, found in scores.items()}
-                                for name in scores["deployed"]}
+        found = metrics_of(outputs, job.test, job.arms[0].gm, job.config.train)
+        scores = {**job.scores, "deployed": found}
+        job.facts["metrics"] = {name: {who: values.get(name) for who, values in scores.items()}
+                                for name in found}
         shown.log("determinism: the deployed model again, and in other batch compositions")
         sample, _ = next(job.deployed_test.batches(64))
         job.facts["determinism"] = determinism(job.deploy, sample).to_dict()

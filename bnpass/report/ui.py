@@ -32,6 +32,11 @@ def is_first_process() -> bool:
     return process_count() == 1 or os.environ.get("RANK", "0") == "0"
 
 
+def restarted() -> bool:
+    """Whether torchrun has started the processes again after one was lost (``--max-restarts``)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") or 0) > 0
+
+
 def _coloured(word: str, colour: str) -> str:
     """A word in bold and a colour where stderr is a terminal that shows one."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
@@ -77,7 +82,8 @@ class Ui:
 
     def warn(self, text: str) -> None:
         """One line on stderr that the user should not miss, also with ``-q``."""
-        self.raw(f"warning: {one_line(text)}\n")
+        if is_first_process():
+            self.raw(f"warning: {one_line(text)}\n")
         self.document.setdefault("warnings", []).append(text)
 
     def error(self, message: str, hint: str) -> None:
@@ -111,7 +117,7 @@ class Ui:
 
     def _result(self, text: str, *, flush: bool = False) -> None:
         """Text on stdout, safe by now; the first failure is remembered."""
-        if self.lost is None:
+        if self.lost is None and is_first_process():
             self.lost = streams.write(sys.stdout, text, flush=flush)
 
     @contextlib.contextmanager

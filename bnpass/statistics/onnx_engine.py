@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -39,6 +39,19 @@ Array = np.ndarray[Any, Any]
 _LARGE = 1000  # nodes
 
 
+class Team(Protocol):
+    """Processes that work together: :mod:`bnpass.nn.distributed`, without importing torch here."""
+
+    def world(self) -> int:
+        """Their number."""
+
+    def rank(self) -> int:
+        """This one's number."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all of them, by rank."""
+
+
 def calibrate_onnx(
     model: str | os.PathLike[str] | onnx.ModelProto,
     data: Any,
@@ -50,6 +63,7 @@ def calibrate_onnx(
     only: Sequence[str] = (),
     frozen: Sequence[str] = (),
     progress: Callable[[int], None] | None = None,
+    team: Team | None = None,
 ) -> onnx.ModelProto:
     """Give every BatchNormalization of the main graph the statistics of the data.
 
@@ -69,6 +83,8 @@ def calibrate_onnx(
         only: glob patterns on BN names to calibrate; empty means all.
         frozen: glob patterns on BN names that keep their statistics.
         progress: called with the number of samples after each batch.
+        team: the processes to share the batches with (:mod:`bnpass.nn.distributed`); each gets the
+            statistics of all.
 
     Returns:
         A copy of the model; without a BatchNormalization an unchanged copy.
@@ -86,23 +102,25 @@ def calibrate_onnx(
     if not nodes:
         return copy
     if method == "exact":
-        return _layer_by_layer(copy, nodes, data, batch_size, provider)
+        return _layer_by_layer(copy, nodes, data, batch_size, provider, team, progress)
     free = _free(copy)
     added = _on_batch_statistics(free, {n.output[0] for n in nodes})
     ports = inputs_of(free)
     source = _source(data, ports, seed)
     batches = source.batches(affordable(free, batch_size), in_order=method == "ema")
     found = {name: Moments(keep=method != "pooled") for name in added}
-    for batch in _run_all(free, added, _feeds(batches, ports), provider, progress):
+    for batch in _run_all(free, added, _feeds(batches, ports), provider, progress, team):
         for name, seen in batch.items():
             found[name].add(seen)
+    found = _merged(found, team)
     warn({node_name(node): found[node.output[0]] for node in nodes}, method, source)
     _write(copy, nodes, found, method)
     return copy
 
 
 def _layer_by_layer(
-    model: onnx.ModelProto, nodes: list[onnx.NodeProto], data: Any, batch_size: int, provider: str
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], data: Any, batch_size: int, provider: str,
+    team: Team | None, progress: Callable[[int], None] | None,
 ) -> onnx.ModelProto:
     """Give the BNs, in the graph's order, what each sees in inference, in place."""
     work = _free(model)
@@ -117,7 +135,9 @@ def _layer_by_layer(
     writers = Writer(model), Writer(work)
     for node in nodes:
         value = node.input[0]
-        found = batch_moments(work, [(value, 1)], given, batch_size=batch_size, provider=provider)
+        found = batch_moments(work, [(value, 1)], given, batch_size=batch_size, provider=provider,
+                              team=team, progress=progress)
+        progress = None  # the samples are the same in every pass
         statistics = Statistics(*found[value])
         writers[0].write(node, statistics)
         writers[1].write(copies[node.output[0]], statistics)
@@ -199,6 +219,8 @@ def batch_moments(
     *,
     batch_size: int = 1000,
     provider: str = "cpu",
+    team: Team | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, tuple[Array, Array]]:
     """Measure values of a network as it is (inference) over a data set, in one pass.
 
@@ -208,6 +230,8 @@ def batch_moments(
         data: batches, as in :func:`calibrate_onnx`.
         batch_size: most samples in one run; the result does not depend on it.
         provider: ``"cpu"`` or ``"cuda"``.
+        team: the processes to share the batches with.
+        progress: called with the number of samples after each batch.
 
     Returns:
         By name: mean and biased variance of all elements of each channel, (C,) float64 each.
@@ -223,10 +247,21 @@ def batch_moments(
     batches = source.batches(affordable(copy, batch_size) if free else 1 << 40, in_order=not free)
     added = _measured(copy, values)
     found = {name: Moments() for name in added}
-    for batch in _run_all(copy, added, _feeds(batches, ports), provider, None):
+    for batch in _run_all(copy, added, _feeds(batches, ports), provider, progress, team):
         for name, seen in batch.items():
             found[name].add(seen)
-    return {name: moments.pooled for name, moments in found.items()}
+    return {name: moments.pooled for name, moments in _merged(found, team).items()}
+
+
+def _merged(found: dict[str, Moments], team: Team | None) -> dict[str, Moments]:
+    """The processes' moments in one, in the order of their ranks: the same everywhere."""
+    if team is None or team.world() == 1:
+        return found
+    merged = {name: Moments(keep=moments.keep) for name, moments in found.items()}
+    for theirs in team.gather(found):
+        for name, part in theirs.items():
+            merged[name].merge(part)
+    return merged
 
 
 def _free(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -341,12 +376,16 @@ def _run_all(
     feeds: Iterable[Feeds],
     provider: str,
     progress: Callable[[int], None] | None,
+    team: Team | None = None,
 ) -> Iterator[dict[str, BatchMoments]]:
     # onnxruntime's optimizer takes quadratic time: on large graphs it costs more than it saves.
     built = session(model, provider, optimize=len(model.graph.node) < _LARGE)
     used = {i.name for i in built.get_inputs()}
     names = [name for m in moments.values() for name in m.outputs]
+    world, mine = (team.world(), team.rank()) if team is not None else (1, 0)
     for number, batch in enumerate(feeds):
+        if number % world != mine:
+            continue
         found = run(built, names, {n: a for n, a in batch.items() if n in used})
         samples = len(next(iter(batch.values())))
         yield {

@@ -238,11 +238,6 @@ def test_nan_in_the_data(refused, plain: Path, tmp_path: Path) -> None:
     refused(plain, "sample 3 holds NaN", given=tmp_path / "bad.npz")
 
 
-def test_several_processes(refused, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    refused(plain, "one process", "bnpass train")
-
-
 def test_no_output_folder(bnpass: Run, plain: Path, data: Path) -> None:
     bnpass("run", plain, "--data", data).assert_refused(2, "no output folder", "-o DIR")
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bnpass.api import fold as fold
     from bnpass.api import insert as insert
     from bnpass.api import inspect as inspect
+    from bnpass.api import repair as repair
     from bnpass.api import strip as strip
     from bnpass.errors import BnpassError as BnpassError
     from bnpass.export import export as export
@@ -35,6 +36,7 @@ _HOME = {
     "fold": "bnpass.api",
     "calibrate": "bnpass.api",
     "inspect": "bnpass.api",
+    "repair": "bnpass.api",
     "strip": "bnpass.api",
     "export": "bnpass.export",
     "to_torch": "bnpass.importer",
@@ -56,6 +58,7 @@ __all__ = [
     "insert",
     "inspect",
     "register_op",
+    "repair",
     "session",
     "strip",
     "to_torch",

@@ -441,6 +441,45 @@ def calibrate(
 
 
 @_blaming
+def repair(
+    reference: Any,
+    damaged: Any,
+    data: Any,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    **options: Any,
+) -> Any:
+    """Give a pruned, rounded, merged or averaged network the statistics of its original again.
+
+    BatchNorms are inserted into the reference, calibrated; the damaged weights take its weights'
+    places, the BatchNorms are calibrated on them and folded: no labels, no gradient. A weight that
+    is zero stays zero, a scale of codes that was one a tensor is one a channel afterwards, and a
+    network that has its own BatchNorms is only calibrated anew.
+
+    Args:
+        reference: an ONNX path or ModelProto: the network as it was.
+        damaged: the same graph with other weights, by name.
+        data: batches of inputs, or of (inputs, labels).
+        output: write the result there.
+        force: replace an existing ``output``.
+        options: ``batch_size``, ``seed``; see :func:`calibrate`.
+
+    Returns:
+        A ModelProto, or the path written.
+
+    Raises:
+        InputError: the two are not one graph, or are quantised.
+    """
+    from bnpass.deploy.repair import repair_model
+    from bnpass.onnx_model.model import OnnxModel
+
+    _check_output(damaged, output, force)
+    before, after = (OnnxModel.of(model).proto for model in (reference, damaged))
+    return _written(repair_model(before, after, data, **options).model, damaged, output, force)
+
+
+@_blaming
 def inspect(model: Any, example_inputs: tuple[Any, ...] | None = None) -> Any:
     """What is in a model: BatchNorms, nonlinearities, what would fold, what its statistics say.
 

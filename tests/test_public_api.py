@@ -17,6 +17,7 @@ NAMES = {
     "insert": ("model", "example_inputs"),
     "inspect": ("model", "example_inputs"),
     "register_op": ("op_type",),
+    "repair": ("reference", "damaged", "data"),
     "session": ("model",),
     "strip": ("model", "what", "example_inputs"),
     "to_torch": ("model",),

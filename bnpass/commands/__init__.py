@@ -16,6 +16,7 @@ COMMANDS: dict[str, str] = {
     "calibrate": "population statistics for the BatchNorms, on onnxruntime",
     "fold": "fold every BatchNorm into the weights around it",
     "collapse": "turn linear branches into the one layer that computes the same",
+    "repair": "bring a pruned, rounded or merged network's values back, without labels",
     "unfold": "undo a fold exactly, with the sidecar that it wrote",
     "inspect": "show what is in a model and check its BatchNorms",
     "verify": "compare two models on the same inputs",

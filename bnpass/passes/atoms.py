@@ -44,7 +44,7 @@ class Atoms:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Let constants of composites take maps in, as long as the context lasts."""
+        """Let constants take maps in, as long as the context lasts, where the text may change."""
         self._open = True
         try:
             yield
@@ -59,7 +59,8 @@ class Atoms:
         Raises:
             MapRefusedError: there is none.
         """
-        if op.name not in self._of or self._open:
+        one = self._of.get(op.name)
+        if one is None or (self._open and not one.is_fixed):
             return steps
         kept = [step for step in steps if not _changes(op, step, constant)]
         if steps and not kept:

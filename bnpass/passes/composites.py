@@ -31,6 +31,7 @@ _NORM_KINDS = _ELEMENTWISE - _BENDS | {"ReduceMean"}
 _THROUGH = kinds(lambda row: row.repeats or row.moves)
 _INTEGER_LAYERS = frozenset({"MatMulInteger", "ConvInteger"})  # whose result an operator scales
 _REGION = 32  # operators: the longest spelling of a known activation has 9
+_FIXED = frozenset({"Gelu", "QuickGelu", "Softmax"})
 _TOLERANCE = 2e-3  # of the constants of a float16 file, and between the two formulas of GELU
 
 
@@ -56,6 +57,11 @@ class Composite:
     affine: frozenset[str] = frozenset()
     scales: Op | None = None
     axis: int = 0
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether runtimes know it by the numbers in it: another constant and it is none."""
+        return self.name in _FIXED
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from bnpass.ir.affine import Map
 from bnpass.ir.edits import GraphEdits
 from bnpass.ir.graph import Dim, Graph, Op
 from bnpass.ir.operators import RECURRENT, operator
+from bnpass.passes.atoms import find_atoms
 from bnpass.passes.biases import drop_biases
 from bnpass.passes.nonlinear import (
     Nonlinearity,
@@ -49,7 +50,7 @@ def plan_insert(graph: Graph, policy: Policy | None = None) -> InsertPlan:
 class _Inserter:
     def __init__(self, graph: Graph, policy: Policy) -> None:
         self.graph, self.policy = graph, policy
-        self.planner = Planner(graph)
+        self.planner = Planner(graph, find_atoms(graph))
         self.entries: dict[str, set[str]] = {}  # value -> operators of chosen regions reading it
         self.recurrent: set[str] = set()  # inputs of recurrent layers: gates lie on the last axis
         self._other_readers: dict[str, str] = {}

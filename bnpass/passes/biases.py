@@ -84,7 +84,7 @@ def _biases(propagation: Propagation, graph: Graph, planner: Planner) -> list[tu
             index = operator(op.kind).bias
             if index is not None and op.input(index):
                 found.append((BiasDrop(op, index), _own_bias(op, planner)))
-            elif op.kind in ("Add", "Sub"):
+            elif operator(op.kind).sum and operator(op.kind).affine:
                 pair = map_of(op, planner.context)
                 if (
                     pair is not None

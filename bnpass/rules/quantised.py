@@ -31,7 +31,7 @@ from bnpass.rules.base import (
 from bnpass.rules.elementwise import FLOATS, constants
 
 _BY_CODES = frozenset({"int8", "uint8", "int16", "uint16", "int32"})
-_MOVING = frozenset({"Transpose", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+_MOVING = frozenset({"Transpose", "Identity", "Reshape", "Squeeze", "Unsqueeze"})  # of a weight
 _ROUNDS = "it is quantised: rounding does not commute with a map"
 
 

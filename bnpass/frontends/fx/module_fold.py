@@ -183,7 +183,7 @@ class Folder:
         if held is None:
             module = frame_of(node).module
             free = slot.name in module._parameters and module._parameters[slot.name] is None
-            known = slot.name == "bias" and op.kind in ("Conv", "ConvTranspose", "Gemm")
+            known = slot.name == "bias" and operator(op.kind).bias is not None
             return (module, slot.name) if free and known and not self._is_graph(node) else None
         if not isinstance(held, fx.Node) or held.op != "get_attr" or list(held.users) != [node]:
             return None

@@ -32,6 +32,7 @@ from bnpass.frontends.fx.recording import Frame
 from bnpass.frontends.fx.recurrent_plan import Placed, RecurrentPlan, plan_recurrent, split
 from bnpass.frontends.fx.tracing import mode
 from bnpass.ir.edits import BiasDrop, NewNorm
+from bnpass.ir.operators import operator
 from bnpass.nn.calls import Feeder, device_of, takes_of
 from bnpass.passes.initial import new_norms
 from bnpass.passes.insert import plan_insert
@@ -168,7 +169,7 @@ def _drops_in_place(draft: Draft, plan: InsertPlan, drop: BiasDrop) -> bool:
     home, _, leaf = path.rpartition(".")
     value = next((n for n in node.all_input_nodes if n.op == "get_attr" and n.target == path), None)
     own = frame_of(node).path == home and leaf in frame_of(node).module._parameters
-    named = slot.name == "bias" and drop.op.kind in ("Conv", "ConvTranspose", "Gemm")
+    named = slot.name == "bias" and operator(drop.op.kind).bias is not None
     return own and named and value is not None and list(value.users) == [node]
 
 

@@ -16,18 +16,13 @@ from bnpass.frontends.onnx.growth import without_growth
 from bnpass.frontends.onnx.numbers import Calculation
 from bnpass.frontends.onnx.read import Reading, read
 from bnpass.ir.graph import Op
-from bnpass.ir.operators import RECURRENT
+from bnpass.ir.operators import RECURRENT, operator
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.passes.initial import initialised
 from bnpass.passes.insert import plan_insert
 from bnpass.passes.nonlinear import find_nonlinearities
 from bnpass.passes.sites import InsertPlan, Policy, Site, Skip, wanted
 from bnpass.passes.strip import StripPlan, plan_strip
-
-_QUANTIZED = frozenset(
-    {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
-     "MatMulInteger", "DynamicQuantizeLinear"}
-)  # fmt: skip
 
 Measure = Callable[[onnx.ModelProto, Sequence[Site]], dict[str, tuple[np.ndarray, np.ndarray]]]
 """(model, sites) -> mean and biased variance, (C,) each, of the sites' values by name."""
@@ -193,7 +188,7 @@ def _inside_bodies(reading: Reading) -> list[Skip]:
 
 def _refuse_quantized(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
-        if node.op_type in _QUANTIZED:
+        if operator(node.op_type).quantised:
             raise InputError(
                 f"the model is quantised: {node.op_type} {node.name or node.output[0]!r}",
                 "insert BatchNorms into the floating-point model and quantise the folded one",

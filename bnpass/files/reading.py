@@ -113,6 +113,7 @@ def _parse(path: Path) -> onnx.ModelProto:
                          "save it with external data (onnx.save_model(..., "
                          "save_as_external_data=True))")
     try:
+        _check_frame(path)
         content = path.read_bytes()
         proto: onnx.ModelProto = onnx.ModelProto.FromString(content)
     except OSError as error:
@@ -126,6 +127,28 @@ def _parse(path: Path) -> onnx.ModelProto:
                          "export it again; every ONNX file since 2017 states its opset_import")
     check_functions(proto)
     return proto
+
+
+_FRAMED_FROM = 1 << 26  # bytes
+
+
+def _check_frame(path: Path) -> None:
+    """Refuse a large file that is no protobuf message before all of it is read.
+
+    The fields of a message are found by their lengths, whatever is in them.
+    """
+    from bnpass.onnx_model.storage.wire import FileBytes, fields
+
+    size = path.stat().st_size
+    if size < _FRAMED_FROM:
+        return
+    with path.open("rb") as file:
+        try:
+            for _field in fields(FileBytes(file.fileno()), 0, size):
+                pass
+        except ValueError:
+            file.seek(0)
+            raise _no_onnx(path, file.read(64)) from None
 
 
 _LOOKS_LIKE = (

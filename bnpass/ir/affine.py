@@ -28,6 +28,23 @@ def all_finite(a: np.ndarray) -> bool:
     return bool(np.count_nonzero(np.isfinite(a)) == a.size)
 
 
+def infinite_channel(a: np.ndarray) -> int | None:
+    """The first channel that holds an infinity or NaN: along the axis where the fewest do."""
+    bad = ~np.isfinite(a)
+    best: np.ndarray | None = None
+    for axis in range(bad.ndim):
+        if bad.shape[axis] > 1:
+            places = np.flatnonzero(bad.any(axis=tuple(i for i in range(bad.ndim) if i != axis)))
+            if places.size and (best is None or places.size < best.size):
+                best = places
+    return None if best is None else int(best[0])
+
+
+def at_channel(channel: int | None) -> str:
+    """`` (channel 3)`` for a message, or nothing where it is not known."""
+    return "" if channel is None else f" (channel {channel})"
+
+
 @dataclass(frozen=True, eq=False)
 class Map:
     """y = scale * x + shift.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnpass.ir.affine import all_finite
+from bnpass.ir.affine import all_finite, infinite_channel
 from bnpass.ir.graph import Constant
 
 LARGE = 1 << 17
@@ -54,9 +54,16 @@ class Scaled:
             with np.errstate(over="ignore"):
                 rounded = block.astype(dtype)
             if not all_finite(rounded):
-                raise OverflowError(f"{self.constant.name!r} overflows")
+                channel = self._channel(rounded, start)
+                raise OverflowError(f"{self.constant.name!r} overflows", channel)
             yield rounded.reshape(-1)
             start += count
+
+    def _channel(self, rounded: np.ndarray, start: int) -> int | None:
+        """At which channel a piece from row ``start`` on is not finite."""
+        rows = any(len(factor) > 1 for factor in self.factors)
+        found = infinite_channel(rounded)
+        return start + int(np.argwhere(~np.isfinite(rounded))[0][0]) if rows else found
 
     def rounded(self, dtype: np.dtype) -> np.ndarray:
         """The result as one array of the constant's shape."""

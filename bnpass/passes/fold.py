@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bnpass.ir.affine import Map
+from bnpass.ir.affine import Map, at_channel
 from bnpass.ir.edits import GraphEdits, Leftover
 from bnpass.ir.graph import Graph, Op, Use
 from bnpass.ir.operators import operator
@@ -200,9 +200,9 @@ def _holds_a_constant(op: Op, graph: Graph) -> bool:
     return operator(op.kind).affine and len(fixed) == 1
 
 
-def overflows(op: str) -> str:
+def overflows(op: str, channel: int | None = None) -> str:
     """The reason why an operator must not take anything in that its weights' type cannot hold."""
-    return f"the new weights of {op!r} would not be finite numbers"
+    return f"the new weights of {op!r} would not be finite numbers{at_channel(channel)}"
 
 
 # --- one chain

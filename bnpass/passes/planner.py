@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bnpass.ir.affine import Map
+from bnpass.ir.affine import Map, at_channel, infinite_channel
 from bnpass.ir.graph import Graph, Op, Use
 from bnpass.ir.operators import RULES, operator
 from bnpass.passes.asks import filled, merged_asks, settle_unread
@@ -55,7 +55,7 @@ class Planner:
             MapRefusedError: some part of the map finds no absorber.
         """
         if not m.is_finite:
-            raise MapRefusedError("the map is not finite")
+            raise MapRefusedError(f"the map is not finite{at_channel(_not_finite(m))}")
         propagation = self._taken_at_once(value, m, reader)
         if propagation is not None:
             return propagation
@@ -208,7 +208,7 @@ class Planner:
             MapRefusedError: some part of the map finds no absorber.
         """
         if not m.is_finite:
-            raise MapRefusedError("the map is not finite")
+            raise MapRefusedError(f"the map is not finite{at_channel(_not_finite(m))}")
         worklist, propagation = Worklist(stops=stops), Propagation()
         self._give(value, m, worklist, propagation)
         return self._walk_on(worklist, propagation)
@@ -286,3 +286,9 @@ class Planner:
 def _check_weight(op: Op, index: int, context: GraphContext) -> None:
     if op.input(index):
         weight(op, index, context)
+
+
+def _not_finite(m: Map) -> int | None:
+    """The first channel at which a map is not."""
+    found = infinite_channel(m.scale)
+    return infinite_channel(m.shift) if found is None else found

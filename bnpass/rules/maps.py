@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from bnpass.ir.affine import Map
+from bnpass.ir.affine import Map, infinite_channel
 from bnpass.ir.graph import Op
 from bnpass.rules import quantised
 from bnpass.rules.absorbers import weight
@@ -44,8 +44,25 @@ def _batch_norm(op: Op, context: RuleContext) -> Map:
     gamma, beta, mean, var = [_parameter(op, i, context).reshape(-1) for i in (1, 2, 3, 4)]
     m = Map.along(1, _rank(op, context), *_numbers(gamma, beta, mean, var, _epsilon(op)))
     if not m.is_finite:
-        raise MapRefusedError("its statistics are not finite or its variance is negative", op)
+        raise MapRefusedError(_odd_statistics(gamma, beta, mean, var, _epsilon(op)), op)
     return m
+
+
+def _odd_statistics(
+    gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, var: np.ndarray, epsilon: float
+) -> str:
+    """Which of the numbers of a BatchNorm, in which channel, make no map."""
+    known = {"scale": gamma, "shift": beta, "mean": mean, "variance": var}
+    for name, numbers in known.items():
+        channel = infinite_channel(numbers)
+        if channel is not None or not np.isfinite(numbers).all():
+            channel = channel or 0
+            return f"its {name} is not finite: {numbers[channel]} in channel {channel}"
+    bad = np.flatnonzero(var + epsilon <= 0)
+    if bad.size:
+        return (f"its variance is negative: {var[bad[0]]:g} with epsilon {epsilon:g} in channel "
+                f"{bad[0]}")
+    return "its scale or shift is not finite"
 
 
 def _parameter(op: Op, index: int, context: RuleContext) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 import onnx
 
+from bnpass import limits
 from bnpass.data.protocol import Slot, Takes, unlabelled
 from bnpass.errors import InputError
 from bnpass.ir.graph import Dim
 from bnpass.onnx_model import shapes
 from bnpass.onnx_model.signature import Port, dtype_of, inputs_of, is_float
+from bnpass.onnx_model.storage import external
 from bnpass.runtime.ranges import Range, ranges
 
 log = logging.getLogger("bnpass.runtime")
@@ -64,18 +67,37 @@ def random_inputs(model: onnx.ModelProto, draw: Draw = Draw()) -> Feeds:
 
     Raises:
         InputError: an input's rank is unknown, or an input is a shape.
+        BudgetError: an input is declared too large.
     """
     generator = np.random.default_rng([draw.seed, STYLES.index(draw.style), draw.batch])
     found = ranges(model)
     ports = inputs_of(model)
     symbol = batch_symbol(ports)
+    sizes = {p.name: _shape(p, symbol, draw) for p in ports}
+    _check_sizes(model, ports, sizes)
     return {
         p.name: _array(
-            generator, p, _shape(p, symbol, draw), draw.style, found.get(p.name),
+            generator, p, sizes[p.name], draw.style, found.get(p.name),
             dict(draw.dims).get(p.name),
         )
         for p in ports
     }
+
+
+def _check_sizes(
+    model: onnx.ModelProto, ports: list[Port], sizes: dict[str, tuple[int, ...]]
+) -> None:
+    """Refuse inputs that a model declares larger than its own size lets expect.
+
+    Raises:
+        BudgetError: with the input's name.
+    """
+    total = 0
+    for port in ports:
+        total += math.prod(sizes[port.name]) * (external.bits(port.kind) or 64) // 8
+        if total > limits.LIMITS["inputs"].amount or limits.is_set():
+            held = sum(external.nbytes(tensor) or 0 for tensor in external.tensors(model))
+            limits.check("inputs", total, f"input {port.name!r} of {list(sizes[port.name])}", held)
 
 
 def batch_symbol(ports: list[Port]) -> str | None:

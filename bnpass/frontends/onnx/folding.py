@@ -269,7 +269,7 @@ def _plan(
         calculation = Calculation(reading, keep=keep)
         pairs = list(zip(reading.scopes, plans, strict=True))
         numbers = [calculation.numbers(scope, plan.edits) for scope, plan in reversed(pairs)]
-        stopped = {op: overflows(op) for op in calculation.overflowed}
+        stopped = {op: overflows(op, at) for op, at in calculation.overflowed.items()}
         stopped = stopped or room.too_large(calculation.growth)
         if not stopped:
             break
@@ -358,7 +358,7 @@ def _join_recurrent(reading: Reading) -> FoldPlan | None:
         if not calculation.overflowed:
             apply_edits(folded.model, folded.main, plan.edits, numbers)
             return plan
-        but |= calculation.overflowed
+        but.update(calculation.overflowed)
     return None
 
 

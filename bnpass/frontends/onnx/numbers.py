@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from bnpass.frontends.onnx.read import Reading, Scope
-from bnpass.ir.affine import Map, all_finite
+from bnpass.ir.affine import Map, all_finite, infinite_channel
 from bnpass.ir.edits import LEFTOVER_EPSILON, AddedOperator, GraphEdits, Leftover, Rewrite
 from bnpass.ir.graph import Op
 from bnpass.ir.scaled import Scaled
@@ -77,13 +77,14 @@ class Calculation:
         keep: False: the numbers are only judged.
 
     Attributes:
-        overflowed: names of operators with new weights that the weights' own type cannot hold.
+        overflowed: names of operators with new weights that the weights' own type cannot hold, and
+            the first channel at which, where that is known.
         growth: bytes of weights that have to be stored a second time, by the operator for which.
     """
 
     def __init__(self, reading: Reading, *, keep: bool = True) -> None:
         self.reading, self.model, self._keep = reading, reading.model, keep
-        self.overflowed: set[str] = set()
+        self.overflowed: dict[str, int | None] = {}
         self.growth: Counter[str] = Counter()
         self._copies: dict[str, tuple[str, np.ndarray | None]] = {}
         self._released: Counter[tuple[int, str]] = Counter()
@@ -177,8 +178,8 @@ class Calculation:
             else:
                 whole = scaled.rounded(dtype)
                 made.constants[index] = self._shared(key, whole) if key else whole
-        except OverflowError:
-            self.overflowed.add(op.name)
+        except OverflowError as error:
+            self.overflowed[op.name] = error.args[1] if len(error.args) > 1 else None
         return made
 
     def _added(self, scope: Scope, op: Op, shift: np.ndarray) -> np.ndarray:
@@ -213,7 +214,10 @@ class Calculation:
             rounded: np.ndarray = arrays.astype(kind, order="C")
         if not _holds(kind, arrays, rounded):
             pairs = zip(names, arrays, rounded, strict=True)
-            self.overflowed.update(name for name, *pair in pairs if not _holds(kind, *pair))
+            self.overflowed.update(
+                (name, infinite_channel(new) if kind.kind not in "iu" else None)
+                for name, old, new in pairs if not _holds(kind, old, new)
+            )  # fmt: skip
         return rounded
 
     # --- who reads a constant, once the edits before are made

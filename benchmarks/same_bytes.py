@@ -132,9 +132,12 @@ def _run(job: str, arguments: list[str], path: Path, result: Path) -> None:
 
 
 def _free_batch(path: Path, result: Path) -> None:
-    from bnpass.frontends.onnx.batch import free_batch
-
     from bnpass.errors import InputError
+
+    try:
+        from bnpass.frontends.onnx.free_batch import free_batch
+    except ImportError:  # where it was before
+        from bnpass.frontends.onnx.batch import free_batch
 
     model = onnx.load(path)
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):

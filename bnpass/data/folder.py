@@ -34,6 +34,8 @@ class ImageFiles:
     """
 
     dtype = np.dtype(np.uint8)
+    remembered = 1 << 30
+    """Bytes of decoded images that are kept; larger sets are decoded in each pass."""
 
     def __init__(
         self, paths: list[Path], size: tuple[int, int], channels: int, fit: str = "crop",
@@ -44,6 +46,10 @@ class ImageFiles:
         self.paths, self.size, self.channels = paths, size, channels
         self.fit, self.workers = fit, max(1, workers)
         self._pool: ThreadPoolExecutor | None = None
+        self._known = np.zeros(len(paths), bool)
+        self._kept: Array | None = None
+        if math.prod(self.shape) <= self.remembered:
+            self._kept = np.empty(self.shape, np.uint8)  # takes memory as it is filled
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -57,10 +63,17 @@ class ImageFiles:
         chosen = np.arange(len(self.paths))[index]
         if np.ndim(chosen) == 0:
             return self._decode(self.paths[int(chosen)])
-        paths = [self.paths[i] for i in chosen]
-        out = np.empty((len(paths), *self.shape[1:]), np.uint8)
-        for row, image in enumerate(self._decode_all(paths)):
+        out = np.empty((len(chosen), *self.shape[1:]), np.uint8)
+        known = self._known[chosen]
+        if self._kept is not None and known.any():
+            out[known] = self._kept[chosen[known]]
+        new = np.flatnonzero(~known)
+        for row, image in zip(new, self._decode_all([self.paths[chosen[i]] for i in new]),
+                              strict=True):
             out[row] = image
+        if self._kept is not None and len(new):
+            self._kept[chosen[new]] = out[new]
+            self._known[chosen[new]] = True
         return out
 
     def _decode_all(self, paths: list[Path]) -> Iterable[Array]:

@@ -232,7 +232,7 @@ class _Run:
     ) -> None:
         row = Row(
             step=done,
-            epoch=done / self.setup.feed.per_epoch,
+            epoch=done / (self.setup.feed.per_epoch or math.inf),  # batches that nobody counts
             lr=learning_rate(self.config, done - 1, self.setup.total),
             loss=loss,
             metrics=metrics,

@@ -344,3 +344,26 @@ def test_cached_set_is_the_same_set() -> None:
     other = part.subset(np.arange(3))
     assert other.cached(limit=10) is other
     assert len(other.cached()) == 3
+
+
+def test_images_are_decoded_when_asked_for_and_once(tmp_path, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    from bnpass.data.folder import ImageFiles
+
+    paths = [tmp_path / f"{n}.png" for n in range(6)]
+    for n, path in enumerate(paths):
+        image.fromarray(np.full((4, 5), 10 * n, np.uint8)).save(path)
+    decoded = []
+    real = ImageFiles._decode
+    monkeypatch.setattr(ImageFiles, "_decode", lambda self, path: (
+        decoded.append(path.name), real(self, path))[1])
+    files = ImageFiles(paths, (4, 5), 1, workers=1)
+    assert decoded == []
+    assert files[np.array([4, 1])][:, 0, 0, 0].tolist() == [40, 10]
+    assert files[np.array([1, 1, 2, 4])][:, 0, 0, 0].tolist() == [10, 10, 20, 40]
+    assert decoded == ["4.png", "1.png", "2.png"]
+    monkeypatch.setattr(ImageFiles, "remembered", 10)
+    files = ImageFiles(paths, (4, 5), 1, workers=1)
+    for _ in range(2):
+        assert files[np.array([3])][0, 0, 0, 0] == 30
+    assert decoded[3:] == ["3.png", "3.png"]

@@ -24,9 +24,11 @@ _AGAIN = 5.0
 
 def add_budget(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """``--check-budget`` and ``--dims``."""
-    parser.add_argument("--check-budget", type=options.positive, default=20.0, metavar="SECONDS",
+    parser.add_argument("--check-budget", type=options.non_negative, default=20.0,
+                        metavar="SECONDS",
                         help="what running the whole network may take beyond the proof of each "
-                        "edit (default 20); what does not fit is left out and said")
+                        "edit (default 20; 0: not run at all); what does not fit is left out and "
+                        "said")
     parser.add_argument("--dims", type=options.sizes, default={}, metavar="NAME=N,...",
                         help="sizes of free dimensions for the check (INPUT:AXIS where they have "
                         "no name), and values of inputs that are counts")

@@ -443,8 +443,22 @@ def _leave(
         return None, None
     relate(chain, len(chain.links), planner)
     _remove(chain, planner)
+    if style == "bn" and not chain.norms and _moved_product(chain.source, planner):
+        style = "affine"
     left = Leftover(tuple(link.op for link in chain.links), m, 1, style)
     return FoldEntry(head.name, head.kind, names, "merged", (head.name,), reason), left
+
+
+def _moved_product(value: str, planner: Planner) -> bool:
+    """Whether a value is a product that was transposed or reshaped.
+
+    onnxruntime fuses a BatchNormalization behind it into the MatMul, along the wrong axis.
+    """
+    op = planner.graph.producer(value)
+    moved = False
+    while op is not None and op.kind in ("Transpose", "Reshape"):
+        moved, op = True, planner.graph.producer(op.inputs[0])
+    return moved and op is not None and op.kind == "MatMul"
 
 
 def _merge_into_norm(chain: Chain, planner: Planner) -> None:

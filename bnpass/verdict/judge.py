@@ -65,7 +65,7 @@ def judge(
         rule: a tolerance for question 2 instead of the network's noise; question 1 is not asked
             then, as the types differ.
         prepare: brings random inputs into the range that the models are meant for.
-        budget: seconds for questions 2 and 3; None for no limit.
+        budget: seconds for questions 2 and 3; None for no limit, 0: they are not asked.
         says: is told what is being done.
         dims: sizes of free dimensions, and values of inputs that are counts.
     """
@@ -75,7 +75,11 @@ def judge(
         says("proving every edit on its own region")
         proof = proven(before, after, edits, seed)
     if proof is not None and not proof.passed:
-        return _failed(proof, time.perf_counter() - start)
+        return _proof_alone(proof, "questions 2 and 3: an edit is wrong",
+                            time.perf_counter() - start)  # fmt: skip
+    if budget == 0 and proof is not None:
+        return _proof_alone(proof, "questions 2 and 3: a budget of 0 was given",
+                            time.perf_counter() - start)  # fmt: skip
     says("running both models")
     reference, candidate, notes = _at_inference(before, after, edits)
     report = verify(
@@ -124,11 +128,16 @@ def _embedded(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     return copy
 
 
-def _failed(proof: ProofReport, seconds: float) -> VerifyReport:
+def _proof_alone(proof: ProofReport, why: str, seconds: float) -> VerifyReport:
+    notes = [
+        f"the edit at {found.node!r} could not be proven ({found.reason}), and nothing else judges "
+        "it"
+        for found in proof.open
+    ]
     return VerifyReport(
-        passed=False, outputs={}, mapping={}, rule=Tolerance(0.0, 0.0), first_difference=None,
-        reference_engine="none", candidate_engine="none", provider="", draws=[], edits=proof,
-        left_out=["questions 2 and 3: an edit is wrong"], seconds=seconds,
+        passed=proof.passed, outputs={}, mapping={}, rule=Tolerance(0.0, 0.0),
+        first_difference=None, reference_engine="none", candidate_engine="none", provider="", draws=[], notes=notes,
+        edits=proof, left_out=[why], seconds=seconds,
     )  # fmt: skip
 
 

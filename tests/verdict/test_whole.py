@@ -275,3 +275,30 @@ def test_training_mode_taken_for_inference(tmp_path):
     report = judge(model, done.model, edits(done))
     assert report.passed, report.to_dict()
     assert any("Dropouts that are live" in note for note in report.notes)
+
+
+def test_a_fold_never_writes_what_onnxruntime_fuses_wrongly():
+    """Three operators behind MatMul and Transpose become Mul and Add, not a BatchNormalization."""
+    model = text(
+        """ g (float[6, 4] x, float[4, 6] W) => (float[6, 6] y) {
+            a = MatMul(x, W)
+            t = Transpose<perm = [1, 0]>(a)
+            s = Mul(t, k)
+            n = Add(s, c)
+            o = Mul(n, l)
+            y = Relu(o)
+        }""",
+        k=floats(1, 6), c=floats(1, 6), l=floats(1, 6),
+    )  # fmt: skip
+    done = fold_model(model)
+    kinds = [n.op_type for n in done.model.graph.node]
+    assert kinds == ["MatMul", "Transpose", "Mul", "Add", "Relu"]
+    assert judge(model, done.model, edits(done)).passed
+
+
+def test_a_budget_of_0_is_question_1_alone():
+    model = ill_conditioned()
+    done = fold_model(model)
+    report = judge(model, done.model, edits(done), budget=0)
+    assert report.passed and report.edits.proven == 2 and not report.outputs
+    assert "budget of 0" in report.left_out[0]

@@ -136,7 +136,8 @@ def _proof_alone(proof: ProofReport, why: str, seconds: float) -> VerifyReport:
     ]
     return VerifyReport(
         passed=proof.passed, outputs={}, mapping={}, rule=Tolerance(0.0, 0.0),
-        first_difference=None, reference_engine="none", candidate_engine="none", provider="", draws=[], notes=notes,
+        first_difference=None, reference_engine="none", candidate_engine="none", provider="",
+        draws=[], notes=notes,
         edits=proof, left_out=[why], seconds=seconds,
     )  # fmt: skip
 

@@ -29,6 +29,7 @@ from bnpass.verdict.bounds import (
     worst_ratio,
 )
 from bnpass.verdict.evaluator import UnknownOperatorError, compute
+from bnpass.verdict.evaluator.linear import LARGE, Squares
 from bnpass.verdict.evaluator.run import wide
 from bnpass.verdict.naming import matched
 from bnpass.verdict.regions import Cutter, Region
@@ -447,6 +448,8 @@ class _Run:
         if array.dtype.kind == "f" or "float" in array.dtype.name:
             self.kinds.add(kind or array.dtype.name)
             if self.squares:
+                if array.ndim == 2 and array.size > LARGE:
+                    return Squares(array, lambda block: squared(wide(block)))  # type: ignore[return-value]
                 return squared(wide(array))
             if self.move is not None:
                 unit, rng = self.move

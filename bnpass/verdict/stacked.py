@@ -180,6 +180,8 @@ class Forms:
                 tensor = side.tensor(name) if name else None
                 if name and (tensor is None or tensor.data_type not in (1, 11)):
                     return None
+                if tensor is not None and math.prod(tensor.dims) > TOGETHER:
+                    return None  # a large one gains nothing
                 inputs.append(None if tensor is None else (*tensor.dims, tensor.data_type))
             names[node.output[0]] = len(names)
             found.append((node.op_type, _attributes(node), tuple(inputs)))

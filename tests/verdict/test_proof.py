@@ -221,3 +221,31 @@ def test_the_wrong_one_of_many_is_named(block):
     found = answer(model, wrong_one, done.correspondences)
     assert [p.node for p in found.failures] == [f"a{block}"]
     assert found.failures[0].channel is not None
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_large_weights_are_proven_in_blocks(monkeypatch, tmp_path, transposed):
+    """Data that lies in another file is read in blocks of columns; the verdict is the same."""
+    from bnpass.verdict import proof
+    from bnpass.verdict.evaluator import linear, run
+
+    for module in (linear, proof, run):
+        monkeypatch.setattr(module, "LARGE", 50)
+    w = floats(7, 30) if transposed else floats(30, 7)
+    body = f""" g (float[N, 30] x) => (float[N, 7] y) {{
+        a = Gemm<transB = {transposed}>(x, W, c)
+        n = BatchNormalization(a, n_g, n_b, n_m, n_v)
+        y = Relu(n)
+    }}"""
+    model = text(body, W=w, c=floats(7), **norm(7))
+    done = fold_model(model)
+    assert answer(model, done.model, done.correspondences).passed
+    weight = done.model.graph.node[0].input[1]
+    wrong_one = edited(done.model, weight, lambda a: a * (1 + 1e-3 * (a == a.max())).astype("f"))
+    found = answer(model, wrong_one, done.correspondences)
+    assert [p.node for p in found.failures] == ["a"]
+    path = tmp_path / "w.onnx"
+    onnx.save(wrong_one, path, save_as_external_data=True, size_threshold=0, location="w.data")
+    light = Whole(onnx.load(path, load_external_data=False), tmp_path)
+    found = prove(Whole(model), light, done.correspondences)
+    assert [p.node for p in found.failures] == ["a"]

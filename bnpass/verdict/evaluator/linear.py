@@ -2,11 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from bnpass.verdict.evaluator.call import Call, one, operator
+from bnpass.verdict.evaluator.call import Array, Call, one, operator
+
+BLOCKWISE = frozenset({"Gemm", "MatMul"})
+"""Operators that take a large second operand of any floating type."""
+
+LARGE = 1 << 22
+"""Entries of a matrix from which on it is widened to float64 in blocks of its columns."""
+
+
+class Squares:
+    """The squares of a large matrix, made block by block.
+
+    Args:
+        array: the matrix.
+        square: makes the squares of a block of it.
+    """
+
+    def __init__(self, array: Array, square: Callable[[Array], Array]) -> None:
+        self.array, self.square = array, square
+        self.ndim, self.size, self.shape, self.dtype = 2, array.size, array.shape, array.dtype
+
+    @property
+    def T(self) -> Squares:  # noqa: N802 - as numpy calls it
+        """Transposed."""
+        return Squares(self.array.T, self.square)
+
+    def __getitem__(self, at: Any) -> Array:
+        return self.square(self.array[at])
+
+
+def product(a: Array, b: Any) -> Any:
+    """a @ b in float64; a large b is never widened whole."""
+    a = a.astype(np.float64, copy=False) if a.dtype.kind == "f" else a
+    if b.ndim != 2 or b.size <= LARGE or a.ndim < 2:
+        return np.matmul(a, b.astype(np.float64) if b.dtype.kind == "f" else b)
+    y = np.empty((*a.shape[:-1], b.shape[1]))
+    step = max(LARGE // b.shape[0], 1)
+    for start in range(0, b.shape[1], step):
+        block = np.ascontiguousarray(b[:, start : start + step]).astype(np.float64)
+        y[..., start : start + step] = a @ block
+    return y
 
 
 @operator("Gemm")
@@ -14,7 +55,7 @@ from bnpass.verdict.evaluator.call import Call, one, operator
 def _gemm(call: Call) -> Any:
     a = call[0].T if call.attrs.get("transA", 0) else call[0]
     b = call[1].T if call.attrs.get("transB", 0) else call[1]
-    y = float(call.attrs.get("alpha", 1.0)) * (a @ b)
+    y = float(call.attrs.get("alpha", 1.0)) * product(a, b)
     c = call.get(2)
     return y if c is None else y + float(call.attrs.get("beta", 1.0)) * c
 
@@ -22,7 +63,7 @@ def _gemm(call: Call) -> Any:
 @operator("MatMul")
 @one
 def _matmul(call: Call) -> Any:
-    return np.matmul(call[0], call[1])
+    return product(call[0], call[1])
 
 
 @operator("MatMulInteger")

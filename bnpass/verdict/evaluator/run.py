@@ -27,6 +27,7 @@ from bnpass.verdict.evaluator import (  # noqa: F401 - they fill the table
     structure,
 )
 from bnpass.verdict.evaluator.call import TABLE, Array, Call, Function, UnknownOperatorError
+from bnpass.verdict.evaluator.linear import BLOCKWISE, LARGE, Squares
 
 Lookup = Callable[[str], Array]
 
@@ -37,6 +38,12 @@ def wide(array: Any) -> Array:
     if found.dtype.kind == "f" or "float" in found.dtype.name:
         return found.astype(np.float64, copy=False)
     return found
+
+
+def _operand(array: Any, blocks: bool) -> Any:
+    """In float64; large weights stay as they are where the operator widens them in blocks."""
+    large = blocks and array.ndim == 2 and array.size > LARGE
+    return array if large or isinstance(array, Squares) else wide(array)
 
 
 def compute(
@@ -59,7 +66,8 @@ def compute(
         UnknownOperatorError: the operator is not known.
     """
     function = functions.get((node.domain, node.op_type))
-    inputs = [wide(lookup(name)) if name else None for name in node.input]
+    blocks = node.op_type in BLOCKWISE
+    inputs = [_operand(lookup(name), blocks) if name else None for name in node.input]
     if function is not None and table is None:
         return _call_function(function, node, inputs, functions)
 

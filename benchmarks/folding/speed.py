@@ -45,7 +45,9 @@ def commands(source: Path, target: Path) -> dict[str, list[str]]:
     bnpass = [sys.executable, "-P", "-m", "bnpass", "fold", str(source), "-o", str(target),
               "--force"]
     found = {"load+save": [*program, "load+save", str(source), str(target)],
-             "bnpass --no-verify": [*bnpass, "--no-verify"], "bnpass (verified)": bnpass}
+             "bnpass --no-verify": [*bnpass, "--no-verify"],
+             "bnpass (every edit proven)": [*bnpass, "--check-budget", "0"],
+             "bnpass (verified)": bnpass}
     for name in tools.PEERS:
         if tools.installed(name):
             found[name] = [*program, name, str(source), str(target)]

@@ -30,6 +30,13 @@ SQUARED: dict[str, Function] = {kind: TABLE[kind] for kind in _AS_THEY_ARE}
 """Operators on squared operands; integer operands stay what they are."""
 
 
+LINEAR = frozenset(SQUARED) - {"MaxPool", "GlobalMaxPool", "ReduceMax", "Relu", "Where"} | {
+    "Sub", "Neg", "Mean", "Div", "ReduceSum", "Gemm", "Pad", "BatchNormalization",
+    "DequantizeLinear", "MatMulInteger", "ConvInteger",
+}  # fmt: skip
+"""Operators behind which a difference stays a difference."""
+
+
 def _squares(*kinds: str) -> Callable[[Callable[[Call], Array]], None]:
     def enter(function: Callable[[Call], Array]) -> None:
         SQUARED.update(dict.fromkeys(kinds, lambda call: (function(call),)))

@@ -18,10 +18,11 @@ import onnx
 
 from bnpass.errors import BnpassError
 from bnpass.ir.correspondence import Correspondences
-from bnpass.onnx_model.attributes import attribute
+from bnpass.onnx_model.attributes import attribute, is_onnx
 from bnpass.onnx_model.constants import dtype_name
 from bnpass.onnx_model.scopes import Place, has_bodies
 from bnpass.verdict.bounds import (
+    LINEAR,
     SQUARED,
     pooled,
     squared,
@@ -279,13 +280,20 @@ class _Prover:
         self.cutter.drop(value)
         regions = [self.cutter.region(target) for target in behind.values()]
         again = [self.prove(r) for r in regions]
-        if not self.by_name and not all(p.passed for p in again):
+        tells = all(p.passed for p in again) and all(self._linear(r) for r in regions)
+        if not self.by_name and not tells:
             return [found]
         for r, p in zip(regions, again, strict=True):
             wrong.pop(r.target.old, None)
             if not (p.passed or p.reason):  # the claim was a guess: it is not to blame
                 wrong[r.target.old] = r, p
         return [p for p in again if p.passed or p.reason]
+
+    def _linear(self, region: Region) -> bool:
+        """Whether a mistake inside shows outside: behind a Tanh or a Relu it can be hidden."""
+        nodes = [self.old.graph.node[i] for i in region.old_nodes]
+        nodes += [self.new.graph.node[i] for i in region.new_nodes]
+        return all(is_onnx(node, *LINEAR) for node in nodes)
 
     def prove(self, region: Region) -> Proof:
         """Evaluate a region on both sides and compare."""

@@ -249,3 +249,22 @@ def test_large_weights_are_proven_in_blocks(monkeypatch, tmp_path, transposed):
     light = Whole(onnx.load(path, load_external_data=False), tmp_path)
     found = prove(Whole(model), light, done.correspondences)
     assert [p.node for p in found.failures] == ["a"]
+
+
+def test_a_saturated_nonlinearity_hides_nothing():
+    """Behind a Tanh that gives 1 everywhere the wrong layer cannot be seen: its own claim fails."""
+    model = text(
+        """ g (float[N, 3] x) => (float[N, 4] y) {
+            a = Gemm(x, W, c)
+            n = Mul(a, s)
+            y = Tanh(n)
+        }""",
+        W=floats(3, 4), c=np.full(4, 1e4, np.float32), s=floats(4, low=1, high=2),
+    )  # fmt: skip
+    done = fold_model(model)
+    assert done.plan.folded
+    assert answer(model, done.model, done.correspondences).passed
+    weight = done.model.graph.node[0].input[1]
+    wrong_one = edited(done.model, weight, lambda w: w * np.float32(1.01))
+    found = answer(model, wrong_one, done.correspondences)
+    assert [p.node for p in found.failures] == ["a"]

@@ -1,7 +1,9 @@
 # make demo    the whole job on real digits: insert BN, train, calibrate, fold, verify; with pictures
 # make test    the tests
 # make lint    ruff and mypy --strict
-# make fuzz    thousands of random graphs: folded, inserted into, compared in float64 (N=2000)
+# make fuzz    thousands of random graphs: folded, inserted into, compared in float64 (N=2000), and
+#              five times as many damaged files: every one done right or refused clearly
+# make faults  every write, rename, fsync and open of a command fails once, and kills it once
 # make mutants small mistakes in the core that a test should notice, N of them (N=40)
 # make paper   the paper's experiments, over an hour (DATA=folder with mnist/ and fashion-mnist/)
 # make paper-quick   the same at a fiftieth of the steps: a smoke test, minutes
@@ -71,6 +73,10 @@ lint: $(STAMP)
 
 fuzz: $(STAMP)
 	$(PY) -m tests.fuzz $(N)
+	OMP_NUM_THREADS=1 $(PY) -m tests.fuzz.damage $$((5 * $(N)))
+
+faults: $(STAMP)
+	BNPASS_FAULTS=all $(PY) -m pytest -q tests/faults
 
 mutants: $(STAMP)
 	$(PY) -m pip install --quiet --group mutants

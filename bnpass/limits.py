@@ -44,7 +44,6 @@ LIMITS = {
     "decompressed": Limit("decompressed or declared data", 1 << 28, 64),
     "unused": Limit("bytes of a data file that no tensor uses", 1 << 28, 16),
     "inputs": Limit("random inputs of a model", 1 << 28, 64),
-    "names": Limit("names", 1 << 26, 4),
 }
 """Every limit by its name in :data:`VARIABLE`."""
 

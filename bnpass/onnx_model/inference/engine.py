@@ -254,8 +254,8 @@ class Engine:
                 schema, twin, *self._inputs(twin), opset_imports=_imports(self._opsets)
             )
         except (onnx.defs.SchemaError, onnx.checker.ValidationError, InferenceError, ValueError,
-                RuntimeError, TypeError):  # fmt: skip
-            return
+                RuntimeError, TypeError, KeyError):  # fmt: skip
+            return  # a KeyError is an input of which no type is known
         typed = all(self._type_is_known(name) for name in twin.input if name)
         for name, found in made.items():
             if found.HasField("tensor_type"):

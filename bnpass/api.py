@@ -7,12 +7,30 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from bnpass.errors import UsageError, close_matches
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     import onnx
+    import torch
+
+    from bnpass.passes.fold import FoldPlan
+    from bnpass.passes.inspect import Inspection
+    from bnpass.passes.sites import InsertPlan
+    from bnpass.signatures import (
+        ExampleInputs,
+        FoldKeywords,
+        GraphSource,
+        InsertKeywords,
+        OnnxSource,
+        StripKeywords,
+        TorchSource,
+    )
+
+    Module = TypeVar("Module", bound=torch.nn.Module)
 
     from bnpass.frontends.onnx.inserting import Measure
     from bnpass.onnx_model.model import OnnxModel
@@ -101,10 +119,35 @@ def _blaming(function: Callable[P, R]) -> Callable[P, R]:
     return guarded
 
 
+@overload
+def insert(
+    model: OnnxSource | TorchSource, example_inputs: ExampleInputs = ..., *,
+    plan_only: Literal[True], output: None = ..., **options: Unpack[InsertKeywords],
+) -> InsertPlan: ...
+@overload
+def insert(
+    model: GraphSource, example_inputs: ExampleInputs = ..., *, plan_only: Literal[False] = ...,
+    **options: Unpack[InsertKeywords],
+) -> torch.fx.GraphModule: ...
+@overload
+def insert(
+    model: torch.nn.Module, example_inputs: ExampleInputs = ..., *, plan_only: Literal[False] = ...,
+    **options: Unpack[InsertKeywords],
+) -> torch.nn.Module: ...
+@overload
+def insert(
+    model: OnnxSource, example_inputs: None = ..., *, plan_only: Literal[False] = ...,
+    output: None = ..., **options: Unpack[InsertKeywords],
+) -> onnx.ModelProto: ...
+@overload
+def insert(
+    model: OnnxSource, example_inputs: None = ..., *, plan_only: Literal[False] = ...,
+    output: str | os.PathLike[str], **options: Unpack[InsertKeywords],
+) -> Path: ...
 @_blaming
 def insert(
     model: Any,
-    example_inputs: tuple[Any, ...] | None = None,
+    example_inputs: ExampleInputs = None,
     *,
     output: str | os.PathLike[str] | None = None,
     init: str = "fresh",
@@ -136,7 +179,8 @@ def insert(
 
     Args:
         model: path of an ONNX file or ModelProto; or an nn.Module, GraphModule, ExportedProgram.
-        example_inputs: torch only: a tuple of tensors, as the module's forward takes them.
+        example_inputs: torch only: a tuple of what the module's forward takes; a tensor alone; a
+            mapping of keyword arguments. Not needed for what bnpass has made.
         output: ONNX only: write the result there.
         init: ``fresh`` (gamma 1, beta 0: to train from scratch), ``preserve`` (outputs unchanged
             in eval mode, without data) or ``calibrated`` (the same, with the population's
@@ -164,7 +208,9 @@ def insert(
         force: replace an existing ``output``.
 
     Returns:
-        A ModelProto, or the path written, or a GraphModule; the model given is unchanged.
+        A ModelProto, or the path written; or a module of the class of the one given, the
+        BatchNorms children of its layers (a GraphModule where a site lies in the middle of its
+        forward, or where it was one). The model given is unchanged.
 
     Raises:
         UsageError, InputError, OutputError, UnsupportedError.
@@ -218,10 +264,35 @@ def _moments(data: Any) -> Measure:
     return measure
 
 
+@overload
+def fold(
+    model: OnnxSource | TorchSource, example_inputs: ExampleInputs = ..., *,
+    plan_only: Literal[True], output: None = ..., **options: Unpack[FoldKeywords],
+) -> FoldPlan: ...
+@overload
+def fold(
+    model: GraphSource, example_inputs: ExampleInputs = ..., *, plan_only: Literal[False] = ...,
+    **options: Unpack[FoldKeywords],
+) -> torch.fx.GraphModule: ...
+@overload
+def fold(
+    model: torch.nn.Module, example_inputs: ExampleInputs = ..., *, plan_only: Literal[False] = ...,
+    **options: Unpack[FoldKeywords],
+) -> torch.nn.Module: ...
+@overload
+def fold(
+    model: OnnxSource, example_inputs: None = ..., *, plan_only: Literal[False] = ...,
+    output: None = ..., **options: Unpack[FoldKeywords],
+) -> onnx.ModelProto: ...
+@overload
+def fold(
+    model: OnnxSource, example_inputs: None = ..., *, plan_only: Literal[False] = ...,
+    output: str | os.PathLike[str], **options: Unpack[FoldKeywords],
+) -> Path: ...
 @_blaming
 def fold(
     model: Any,
-    example_inputs: tuple[Any, ...] | None = None,
+    example_inputs: ExampleInputs = None,
     *,
     output: str | os.PathLike[str] | None = None,
     only: Sequence[str] = (),
@@ -266,7 +337,7 @@ def fold(
         force: replace an existing ``output``.
 
     Returns:
-        A ModelProto, or the path written, or a GraphModule; the model given is unchanged.
+        A ModelProto, or the path written, or a module; the model given is unchanged.
 
     Raises:
         VerificationError: the result differs from the original; nothing is written.
@@ -372,11 +443,31 @@ def collapse(
     return _written(edited.proto, model, output, force)
 
 
+@overload
+def strip(
+    model: GraphSource, what: Sequence[str] = ..., example_inputs: ExampleInputs = ...,
+    **options: Unpack[StripKeywords],
+) -> torch.fx.GraphModule: ...
+@overload
+def strip(
+    model: torch.nn.Module, what: Sequence[str] = ..., example_inputs: ExampleInputs = ...,
+    **options: Unpack[StripKeywords],
+) -> torch.nn.Module: ...
+@overload
+def strip(
+    model: OnnxSource, what: Sequence[str] = ..., example_inputs: None = ..., *, output: None = ...,
+    **options: Unpack[StripKeywords],
+) -> onnx.ModelProto: ...
+@overload
+def strip(
+    model: OnnxSource, what: Sequence[str] = ..., example_inputs: None = ..., *,
+    output: str | os.PathLike[str], **options: Unpack[StripKeywords],
+) -> Path: ...
 @_blaming
 def strip(
     model: Any,
     what: Sequence[str] = ("lrn", "dropout"),
-    example_inputs: tuple[Any, ...] | None = None,
+    example_inputs: ExampleInputs = None,
     *,
     dropout: float | None = None,
     only: Sequence[str] = (),
@@ -396,7 +487,7 @@ def strip(
         force: replace an existing ``output``.
 
     Returns:
-        A ModelProto, or the path written, or a GraphModule; the model given is unchanged.
+        A ModelProto, or the path written, or a module; the model given is unchanged.
     """
     if is_module(model):
         from bnpass.frontends.fx import fx_strip
@@ -411,6 +502,17 @@ def strip(
 _strip = strip  # :func:`insert` has an argument of that name
 
 
+@overload
+def calibrate(model: Module, data: Any, *, output: None = ..., **options: Any) -> Module: ...
+@overload
+def calibrate(
+    model: OnnxSource, data: Any, *, output: None = ..., force: bool = ..., **options: Any
+) -> onnx.ModelProto: ...
+@overload
+def calibrate(
+    model: OnnxSource, data: Any, *, output: str | os.PathLike[str], force: bool = ...,
+    **options: Any,
+) -> Path: ...
 @_blaming
 def calibrate(
     model: Any, data: Any, *, output: Any = None, force: bool = False, **options: Any
@@ -481,6 +583,7 @@ def repair(
 
 @_blaming
 def inspect(model: Any, example_inputs: tuple[Any, ...] | None = None) -> Any:
+def inspect(model: Any, example_inputs: ExampleInputs = None) -> Inspection:
     """What is in a model: BatchNorms, nonlinearities, what would fold, what its statistics say.
 
     Returns:

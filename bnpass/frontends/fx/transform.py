@@ -34,7 +34,7 @@ from bnpass.passes.sites import InsertPlan, Policy, Site
 from bnpass.passes.strip import plan_strip
 
 Model = nn.Module | torch.export.ExportedProgram
-Inputs = tuple[Any, ...] | None
+Inputs = Any  # a tuple, a tensor, a mapping, or None
 
 _SMALL = 1 << 20  # bytes by which any module may grow
 

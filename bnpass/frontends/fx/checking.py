@@ -55,6 +55,31 @@ def outputs(
             buffer.data.copy_(value)
 
 
+def at_other_sizes(
+    module: nn.Module, example: Example, training: bool | None,
+    still: Sequence[nn.Module] = (),
+) -> dict[str, Outputs]:  # fmt: skip
+    """What a module computes on inputs of other sizes, by what was changed."""
+    changed = example.other_sizes()
+    return {name: outputs(module, one, training, still) for name, one in changed}
+
+
+def check_sizes(wanted: dict[str, Outputs], got: dict[str, Outputs]) -> None:
+    """Refuse a result that was planned for the sizes of the example alone.
+
+    Raises:
+        RefusedError: the module's forward does something else at another size.
+    """
+    for name, outs in wanted.items():
+        difference = _difference(outs, got.get(name))
+        if difference:
+            raise RefusedError(
+                f"with {name}, the edited module would not compute what the given one does "
+                f"({difference}): its forward decides by the sizes of its inputs",
+                "leave the layers of that branch out with skip=, or give an example that takes it",
+            )
+
+
 def check_same(wanted: Outputs, got: Outputs, what: str) -> None:
     """Refuse a result that computes something else.
 

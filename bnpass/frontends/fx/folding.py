@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from bnpass.frontends.fx.checking import check_same, outputs
+from bnpass.frontends.fx.checking import at_other_sizes, check_same, check_sizes, outputs
 from bnpass.frontends.fx.copying import duplicate
 from bnpass.frontends.fx.draft import Draft
 from bnpass.frontends.fx.editor import OverflowedError
@@ -42,6 +42,7 @@ def fold_in(
         if options.training_mode == "inference":
             draft.root.eval()
         wanted = outputs(draft.root, example, None)
+        sizes = at_other_sizes(draft.root, example, None)
         bake(draft.root)
         joined = join(draft.root, only=options.only, skip=options.skip)
         try:
@@ -52,6 +53,7 @@ def fold_in(
         plan.entries[:0] = joined
         uninstall(draft.root)
         check_same(wanted, outputs(draft.root, example, None), "in eval mode")
+        check_sizes(sizes, at_other_sizes(draft.root, example, None))
         return draft.root, plan
 
 

@@ -41,6 +41,25 @@ class Example:
         grown = self.changed(lambda x: torch.cat([x, x[:1]]) if x.dim() else x)
         return grown, sizes.pop()
 
+    def other_sizes(self) -> list[tuple[str, Example]]:
+        """The inputs with other sizes of single axes, of which a forward may or may not take each.
+
+        One sample, more samples, and every other axis twice as long, alike in all tensors.
+        """
+        if sum(t.numel() for t in self.tensors) > _MOST:
+            return []
+        rank = max((t.dim() for t in self.tensors), default=0)
+        found = [("a batch of 1", self.changed(lambda t: t[:1] if t.dim() else t))]
+        found.append(("a batch 3 times as large", self._repeated(0, 3)))
+        found += [(f"axis {i} twice as long", self._repeated(i, 2)) for i in range(1, rank)]
+        return found
+
+    def _repeated(self, axis: int, times: int) -> Example:
+        return self.changed(lambda t: torch.cat([t] * times, axis) if t.dim() > axis else t)
+
+
+_MOST = 1 << 20  # entries of all inputs together up to which other sizes are run
+
 
 def example_of(inputs: Any) -> Example:
     """A tensor alone is the only input; a mapping holds keyword arguments."""

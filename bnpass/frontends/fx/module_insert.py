@@ -20,7 +20,7 @@ from bnpass.frontends.fx.apply import (
     place_of,
     start,
 )
-from bnpass.frontends.fx.checking import check_same, outputs
+from bnpass.frontends.fx.checking import at_other_sizes, check_same, check_sizes, outputs
 from bnpass.frontends.fx.copying import duplicate
 from bnpass.frontends.fx.draft import Draft
 from bnpass.frontends.fx.editor import ModuleEditor, no_bias
@@ -72,6 +72,7 @@ def insert_into(
     """Insert into a copy of a module; see :func:`bnpass.insert`."""
     draft = Draft(duplicate(module), example)
     wanted = {training: outputs(draft.root, example, training) for training in (False, True)}
+    sizes = {} if plan_only else at_other_sizes(draft.root, example, False)
     planned = plan_sites(draft, policy)
     if plan_only:
         return planned.joined
@@ -80,6 +81,7 @@ def insert_into(
     still = [norm for _, norm in placed.norms]
     for training, text in ((False, "in eval mode"), (True, "in training mode")):
         check_same(wanted[training], outputs(made, example, training, still), text)
+    check_sizes(sizes, at_other_sizes(made, example, False, still))
     _start(made, placed, options)
     remember(made, example)
     return made

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 import bnpass
-from bnpass.errors import BnpassError, UnsupportedError
+from bnpass.errors import BnpassError, RefusedError, UnsupportedError
 from bnpass.frontends.fx import fx_insert
 from tests.frontends.fx.helpers import Fn, close, inputs, norms, prepared, randomize, run
 
@@ -362,3 +362,24 @@ def test_the_module_given_is_untouched():
 def test_what_cannot_be_edited_is_refused(bad):
     with pytest.raises(BnpassError):
         fx_insert(bad, (torch.zeros(1, 2),))
+
+
+class BySize(nn.Module):
+    """Large batches go without the norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.l, self.n, self.o = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        h = self.l(x)
+        return self.o(torch.tanh(h if x.shape[0] > 6 else self.n(h)))
+
+
+def test_a_forward_that_decides_by_the_size_is_refused():
+    module = prepared(BySize())
+    with pytest.raises(RefusedError, match="a batch 3 times as large"):
+        bnpass.fold(module, inputs((4, 8)))
+    folded = bnpass.fold(module, inputs((4, 8)), skip=("n",))
+    for n in (4, 9):
+        close(run(folded, inputs((n, 8))), run(module, inputs((n, 8))))

@@ -582,7 +582,6 @@ def repair(
 
 
 @_blaming
-def inspect(model: Any, example_inputs: tuple[Any, ...] | None = None) -> Any:
 def inspect(model: Any, example_inputs: ExampleInputs = None) -> Inspection:
     """What is in a model: BatchNorms, nonlinearities, what would fold, what its statistics say.
 

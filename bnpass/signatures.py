@@ -50,6 +50,8 @@ class InsertKeywords(SelectKeywords, total=False):
     eps: float
     momentum: float
     sync: bool
+    freeze_inputs: bool
+    max_growth: float
     force: bool
 
 

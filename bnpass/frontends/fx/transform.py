@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from bnpass.errors import RefusedError
 from bnpass.frontends.fx.apply import apply_edits, apply_insert, place_of
-from bnpass.frontends.fx.collapsing import applicable, apply_collapse
+from bnpass.frontends.fx.collapsing import applicable, apply_collapse, drop_checks
 from bnpass.frontends.fx.copying import check_module, duplicate, unwrapped
 from bnpass.frontends.fx.draft import Draft
 from bnpass.frontends.fx.editor import OverflowedError
@@ -318,6 +318,7 @@ def fx_collapse(
     _check_mode(model)
     gm = _ready(model, example_inputs)
     bake(gm)
+    drop_checks(gm)
     reading = read(gm)
     plan = plan_collapse(reading.graph, mode=mode, only=only, skip=skip)
     edits = applicable(reading, plan.edits)

@@ -111,6 +111,20 @@ def test_what_the_fold_does_then():
         close(net(x), done(x))
 
 
+def test_assertions_inside_of_a_region_do_not_keep_it():
+    class Checked(Branches):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.point(x)
+            torch._assert(y.ndim == 4, "four axes")
+            return torch.relu(self.wide_bn(self.wide(x)) + self.point_bn(y))
+
+    net, x = trained(Checked(3, 8)), torch.randn(2, 3, 8, 8)
+    done = bnpass.collapse(net, (x,))
+    assert kinds(done, nn.Conv2d) == 1
+    with torch.no_grad():
+        close(net(x), done(x))
+
+
 def test_a_plan_changes_nothing():
     net = trained(Branches(4, 4))
     plan = bnpass.collapse(net, (torch.randn(2, 4, 8, 8),), plan_only=True)

@@ -25,7 +25,7 @@ from bnpass.onnx_model.constants import (
 from bnpass.onnx_model.inference import is_settled
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import Place, captured_by, has_bodies, placed_bodies
-from bnpass.onnx_model.validity import Order, not_text
+from bnpass.onnx_model.validity import HINT, Order, not_text
 
 OVERRIDABLE = "an input with a default, which callers may override (--freeze-inputs fixes it)"
 
@@ -218,6 +218,8 @@ class _Builder:
         inputs, outputs = node.input[:], node.output[:]
         self.order.see(node, inputs, outputs)
         self.reads += inputs
+        if node.op_type == "BatchNormalization":
+            self._check_numbers(node, inputs[1:5])
         found = node_constants(node, inputs, self.constants, self.context.opset, self.model)
         if found:
             self.constants.update((c.name, c) for c in found)
@@ -260,6 +262,14 @@ class _Builder:
         if name in known.declared or not is_settled(values) or kind not in ("int64", "int32"):
             return None
         return array_constant(name, values.astype(kind))
+
+    def _check_numbers(self, node: onnx.NodeProto, names: list[str]) -> None:
+        """Parameters that are text make no BatchNormalization; nothing later would read them."""
+        for name in names:
+            tensor = self.initializers.get(name)
+            if tensor is not None and tensor.data_type == onnx.TensorProto.STRING:
+                raise InputError(f"not a valid ONNX model: {name!r}, a parameter of "
+                                 f"{node_name(node)!r}, is text", HINT)
 
     def _name(self, node: onnx.NodeProto) -> str:
         base = node.name or next((o for o in node.output if o), node.op_type)

@@ -41,16 +41,16 @@ def normalisation(args: argparse.Namespace, ui: Ui) -> Normalisation | None:
     Raises:
         UsageError: numbers that contradict each other.
     """
+    given = {name: value for name in ("scale", "mean", "std")
+             if (value := getattr(args, name)) is not None}
+    if not given and not args.fold_normalisation:
+        return None
     from dataclasses import replace
 
     from bnpass.data.normalisation import Normalisation
     from bnpass.data.recorded import recorded_recipe
     from bnpass.onnx_model.model import OnnxModel
 
-    given = {name: value for name in ("scale", "mean", "std")
-             if (value := getattr(args, name)) is not None}
-    if not given and not args.fold_normalisation:
-        return None
     recipe = recorded_recipe(OnnxModel.of(args.model, data=False).proto)
     wanted = Normalisation()
     if args.fold_normalisation and recipe is not None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bnpass.data.recorded import record_recipe, recorded_recipe
 from bnpass.deploy.proofs import Proofs
 from bnpass.deploy.result import Deployed, DeployOptions, Model
 from bnpass.frontends.onnx import folding
@@ -106,6 +105,8 @@ def _edit(
 
 def _normalised(model: OnnxModel, options: DeployOptions) -> Deployed:
     """The normalisation folded, and then the rest; ``model`` itself is unchanged."""
+    from bnpass.data.recorded import record_recipe, recorded_recipe
+
     wanted = options.normalisation
     assert wanted is not None
     front = wanted.in_front_of(model.proto)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from bnpass.data.normalisation import Normalisation, preparation
 from bnpass.frontends.onnx.folding import Folded, FoldOptions
 
 if TYPE_CHECKING:
+    from bnpass.data.normalisation import Normalisation
     from bnpass.frontends.onnx.half import HalfModel
     from bnpass.frontends.onnx.preprocessing import InFront
     from bnpass.verdict.judge import Edits
@@ -88,4 +88,6 @@ class Deployed:
         """Makes of random inputs such as stored samples are; None: nothing is to be done."""
         if self.front is None or self.normalisation is None:
             return None
+        from bnpass.data.normalisation import preparation
+
         return preparation(self.normalisation, self.front.port.name)

@@ -14,6 +14,7 @@ import onnx
 
 from bnpass.errors import InputError
 from bnpass.onnx_model.signature import Port, inputs_of
+from bnpass.runtime.child import CrashError, TimeLimitError
 from bnpass.runtime.engines import Engine
 from bnpass.runtime.inputs import (
     SIZES,
@@ -101,6 +102,8 @@ class RandomPlan:
             try:
                 engine.run(random_inputs(self.model, draw))
                 found.append(size)
+            except (CrashError, TimeLimitError):
+                raise  # the process has gone: no other size would be run
             except InputError as error:
                 last = error
             if len(found) == 2:

@@ -41,6 +41,21 @@ class LimitError(InputError):
     """onnxruntime needed more time or memory than it was given."""
 
 
+class TimeLimitError(LimitError):
+    """onnxruntime did not finish a step in its time.
+
+    Attributes:
+        seconds: what the step was given.
+        first_run: the step was a session's first run: not one of that model has ended.
+    """
+
+    def __init__(self, seconds: float, step: str) -> None:
+        super().__init__(
+            f"onnxruntime took longer than {seconds:g} s: {step}", "give it more time"
+        )
+        self.seconds, self.step, self.first_run = seconds, step, False
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one step (opening a model, one run) may take.
@@ -139,9 +154,8 @@ class Child:
             answer = self._answers.get(timeout=seconds)
         except queue.Empty:
             self.stop()
-            raise LimitError(
-                f"onnxruntime took longer than {seconds:g} s: {step}", "give it more time"
-            ) from None
+            assert seconds is not None
+            raise TimeLimitError(seconds, step) from None
         except OSError:
             answer = None
         if answer is None:
@@ -217,6 +231,7 @@ class RemoteSession:
         self.inputs: list[tuple[str, str]] = [(n, t) for n, t in found["inputs"]]
         self.outputs: list[tuple[str, str]] = [(n, t) for n, t in found["outputs"]]
         self.providers: list[str] = found["providers"]
+        self._has_run = False
 
     def run(self, names: list[str] | None, feeds: dict[str, Array]) -> list[Array]:
         """Compute outputs; as :func:`bnpass.runtime.session.run`.
@@ -229,9 +244,14 @@ class RemoteSession:
         packed = {name: pack(array) for name, array in feeds.items()}
         header = {"do": "run", "session": self._number, "names": names,
                   "feeds": [[name, about] for name, (about, _) in packed.items()]}  # fmt: skip
-        reply, data = self._child.request(
-            header, [part for _, part in packed.values()], self.limits, f"running {self.name}"
-        )
+        try:
+            reply, data = self._child.request(
+                header, [part for _, part in packed.values()], self.limits, f"running {self.name}"
+            )
+        except TimeLimitError as error:
+            error.first_run = not self._has_run
+            raise
+        self._has_run = True
         return [unpack(about, part) for about, part in zip(reply["arrays"], data, strict=True)]
 
     def close(self) -> None:

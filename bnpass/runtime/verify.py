@@ -32,6 +32,7 @@ from bnpass.runtime.engines import (
     onnx_engine,
     stand_in,
 )
+from bnpass.runtime.hangs import raise_if_hung
 from bnpass.runtime.inputs import Feeds
 from bnpass.runtime.mapping import candidate_feeds, pair_outputs
 from bnpass.runtime.tolerance import Tolerance, tolerance
@@ -226,7 +227,8 @@ def verify(
         edits: the answer to question 1, to be reported along.
 
     Raises:
-        InputError: inputs or outputs of the two do not match, or no legal input was found.
+        InputError: inputs or outputs of the two do not match, no legal input was found, or a loop
+            does not end.
         MissingDependencyError: the provider or a package is missing.
     """
     start = time.perf_counter()
@@ -236,6 +238,7 @@ def verify(
         cases, notes = _cases(pair, time_left, data, limit, seed, draws, batches, dims, prepare)
         report = pair.compare(cases, time_left, seed)
     except LimitError as error:
+        raise_if_hung(error, pair.running(), budget)
         if budget is None:
             raise
         report, cases = pair.nothing(), []
@@ -331,6 +334,10 @@ class _Pair:
     def reference(self) -> Engine:
         """The reference's engine."""
         return self._engines["reference"]
+
+    def running(self) -> Loaded | None:
+        """The model whose turn it is in question 2."""
+        return self.right if "reference" not in self._engines else self.left
 
     def stand_in(self, cause: BnpassError) -> None:
         """Something else than onnxruntime for the reference, which has crashed."""

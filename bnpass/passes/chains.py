@@ -169,14 +169,14 @@ def _link(op: Op, planner: Planner, found: Found | None = None) -> Link | None:
 
 def _next(link: Link, planner: Planner, selected: Callable[[Op], bool]) -> Link | None:
     value = link.op.outputs[0]
-    uses = planner.graph.uses(value)
+    uses = planner.committed.uses(value)
     if len(uses) != 1 or planner.graph.is_output(value) or uses[0].index < 0:
         return None
     op = uses[0].op
-    while op.name in planner.committed.removed and len(planner.graph.uses(op.outputs[0])) == 1:
+    while op.name in planner.committed.removed and len(planner.committed.uses(op.outputs[0])) == 1:
         if planner.graph.is_output(op.outputs[0]):
             return None
-        uses = planner.graph.uses(op.outputs[0])
+        uses = planner.committed.uses(op.outputs[0])
         op = uses[0].op
     if op.name in planner.committed.removed or op.name in planner.atoms or not selected(op):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bnpass.ir.correspondence import Relations
 from bnpass.ir.edits import Rewrite
-from bnpass.ir.graph import Graph, Op
+from bnpass.ir.graph import Graph, Op, Use
 from bnpass.passes.propagation import Propagation
 
 
@@ -14,6 +14,7 @@ class Committed:
     Attributes:
         rewrites: what operators take in, by name.
         removed: operators that go, by name, and the input that each passes on.
+        unread: those of them whose results nobody reads: what they read is as good as unread.
         relations: what becomes of every value.
     """
 
@@ -21,12 +22,18 @@ class Committed:
         self.graph = graph
         self.rewrites: dict[str, Rewrite] = {}
         self.removed: dict[str, int] = {}
+        self.unread: set[str] = set()
         self.relations = Relations()
 
     @property
     def removals(self) -> tuple[tuple[Op, int], ...]:
         """The operators that go, each with the input that it passes on."""
         return tuple((self.graph.ops[name], data) for name, data in self.removed.items())
+
+    def uses(self, value: str) -> list[Use]:
+        """The readings of a value, but for those of removed operators that nobody reads."""
+        uses = self.graph.uses(value)
+        return [use for use in uses if use.op.name not in self.unread] if self.unread else uses
 
     def remove(self, op: Op, data: int) -> None:
         """An operator goes: what read its output reads its input ``data`` from then on."""

@@ -62,7 +62,7 @@ class GraphContext:
 
     def unread(self, value: str) -> bool:
         """Whether nothing reads a value."""
-        return not self.graph.uses(value) and not self.graph.is_output(value)
+        return not self._committed.uses(value) and not self.graph.is_output(value)
 
     def pinned(self, value: str, otherwise: str = "no constant") -> str:
         """Why a value that looks like a constant is none."""

@@ -132,6 +132,10 @@ def plan_fold(
     chains: list[Chain] = []
     for _ in range(_ROUNDS):
         found = find_chains(planner, selected)
+        unread = _drop_unread(found.chains, planner)
+        if unread:  # what they read may now be longer chains
+            entries += unread
+            found = find_chains(planner, selected)
         chains, reasons = [], {op.name: reason for op, reason in found.refused}
         refused = found.refused
         planner.joinable = {
@@ -393,6 +397,19 @@ def _commit(chain: Chain, propagations: list[Propagation], planner: Planner) -> 
     carried = [p.carried[chain.result] for p in propagations if chain.result in p.carried]
     relate(chain, 0 if backward else len(chain.links), planner, carried[0] if carried else None)
     _remove(chain, planner)
+
+
+def _drop_unread(chains: Sequence[Chain], planner: Planner) -> list[FoldEntry]:
+    """Chains whose results nobody reads go first: they would keep others from leaving."""
+    entries = []
+    for chain in reversed(chains):
+        if not planner.context.unread(chain.result):
+            continue
+        _remove(chain, planner)
+        planner.committed.relations.gone.update(link.op.outputs[0] for link in chain.links)
+        planner.committed.unread.update(chain.names)
+        entries.append(FoldEntry(chain.head.name, chain.head.kind, chain.names, "forward"))
+    return entries
 
 
 def _remove(chain: Chain, planner: Planner, but: Op | None = None) -> None:

@@ -65,7 +65,7 @@ class Planner:
 
     def _taken_at_once(self, value: str, m: Map, reader: Use) -> Propagation | None:
         """The walk of a single step, which most are: the operator in front takes all of it in."""
-        op, uses = self.graph.producer(value), self.graph.uses(value)
+        op, uses = self.graph.producer(value), self.committed.uses(value)
         if op is None or len(op.outputs) != 1 or len(uses) != 1 or uses[0] != reader:
             return None
         rule = RULES.get(op.kind)
@@ -175,7 +175,7 @@ class Planner:
         if self.graph.is_output(value):
             raise MapRefusedError(f"{value!r} is an output of the graph")
         merged = merged_asks(list(asks.values()), value)
-        others = [use for use in self.graph.uses(value) if use not in asks]
+        others = [use for use in self.committed.uses(value) if use not in asks]
         if not others:
             return settle_unread(merged)
         merged = filled(merged)
@@ -249,7 +249,7 @@ class Planner:
         for index, value in enumerate(op.inputs):
             if index in carried or value not in self.joinable:
                 continue
-            readers = {use.op.name for use in self.graph.uses(value)} - {op.name}
+            readers = {use.op.name for use in self.committed.uses(value)} - {op.name}
             if readers & (worklist.queued - waiting):
                 continue  # a reader was already asked without this map
             found[index] = self.joinable[value][1]()
@@ -276,7 +276,7 @@ class Planner:
         propagation.carried[value] = m
         if self.graph.is_output(value):
             raise MapRefusedError(f"{value!r} is an output of the graph")
-        for use in self.graph.uses(value):
+        for use in self.committed.uses(value):
             if use.index < 0:
                 raise MapRefusedError(f"{value!r} is read inside the body of {use.op!r}")
             worklist.push(use.op, self.graph.order[use.op.name])

@@ -671,3 +671,38 @@ def test_half_precision_with_tiny_variances_is_folded_in_double_precision():
     weights = {"w": rng.normal(size=(4, 3, 3, 3)) * 1e-3, "b": rng.normal(size=4) * 1e-3}
     model = build(text, {**{k: v.astype(np.float16) for k, v in weights.items()}, **arrays})
     assert_folds(model, 5e-3)
+
+
+# --- what nobody reads
+
+
+UNREAD = {
+    "beside": "d = BN(c, m) e = BN(c, n)",
+    "behind": "e = BN(c, n) d = BN(e, m)",
+    "tree": "a = BN(c, o) d = BN(a, m) f = Mul(a, k) e = BN(c, n)",
+    "between two of a chain": "g = Add(c, k) d = BN(g, m) e = BN(g, n)",
+    "in front of a chain": "d = BN(c, m) f = BN(c, o) v = BN(c, n) e = Mul(v, k)",
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_one_fold_is_enough_beside_what_nobody_reads(name):
+    text = f"(float[N,3,8,8] x) => (float[] y) {{ c = Conv(x, w, b) {UNREAD[name]} y = Relu(e) }}"
+    norms = {key: Norm(4) for key in "mno" if f", {key})" in text}
+    numbers = {"k": np.full((1, 4, 1, 1), -0.7, np.float32)} if ", k)" in text else {}
+    model = build(text, {**W, **norms, **numbers})
+    result = assert_folds(model)
+    assert [n.op_type for n in result.after.graph.node] == ["Conv", "Relu"]
+
+
+def test_a_batch_norm_that_stays_takes_in_what_is_behind_it_past_one_that_nobody_reads():
+    text = """(float[N,4,8,8] x) => (float[] y) {
+      e = BN(x, n)
+      d = BN(e, m)
+      f = BN(e, o)
+      y = Relu(f)
+    }"""
+    model = build(text, {"n": Norm(4), "m": Norm(4), "o": Norm(4)})
+    result = fold(model)
+    assert result.count("BatchNormalization") == 1
+    assert_same(model, result.after, 1e-4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -121,6 +123,72 @@ def test_assertions_inside_of_a_region_do_not_keep_it():
     net, x = trained(Checked(3, 8)), torch.randn(2, 3, 8, 8)
     done = bnpass.collapse(net, (x,))
     assert kinds(done, nn.Conv2d) == 1
+    with torch.no_grad():
+        close(net(x), done(x))
+
+
+class ConvNorm(nn.Module):
+    """A convolution, its BN and an activation that is none, as libraries put them together."""
+
+    def __init__(self, a: int, b: int, kernel: int, stride: int, groups: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(a, b, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(b)
+        self.act = nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        torch._assert(y.ndim == 4, f"expected 4 axes, got {y.shape}")
+        return self.act(self.bn(y))
+
+
+class Overparametrised(nn.Module):
+    """MobileOne's block: several equal branches, a 1x1 beside a wider kernel, and the identity."""
+
+    def __init__(self, a: int, b: int, kernel: int, stride: int, groups: int, how: str) -> None:
+        super().__init__()
+        same = a == b and stride == 1
+        self.identity = nn.BatchNorm2d(a) if same else None
+        self.branches = nn.ModuleList(ConvNorm(a, b, kernel, stride, groups) for _ in range(3))
+        self.scale = ConvNorm(a, b, 1, stride, groups) if kernel > 1 else None
+        self.drop, self.how = nn.Dropout(0.1), how
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = [m(x) for m in (self.identity, self.scale, *self.branches) if m is not None]
+        return torch.relu(self.drop(SUMS[self.how](parts)))
+
+
+def by_loop(parts: list[torch.Tensor]) -> torch.Tensor:
+    total: Any = 0
+    for part in parts:
+        total += part
+    return total
+
+
+def by_stack(parts: list[torch.Tensor]) -> torch.Tensor:
+    total = parts[-1]
+    for part in parts[:-1]:
+        total = torch.add(part, total)
+    return total
+
+
+SUMS = {"loop": by_loop, "sum": sum, "add": by_stack}
+
+
+@pytest.mark.parametrize("how", SUMS)
+def test_blocks_of_many_equal_branches(how):
+    net = trained(nn.Sequential(
+        Overparametrised(3, 8, 3, 2, 1, how),
+        Overparametrised(8, 8, 3, 1, 8, how),
+        Overparametrised(8, 12, 1, 1, 1, how),
+        Overparametrised(12, 12, 3, 2, 12, how),
+        Overparametrised(12, 12, 1, 1, 1, how),
+    ))  # fmt: skip
+    x = torch.randn(2, 3, 17, 16)
+    done = bnpass.collapse(net, (x,))
+    assert kinds(done, nn.Conv2d) == 5 and kinds(done, nn.BatchNorm2d) == 0
+    groups = [m.groups for m in done.modules() if isinstance(m, nn.Conv2d)]
+    assert sorted(groups) == [1, 1, 1, 8, 12]
     with torch.no_grad():
         close(net(x), done(x))
 

@@ -12,7 +12,8 @@ from bnpass.onnx_model.attributes import opsets
 from bnpass.onnx_model.inference import Engine, Known, ValueTypes, complete, dims
 from bnpass.onnx_model.scopes import Place, placed_bodies
 
-__all__ = ["Known", "LazyTypes", "ValueTypes", "dims", "free_sizes", "infer", "stated"]
+__all__ = ["Known", "LazyTypes", "ValueTypes", "dims", "free_sizes", "infer", "stated",
+           "with_open_sizes"]
 
 _KEPT_ELEMENTS = 256  # constants up to this size may be shapes that inference needs
 
@@ -108,6 +109,21 @@ def free_sizes(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
         if dim.HasField("dim_value") and dim.dim_value <= 0:
             dim.ClearField("dim_value")
     return freed
+
+
+def with_open_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model in which such sizes are open; itself where it states none.
+
+    Those of its inputs, and then those of all values of the main graph, which follow from them.
+    """
+    if all(free_sizes(value) is value for value in model.graph.input):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for values in (copy.graph.input, copy.graph.output, copy.graph.value_info):
+        for value in values:
+            value.CopyFrom(free_sizes(value))
+    return copy
 
 
 def _constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:

@@ -14,6 +14,7 @@ import onnx
 from bnpass.errors import BnpassError, InputError, MissingDependencyError
 from bnpass.onnx_model.attributes import is_onnx
 from bnpass.onnx_model.scopes import all_nodes
+from bnpass.onnx_model.shapes import with_open_sizes
 from bnpass.onnx_model.signature import inputs_of, is_float, outputs_of
 from bnpass.runtime import ort
 from bnpass.runtime.child import NORMAL, CrashError, Limits, shared
@@ -45,6 +46,12 @@ class Loaded:
     proto: onnx.ModelProto
     path: Path | None = None
     edited: bool = False
+
+    def __post_init__(self) -> None:
+        """Leave sizes of 0 and below open: onnxruntime takes 0 by its word, and no input fits."""
+        freed = with_open_sizes(self.proto)
+        if freed is not self.proto:
+            self.proto, self.edited = freed, self.path is not None
 
     @classmethod
     def of(cls, model: str | os.PathLike[str] | onnx.ModelProto | Loaded) -> Loaded:

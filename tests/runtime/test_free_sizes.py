@@ -11,6 +11,7 @@ import pytest
 from bnpass.cli import main
 from bnpass.errors import InputError
 from bnpass.runtime.inputs import Draw, fixed_sizes, random_inputs
+from bnpass.runtime.verify import verify
 from tests.helpers import Norm, Weights, build
 
 FIXED: list[tuple[str, Weights, dict[str, int]]] = [
@@ -75,3 +76,44 @@ def test_an_input_of_rank_0_is_an_array() -> None:
     drawn = random_inputs(model, Draw())
     assert isinstance(drawn["f"], np.ndarray)
     assert drawn["f"].dtype == np.float32
+
+
+UNKNOWN: list[tuple[list[int | str], list[int | str]]] = [
+    ([0, 3, 8, 8], [0, 4, 6, 6]),
+    ([0, 3, 0, 0], [0, 4, 0, 0]),
+    ([2, 0, -1, "W"], [2, 4, 0, 0]),
+]
+
+
+def sizes_written(model: onnx.ModelProto, name: str, sizes: list[int | str]) -> None:
+    """State an input's or output's sizes."""
+    values = (*model.graph.input, *model.graph.output)
+    shape = next(v for v in values if v.name == name).type.tensor_type.shape
+    for dim, size in zip(shape.dim, sizes, strict=True):
+        dim.Clear()
+        setattr(dim, "dim_param" if isinstance(size, str) else "dim_value", size)
+
+
+@pytest.mark.parametrize(("given", "result"), UNKNOWN)
+def test_sizes_of_0_are_open_in_a_verification(
+    given: list[int | str], result: list[int | str], tmp_path: Path
+) -> None:
+    """onnxruntime takes a 0 by its word; some exporters write it for an unknown size."""
+    model = norms("(float[n, c, h, w] x) => (float[A, 4, B, C] y) { a = Conv(x, W)  y = BN(a, n) }")
+    sizes_written(model, "x", given)
+    sizes_written(model, "y", result)
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path, save_as_external_data=True, size_threshold=0, location="m.data")
+    assert main(["fold", str(path), "-o", str(tmp_path / "o.onnx")]) == 0
+    folded = onnx.load(tmp_path / "o.onnx")
+    assert [n.op_type for n in folded.graph.node] == ["Conv"]
+    assert folded.graph.input[0] == model.graph.input[0], "the file says what it said"
+    assert main(["verify", str(path), str(tmp_path / "o.onnx")]) == 0
+
+
+def test_a_model_in_memory_is_not_changed_by_that() -> None:
+    model = norms("(float[n, c, h, w] x) => (float[A, 4, B, C] y) { a = Conv(x, W)  y = BN(a, n) }")
+    sizes_written(model, "x", [0, 3, 8, 8])
+    before = model.SerializeToString(deterministic=True)
+    assert verify(model, model).passed
+    assert model.SerializeToString(deterministic=True) == before

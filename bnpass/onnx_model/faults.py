@@ -12,9 +12,9 @@ import onnx
 
 from bnpass.errors import BnpassError, InputError, NotLoadedError
 from bnpass.onnx_model import shapes
-from bnpass.onnx_model.attributes import is_onnx, node_name
+from bnpass.onnx_model.attributes import is_onnx
 from bnpass.onnx_model.storage import external
-from bnpass.onnx_model.validity import HINT, first_fault
+from bnpass.onnx_model.validity import HINT, first_fault, norm_fault
 
 
 def _may_be_the_models(error: Exception) -> bool:
@@ -90,9 +90,8 @@ def _wrong_channels(model: onnx.ModelProto) -> str | None:
             continue
         dims = shapes.dims(types.get(node.input[0]))
         channels = dims[1] if dims is not None and len(dims) > 1 else None
-        for name in node.input[1:5]:
-            count = sizes.get(name)
-            if isinstance(channels, int) and count is not None and count != [channels]:
-                return (f"BatchNormalization {node_name(node)!r} has {count} parameters in "
-                        f"{name!r} and {channels} channels")
+        found = {name: sizes[name] for name in node.input[1:5] if name in sizes}
+        fault = norm_fault(node, found, channels if isinstance(channels, int) else None)
+        if fault is not None:
+            return fault
     return None

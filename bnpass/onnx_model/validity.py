@@ -8,7 +8,7 @@ wrong with a model: of most folds it would take a third of the time.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 
@@ -139,17 +139,44 @@ def _vector_faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[str
     if node.op_type not in {"BatchNormalization", "Conv", "ConvTranspose"}:
         return
     held = {tensor.name: tensor for tensor in graph.initializer if tensor.name in node.input}
-    where = f"node {node_name(node)!r} ({node.op_type})"
     if node.op_type == "BatchNormalization":
         shapes = {name: list(held[name].dims) for name in node.input[1:5] if name in held}
-        if len({tuple(shape) for shape in shapes.values()}) > 1:
-            shown = ", ".join(f"{name!r} {shape[:4]}" for name, shape in shapes.items())
-            yield f"Dimension mismatch in {where}: its parameters are {shown}"
+        fault = norm_fault(node, shapes)
+        if fault is not None:
+            yield fault
         return
+    where = f"node {node_name(node)!r} ({node.op_type})"
     weight = held.get(node.input[1]) if len(node.input) > 1 else None
     group = next((a.i for a in node.attribute if a.name == "group"), 1)
     if weight is not None and len(weight.dims) > 1 and group > 0 and weight.dims[0] % group:
         yield f"{where} has group {group} and a weight of shape {list(weight.dims)[:6]}"
+
+
+def norm_fault(
+    node: onnx.NodeProto, shapes: Mapping[str, Sequence[int]], channels: int | None = None
+) -> str | None:
+    """What is wrong with the shapes of a BatchNormalization's parameters; None where they fit.
+
+    ONNX wants four vectors of as many numbers as the data has channels. onnx's checker looks at
+    none of this, and runtimes only when they run it.
+
+    Args:
+        node: the BatchNormalization.
+        shapes: of its parameters, by name, as far as they are known.
+        channels: of its data; None while that is not known.
+    """
+    if any(a.name == "spatial" and not a.i for a in node.attribute):
+        return None  # until opset 9: a parameter for every place of an image
+    found = {tuple(shape) for shape in shapes.values()}
+    shown = ", ".join(f"{name!r} {list(shape)[:6]}" for name, shape in shapes.items())
+    where = f"node {node_name(node)!r} (BatchNormalization)"
+    if len(found) > 1:
+        return f"Dimension mismatch in {where}: its parameters are {shown}"
+    if any(len(shape) != 1 for shape in found):
+        return f"Dimension mismatch in {where}: its parameters are no vectors: {shown}"
+    if found and channels is not None and found != {(channels,)}:
+        return f"Dimension mismatch in {where}: {channels} channels, its parameters are {shown}"
+    return None
 
 
 @lru_cache(maxsize=512)

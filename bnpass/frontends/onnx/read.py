@@ -25,7 +25,7 @@ from bnpass.onnx_model.constants import (
 from bnpass.onnx_model.inference import is_settled
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import Place, captured_by, has_bodies, placed_bodies
-from bnpass.onnx_model.validity import HINT, Order, not_text
+from bnpass.onnx_model.validity import HINT, Order, norm_fault, not_text
 
 OVERRIDABLE = "an input with a default, which callers may override (--freeze-inputs fixes it)"
 
@@ -218,8 +218,8 @@ class _Builder:
         inputs, outputs = node.input[:], node.output[:]
         self.order.see(node, inputs, outputs)
         self.reads += inputs
-        if node.op_type == "BatchNormalization":
-            self._check_numbers(node, inputs[1:5])
+        if is_onnx(node, "BatchNormalization"):
+            self._check_norm(node, inputs)
         found = node_constants(node, inputs, self.constants, self.context.opset, self.model)
         if found:
             self.constants.update((c.name, c) for c in found)
@@ -263,13 +263,28 @@ class _Builder:
             return None
         return array_constant(name, values.astype(kind))
 
-    def _check_numbers(self, node: onnx.NodeProto, names: list[str]) -> None:
-        """Parameters that are text make no BatchNormalization; nothing later would read them."""
-        for name in names:
-            tensor = self.initializers.get(name)
+    def _check_norm(self, node: onnx.NodeProto, inputs: list[str]) -> None:
+        """Parameters that are text or do not fit make no BatchNormalization, for no pass."""
+        shapes = {}
+        for name in inputs[1:5]:
+            tensor, constant = self.initializers.get(name), self.constants.get(name)
             if tensor is not None and tensor.data_type == onnx.TensorProto.STRING:
                 raise InputError(f"not a valid ONNX model: {name!r}, a parameter of "
                                  f"{node_name(node)!r}, is text", HINT)
+            if tensor is not None:
+                shapes[name] = tuple(tensor.dims)
+            elif constant is not None:
+                shapes[name] = constant.shape
+        fault = norm_fault(node, shapes) or norm_fault(node, shapes, self._channels(inputs))
+        if fault is not None:
+            raise InputError(f"not a valid ONNX model: {fault}", HINT)
+
+    def _channels(self, inputs: list[str]) -> int | None:
+        """Of what a BatchNormalization reads; None where only the file's word is there for it."""
+        shape = self.shape(inputs[0]) if inputs else None
+        if shape is None or len(shape) < 2 or inputs[0] in self._types().declared:
+            return None
+        return shape[1] if isinstance(shape[1], int) else None
 
     def _name(self, node: onnx.NodeProto) -> str:
         base = node.name or next((o for o in node.output if o), node.op_type)

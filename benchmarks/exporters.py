@@ -20,6 +20,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"  # Paddle2ONNX's: no exporter installs packages
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import logging

@@ -549,6 +549,7 @@ def repair(
     data: Any,
     *,
     output: str | os.PathLike[str] | None = None,
+    verify: bool = True,
     force: bool = False,
     **options: Any,
 ) -> Any:
@@ -564,6 +565,7 @@ def repair(
         damaged: the same graph with other weights, by name.
         data: batches of inputs, or of (inputs, labels).
         output: write the result there.
+        verify: compare the fold with what was folded before returning.
         force: replace an existing ``output``.
         options: ``batch_size``, ``seed``; see :func:`calibrate`.
 
@@ -572,13 +574,19 @@ def repair(
 
     Raises:
         InputError: the two are not one graph, or are quantised.
+        VerificationError: the fold is wrong; nothing is written.
     """
     from bnpass.deploy.repair import repair_model
     from bnpass.onnx_model.model import OnnxModel
 
     _check_output(damaged, output, force)
     before, after = (OnnxModel.of(model).proto for model in (reference, damaged))
-    return _written(repair_model(before, after, data, **options).model, damaged, output, force)
+    done = repair_model(before, after, data, **options)
+    if verify and done.folded.does_something:
+        from bnpass.verdict.judge import judge
+
+        judge(done.ready, done.model, done.edits).raise_if_failed()
+    return _written(done.model, damaged, output, force)
 
 
 @_blaming

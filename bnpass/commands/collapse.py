@@ -56,6 +56,8 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     wanted = Options(tuple(args.only), tuple(args.skip), "bn" if args.norms_only else "all")
 
     def prove(done: Collapsed, after: Any) -> None:
+        if not done.plan.collapsed:
+            return
         edits = Edits(done.correspondences, None, done.correspondences.changed)
         check(args.model, after, ui, edits=edits, provider=args.provider, seed=args.seed,
               budget=args.check_budget, dims=args.dims)

@@ -32,7 +32,7 @@ EXAMPLES = (
 )
 COMMON = ("-o", "--force", "--explain", "--dry-run", "--require-change", "--only", "--skip",
           "--collapse", "--training-mode", "--freeze-inputs", "--max-growth",
-          "--fold-normalisation", "--to", "--sidecar", "--no-verify", "--check-budget", "--dims",
+          "--fold-normalisation", "--to", "--sidecar", "--no-verify", "--dims",
           "--json", "-q")
 
 

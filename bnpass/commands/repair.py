@@ -11,10 +11,18 @@ from __future__ import annotations
 import argparse
 
 from bnpass.commands import options
+from bnpass.commands.checking import add_budget, check
 from bnpass.commands.datasets import add_data_options, data_options
 from bnpass.errors import UsageError
 from bnpass.report.tables import size
 from bnpass.report.ui import Ui
+
+EXAMPLES = (
+    "bnpass repair out/lenet.ready.onnx out/lenet.trained.onnx --data models/data -o r.onnx",
+    "bnpass repair models/lenet.onnx models/lenet.onnx --data models/data -o out/same.onnx",
+)
+COMMON = ("-o", "--force", "--data", "--split", "--batch-size", "--no-verify", "--provider",
+          "--seed", "--json", "-q")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--split", default="train", help="split of the data (default train)")
     group.add_argument("--batch-size", type=options.at_least_one, default=1000,
                        help="most samples that are normalised together (default 1000)")
+    parser.add_argument("--no-verify", action="store_true",
+                        help="do not compare the fold with what was folded before writing")
+    add_budget(parser)
     options.add_seed(parser)
     options.add_provider(parser)
     options.add_output_options(parser)
@@ -45,6 +56,9 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     data = open_for(reference, args.data, split=args.split, labels=False, **data_options(args))
     done = repair_model(reference, damaged, data, batch_size=args.batch_size, seed=args.seed,
                         provider=args.provider)
+    if not args.no_verify and done.folded.does_something:
+        check(done.ready, done.model, ui, edits=done.edits, provider=args.provider,
+              seed=args.seed, budget=args.check_budget, dims=args.dims)
     save_model(done.model, path, force=args.force, source=args.damaged)
     left = len(done.folded.plan.refused)
     ui.document.update(ok=True, output=path, norms=done.norms, inserted=done.inserted, left=left)

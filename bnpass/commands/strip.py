@@ -7,13 +7,15 @@ unchanged. --dropout 0.1 keeps every Dropout with that ratio instead.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
+from bnpass.commands.checking import add_budget, check
 from bnpass.report.tables import Table, size
 from bnpass.report.ui import Ui
 
 if TYPE_CHECKING:
+    from bnpass.frontends.onnx.inserting import Stripped
     from bnpass.passes.strip import StripPlan
 
 
@@ -22,7 +24,7 @@ EXAMPLES = (
     "bnpass strip models/inception.onnx --strip lrn --dry-run --explain",
 )
 COMMON = ("-o", "--force", "--explain", "--dry-run", "--require-change", "--only", "--skip",
-          "--strip", "--dropout", "--json", "-q")
+          "--strip", "--dropout", "--no-verify", "--json", "-q")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_written(parser)
     options.add_plan_options(parser)
     options.add_strip(parser, default=("lrn", "dropout"))
+    parser.add_argument("--no-verify", action="store_true",
+                        help="do not compare with the original (not done where an LRN goes anyway)")
+    add_budget(parser)
     options.add_output_options(parser)
 
 
@@ -43,10 +48,16 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     path = options.want_output(args, "stripped")
     options.check_patterns((*args.only, *args.skip), args.model)
     wanted = StripOptions(args.strip, args.dropout, tuple(args.only), tuple(args.skip))
+
+    def prove(done: Stripped, after: Any) -> None:
+        if not args.no_verify and _keeps_the_function(done.plan):
+            _prove(done.plan, after, args, ui)
+
     if path is None:
         plan = strip(OnnxModel.of(args.model, data=False), wanted).plan
     else:
-        plan = edit_file(args.model, path, lambda m: strip(m, wanted), force=args.force).plan
+        plan = edit_file(args.model, path, lambda m: strip(m, wanted), force=args.force,
+                         check=prove).plan
     ui.document.update(ok=True, plan=plan.to_dict())
     if args.explain:
         ui.table(strip_table(plan))
@@ -60,6 +71,22 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         ui.say(f"wrote {path} ({size(path.stat().st_size)}) | next: bnpass insert {path} -o "
                f"{options.sibling(path, 'bn')}")
     return 1 if args.require_change and not changes else 0
+
+
+def _keeps_the_function(plan: StripPlan) -> bool:
+    """Whether something changed and inference must not: Dropouts alone are gone or reduced."""
+    gone = {plan.kinds[name] for name in plan.removed}
+    return bool(plan.removed or plan.reduced) and gone <= {"Dropout"}
+
+
+def _prove(plan: StripPlan, after: Any, args: argparse.Namespace, ui: Ui) -> None:
+    """Compare what is about to be written with the original at inference."""
+    from bnpass.files import load_model
+    from bnpass.verdict.judge import Edits
+
+    original = load_model(args.model, data=False)
+    edits = Edits(plan.edits.correspondences, original)
+    check(args.model, after, ui, edits=edits, budget=args.check_budget, dims=args.dims)
 
 
 def strip_table(plan: StripPlan) -> Table:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -23,17 +23,22 @@ from bnpass.frontends.onnx.inserting import InsertOptions, insert_model
 from bnpass.passes.sites import Site
 from bnpass.statistics.onnx_engine import batch_moments, calibrate_onnx
 
+if TYPE_CHECKING:
+    from bnpass.verdict.judge import Edits
+
 
 @dataclass(frozen=True)
 class Repaired:
     """A repaired network.
 
     Attributes:
+        ready: the damaged network with the BatchNorms in it, calibrated.
         folded: the fold of it, with the model.
         norms: how many BatchNorms carried the statistics over.
         inserted: whether they had to be inserted; False: the network has its own.
     """
 
+    ready: onnx.ModelProto
     folded: Folded
     norms: int
     inserted: bool
@@ -42,6 +47,13 @@ class Repaired:
     def model(self) -> onnx.ModelProto:
         """The repaired model."""
         return self.folded.model
+
+    @property
+    def edits(self) -> Edits:
+        """What a verdict is told of the fold, which must compute what :attr:`ready` does."""
+        from bnpass.verdict.judge import Edits
+
+        return Edits(self.folded.correspondences, self.folded.original, self.folded.changed)
 
 
 def repair_model(
@@ -70,7 +82,7 @@ def repair_model(
         _put_weights(done.model, damaged)
     ready = calibrate_onnx(done.model if done.plan.sites else damaged, batches, **options)
     norms = sum(node.op_type == "BatchNormalization" for node in ready.graph.node)
-    return Repaired(fold_model(ready), norms, bool(done.plan.sites))
+    return Repaired(ready, fold_model(ready), norms, bool(done.plan.sites))
 
 
 def _check_alike(reference: onnx.ModelProto, damaged: onnx.ModelProto) -> None:

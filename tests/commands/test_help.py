@@ -47,7 +47,7 @@ def test_completion_knows_commands_and_options(bnpass: Run, shell: str) -> None:
 
 
 ORDER = ("inspect", "insert", "strip", "train", "calibrate", "fold", "unfold", "verify", "collapse",
-         "draw", "env", "completion", "bench", "run")  # fmt: skip
+         "draw", "env", "completion", "bench", "repair", "run")  # fmt: skip
 
 
 def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

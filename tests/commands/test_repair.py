@@ -25,6 +25,7 @@ def test_a_damaged_file_is_repaired(bnpass: Run, tmp_path: Path) -> None:
                     tmp_path / "data.npz", "-o", out)  # fmt: skip
     assert result.code == 0, result.err
     assert "2 BatchNorms (inserted), 0 stay" in result.out
+    assert "every edit: right" in result.out and "verified on" in result.out
     assert [n.op_type for n in onnx.load(out).graph.node] == [n.op_type for n in model.graph.node]
 
 

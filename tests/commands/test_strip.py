@@ -7,6 +7,8 @@ from pathlib import Path
 import onnx
 import pytest
 
+from bnpass.frontends.onnx import inserting
+from bnpass.onnx_model.model import OnnxModel
 from tests.commands.helpers import Run, files, write
 
 TEXT = """
@@ -67,3 +69,41 @@ def test_nothing_to_do(bnpass: Run, plain: Path) -> None:
 def test_an_unknown_kind_gets_a_close_match(bnpass: Run, model: Path) -> None:
     bnpass("strip", model, "--dry-run", "--strip", "dropuot").assert_refused(
         2, "dropuot", "did you mean 'dropout'?")
+
+
+def test_without_dropout_it_is_proven_to_compute_the_same(
+    bnpass: Run, model: Path, tmp_path: Path
+) -> None:
+    result = bnpass("strip", model, "-o", tmp_path / "out.onnx", "--strip", "dropout")
+    assert result.code == 0, result.err
+    assert "every edit: right" in result.out and "verified on" in result.out
+    reduced = bnpass("strip", model, "-o", tmp_path / "less.onnx", "--dropout", "0.1",
+                     "--strip", "dropout")
+    assert "every edit: right" in reduced.out
+    with_lrn = bnpass("strip", model, "-o", tmp_path / "both.onnx")
+    assert "every edit" not in with_lrn.out, "another function is wanted"
+
+
+def test_a_wrong_strip_is_not_written(
+    bnpass: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = inserting.strip
+
+    def wrong(given: OnnxModel, wanted: inserting.StripOptions) -> inserting.Stripped:
+        done = right(given, wanted)
+        next(n for n in done.model.graph.node if n.op_type == "Relu").op_type = "Abs"
+        return done
+
+    monkeypatch.setattr(inserting, "strip", wrong)
+    result = bnpass("strip", model, "-o", tmp_path / "out.onnx", "--strip", "dropout")
+    assert result.code == 1 and "'a'" in result.err
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_dropouts_that_are_live_in_the_file(bnpass: Run, tmp_path: Path) -> None:
+    text = TEXT.replace("Dropout(n, r)", "Dropout(n, r, t)")
+    text = text.replace("float r = {0.5}", "float r = {0.5}, bool t = {1}")
+    path = write(onnx.parser.parse_model(text), tmp_path / "live.onnx")
+    result = bnpass("strip", path, "-o", tmp_path / "out.onnx", "--strip", "dropout")
+    assert result.code == 0, result.err
+    assert "verified on" in result.out

@@ -115,6 +115,16 @@ def _dequantize(call: Call) -> Array:
     return np.square(found)
 
 
+def _quantize(call: Call) -> Outputs:
+    """Codes of a weight's magnitude."""
+    call.inputs = [np.sqrt(call[0]), np.sqrt(call[1]), *call.inputs[2:]]
+    return TABLE["QuantizeLinear"](call)
+
+
+SQUARED_CONSTANTS: dict[str, Function] = {**SQUARED, "QuantizeLinear": _quantize}
+"""The same for what is made of constants alone: there a rounding is the same in every run."""
+
+
 def squared(array: Array) -> Array:
     """A constant on squared operands; what is no float stays."""
     if array.dtype.kind != "f":

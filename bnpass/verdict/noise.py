@@ -39,10 +39,13 @@ def moved_feeds(feeds: Feeds, rng: np.random.Generator) -> Feeds | None:
     return {name: moved(array, rng) for name, array in feeds.items()}
 
 
-def moved_weights(model: onnx.ModelProto, seed: int) -> onnx.ModelProto | None:
+def moved_weights(
+    model: onnx.ModelProto, seed: int, *, codes: bool = False
+) -> onnx.ModelProto | None:
     """The model with all weights of more than one element moved; None where it is too large.
 
-    Scalars stay: a moved epsilon or exponent made NaN of real files.
+    Scalars stay: a moved epsilon or exponent made NaN of real files. With ``codes`` the int32 codes
+    of biases move by a step: a fold that was proven edit by edit rounds them to one.
     """
     tensors = list(model.graph.initializer)
     size = sum(external.nbytes(t) or 0 for t in tensors)
@@ -52,11 +55,26 @@ def moved_weights(model: onnx.ModelProto, seed: int) -> onnx.ModelProto | None:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     _unshare(copy.graph)
+    biases = _bias_codes(copy.graph) if codes else set()
     for tensor in copy.graph.initializer:
         if tensor.data_type in (1, 10, 11) and int(np.prod(tensor.dims)) > 1:
             array = moved(numpy_helper.to_array(tensor), rng)
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        elif tensor.name in biases:
+            step = 2 * rng.integers(0, 2, tuple(tensor.dims)) - 1
+            array = (numpy_helper.to_array(tensor) + step).clip(-_CODES - 1, _CODES)
+            tensor.CopyFrom(numpy_helper.from_array(array.astype(np.int32), tensor.name))
     return copy
+
+
+_CODES = 2**31 - 1
+
+
+def _bias_codes(graph: onnx.GraphProto) -> set[str]:
+    """Initializers of int32 codes that a DequantizeLinear reads: a bias, rounded to a step."""
+    read = {n.input[0] for n in graph.node if n.op_type == "DequantizeLinear"}
+    codes = (t for t in graph.initializer if t.data_type == onnx.TensorProto.INT32)
+    return {t.name for t in codes if t.name in read and len(t.dims) == 1}
 
 
 def _unshare(graph: onnx.GraphProto) -> None:

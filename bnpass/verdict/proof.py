@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from bnpass.onnx_model.scopes import Place, has_bodies
 from bnpass.verdict.bounds import (
     LINEAR,
     SQUARED,
+    SQUARED_CONSTANTS,
     pooled,
     squared,
     unit_roundoff,
@@ -48,6 +49,9 @@ MEASURED_FACTOR = 24.0
 
 UNTOUCHED = Correspondences()
 """Nothing is said: names tell which value stands for which."""
+
+_HALF_STEP = 0.54
+"""Steps that a rounded code may be off; above 0.5 for the other roundings, as squares add up."""
 
 _MOVES = 4
 
@@ -364,9 +368,10 @@ class _Prover:
         try:
             values = {name: np.square(array) if array.dtype.kind == "f" else array
                       for name, array in given.items()}  # fmt: skip
-            squares = _Run(self.new, region.new_nodes, values, squares=True).value(
-                region.target.new
-            )
+            stepped = _Stepped(self.old, self.new, FACTOR * unit)
+            squares = _Run(
+                self.new, region.new_nodes, values, squares=True, stepped=stepped
+            ).value(region.target.new)
             return unit * np.sqrt(squares + np.square(new)) + floor, FACTOR
         except UnknownOperatorError:
             moves = []
@@ -397,6 +402,30 @@ def _attributes(node: onnx.NodeProto) -> list[bytes]:
     return sorted(a.SerializeToString() for a in node.attribute if a.type not in graphs)
 
 
+class _Stepped:
+    """New codes of a bias: each may be off by half a step, and nothing else of it.
+
+    Args:
+        old, new: the graphs.
+        unit: what a bound is multiplied by before a difference is held against it.
+    """
+
+    def __init__(self, old: Side, new: Side, unit: float) -> None:
+        self.old, self.new, self.unit = old, new, unit
+
+    def square(self, node: onnx.NodeProto, scale_squared: Callable[[], Array]) -> Array | None:
+        """What to add to the squares that a node makes; None where it makes no such bias."""
+        if not is_onnx(node, "DequantizeLinear"):
+            return None
+        codes, before = (side.tensor(node.input[0]) for side in (self.new, self.old))
+        if codes is None or codes.data_type != onnx.TensorProto.INT32 or len(codes.dims) != 1:
+            return None
+        array = self.new.whole.array(codes)
+        if before is not None and np.array_equal(self.old.whole.array(before), array):
+            return None
+        return scale_squared() * (_HALF_STEP / self.unit) ** 2
+
+
 class _Run:
     """One evaluation of some nodes of a graph.
 
@@ -411,18 +440,22 @@ class _Run:
         given: Mapping[str, Array],
         *,
         squares: bool = False,
+        stepped: _Stepped | None = None,
         move: tuple[float, np.random.Generator] | None = None,
     ) -> None:
-        self.side, self.squares, self.move = side, squares, move
+        self.side, self.squares, self.stepped, self.move = side, squares, stepped, move
         self.kinds: set[str] = set()
         self.values: dict[str, Array] = dict(given)
         self.moved: dict[str, Array] = {}
-        table = SQUARED if squares else None
-        whole = side.whole
         for index in nodes:
-            node = side.graph.node[index]
-            made = compute(node, self._look_up, whole.opset, whole.functions, table)
-            self._keep(node, made)
+            self._compute(side.graph.node[index])
+
+    def _compute(self, node: onnx.NodeProto) -> None:
+        table, whole = None, self.side.whole
+        if self.squares:
+            fixed = all(self.side.is_constant(name) for name in node.output if name)
+            table = SQUARED_CONSTANTS if fixed else SQUARED
+        self._keep(node, compute(node, self._look_up, whole.opset, whole.functions, table))
 
     def _keep(self, node: onnx.NodeProto, made: Sequence[Array | None]) -> None:
         """Note a node's outputs; what a Constant node holds is a constant as any other."""
@@ -430,6 +463,9 @@ class _Run:
             if name and array is not None:
                 fixed = node.op_type == "Constant" and node.domain in ("", "ai.onnx")
                 self.values[name] = self._constant(name, array, _held(node)) if fixed else array
+        more = self.stepped and self.stepped.square(node, lambda: self._look_up(node.input[1]))
+        if more is not None:
+            self.values[node.output[0]] = self.values[node.output[0]] + more
 
     def value(self, name: str) -> Array:
         """A value that was made or given."""
@@ -444,10 +480,7 @@ class _Run:
             node = self.side.constant_node(name)
             if node is None:
                 raise UnknownOperatorError(f"{name!r} comes from outside of the region")
-            whole = self.side.whole
-            table = SQUARED if self.squares else None
-            made = compute(node, self._look_up, whole.opset, whole.functions, table)
-            self._keep(node, made)
+            self._compute(node)
             return self.values[name]
         return self._constant(name, self.side.whole.array(tensor))
 

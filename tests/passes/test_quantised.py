@@ -9,6 +9,8 @@ from onnx import numpy_helper
 
 import bnpass
 from bnpass.errors import InputError
+from bnpass.verdict.proof import prove
+from bnpass.verdict.side import Whole
 from tests.helpers import Norm, assert_folds, assert_stays, build, fold, nodes
 
 RNG = np.random.default_rng(11)
@@ -150,6 +152,33 @@ def test_an_int32_bias_keeps_the_scale_of_input_times_weight():
     (bias,) = [v for v in new.values() if v[0].ndim == 1]
     assert bias[0].dtype == np.int32
     np.testing.assert_allclose(bias[1], weight[1] * 0.05, rtol=1e-6)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_verdict_lets_an_int32_bias_be_off_by_half_a_step_but_not_by_two(trained):
+    weights = biased(Norm(6))
+    text = BIASED.replace("Relu", "Neg")  # a Relu hides a channel that it never lets through
+    if trained:
+        text = text.replace("w = ", "k = QuantizeLinear <axis = 0> (f, s, z)\n  w = ")
+        text = text.replace("(q, s)", "(k, s, z)")
+        weights |= {"f": (weights.pop("q") * weights["s"].reshape(-1, 1, 1, 1)).astype(np.float32),
+                    "z": np.zeros(6, np.int8)}  # fmt: skip
+    model = build(text, weights, opset=17)
+    done = bnpass.fold(model)
+    assert not any(n.op_type == "BatchNormalization" for n in done.graph.node)
+    assert answer(model, done).passed
+    (codes,) = [t for t in done.graph.initializer if t.data_type == onnx.TensorProto.INT32]
+    plain = numpy_helper.to_array(codes)
+    for channel in range(6):
+        moved = plain.copy()
+        moved[channel] += 2
+        codes.CopyFrom(numpy_helper.from_array(moved, codes.name))
+        assert not answer(model, done).passed
+
+
+def answer(model, done):
+    """Question 1 of the verdict."""
+    return prove(Whole(model), Whole(done))
 
 
 def test_an_int32_bias_that_would_overflow_stays_with_its_channel():

@@ -79,6 +79,21 @@ def test_without_a_bias(kind: str) -> None:
     check(model(f"(float[T, N, 3] x) => (float[T, D, N, 5] y) {{ {text} }}", values))
 
 
+@pytest.mark.parametrize(("kind", "names"), [
+    ("RNN", "Relu"), ("RNN", "Tanh"), ("RNN", "Elu"),
+    ("GRU", "Sigmoid Tanh"), ("GRU", "HardSigmoid Relu"),
+    ("LSTM", "Sigmoid Tanh Tanh"), ("LSTM", "sigmoid Softsign RELU"),
+])  # fmt: skip
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_activations_named_as_exporters_write_them(kind: str, names: str, direction: str) -> None:
+    """Capitals mean nothing; both of torch's kernels and the loop over time read them."""
+    directions = 1 + (direction == "bidirectional")
+    listed = ", ".join(f'"{name}"' for name in names.split() * directions)
+    text = layer(kind, direction=direction, extra=f"activations = [{listed}],")
+    check(model(f"(float[T, N, 3] x) => (float[T, D, N, 5] y) {{ {text} }}",
+                weights(kind, directions)))  # fmt: skip
+
+
 def test_a_weight_that_another_operator_reads_stays_in_the_order_of_the_file() -> None:
     gm = check(model(
         f"""(float[T, N, 3] x) => (float[T, N, 5] y) {{

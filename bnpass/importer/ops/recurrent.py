@@ -120,7 +120,7 @@ def _is_zero(node: Any) -> bool:
 def _activations(op: ImportedNode, kind: str, directions: int) -> tuple[functions.Chosen, ...]:
     """Names with their parameters: the two lists feed, in order, those that take any."""
     names = op.attr("activations", USUAL[kind] * directions)
-    names = tuple(n.decode().lower() if isinstance(n, bytes) else n for n in names)
+    names = tuple(n.lower() for n in names)  # torch writes Tanh, others tanh
     unknown = [n for n in names if n not in functions.ACTIVATIONS]
     if unknown or len(names) != len(USUAL[kind]) * directions:
         op.fail(f"activations {', '.join(names)}")

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from bnpass.errors import UnsupportedError
 from bnpass.frontends.fx.modules import ByMode, TrainingFlag
-from bnpass.frontends.fx.recording import Frame
+from bnpass.frontends.fx.recording import Frame, unchanged
 from bnpass.frontends.fx.structure import tensors_in
 from bnpass.frontends.fx.tracing import keep_the_rest, mode, obstacle
 
@@ -173,7 +173,7 @@ def _guarded(frame: Frame) -> Iterator[None]:
 def _trace(frame: Frame, training: bool) -> fx.Graph:
     module = frame.module
     tracer = _Own(module, frame)
-    with mode(module, training), _guarded(frame), _Factories(tracer):
+    with mode(module, training), unchanged(module), _guarded(frame), _Factories(tracer):
         try:
             graph = tracer.trace(module)
         except UnsupportedError:

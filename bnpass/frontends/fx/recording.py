@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 import threading
 import traceback
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -509,11 +510,10 @@ def user_line() -> str:
 
 @contextmanager
 def unchanged(root: nn.Module) -> Iterator[None]:
-    """Put attributes, parameters, buffers and submodules back as they were, hooks included."""
-    tables = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+    """Put attributes, parameters, buffers, submodules, hooks and caches back as they were."""
     held = []
     for module in root.modules():
-        inner = {name: dict(vars(module)[name]) for name in tables}
+        inner = {k: _container(v) for k, v in vars(module).items() if type(v) in _CONTAINERS}
         held.append((module, dict(vars(module)), inner))
     try:
         yield
@@ -521,9 +521,23 @@ def unchanged(root: nn.Module) -> Iterator[None]:
         for module, whole, inner in held:
             vars(module).clear()
             vars(module).update(whole)
-            for name, table in inner.items():
-                vars(module)[name].clear()
-                vars(module)[name].update(table)
+            for name, content in inner.items():
+                _refill(vars(module)[name], content)
+
+
+_CONTAINERS = (dict, OrderedDict, defaultdict, list, set)
+
+
+def _container(value: Any) -> Any:
+    return dict(value) if isinstance(value, dict) else type(value)(value)
+
+
+def _refill(held: Any, content: Any) -> None:
+    held.clear()
+    if isinstance(held, list):
+        held.extend(content)
+    else:
+        held.update(content)
 
 
 @contextmanager

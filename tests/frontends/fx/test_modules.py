@@ -383,3 +383,30 @@ def test_a_forward_that_decides_by_the_size_is_refused():
     folded = bnpass.fold(module, inputs((4, 8)), skip=("n",))
     for n in (4, 9):
         close(run(folded, inputs((n, 8))), run(module, inputs((n, 8))))
+
+
+class Caching(nn.Module):
+    """Keeps what it has computed from a parameter in a dict of its own, as LeViT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(8))
+        self.l, self.o, self.cache, self.seen = nn.Linear(8, 8), nn.Linear(8, 2), {}, []
+
+    def forward(self, x):
+        if self.training or "bias" not in self.cache:
+            self.cache["bias"] = self.bias * 2
+            self.seen.append(self.cache["bias"])
+        return self.o(torch.tanh(self.l(x)) + self.cache["bias"])
+
+
+def test_caches_that_a_forward_fills_are_left_as_they_were():
+    torch.manual_seed(0)
+    module = Caching().double().eval()
+    inserted = bnpass.insert(module, inputs((4, 8)))
+    assert isinstance(inserted, Caching) and len(norms(inserted)) == 1
+    for made in (module, inserted):
+        assert made.cache == {} and made.seen == []
+    folded = bnpass.fold(inserted, inputs((4, 8)))
+    assert folded.cache == {} and folded.seen == []
+    close(run(folded, inputs((4, 8))), run(inserted, inputs((4, 8))))

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import processes
+
 ROOT = Path(__file__).resolve().parents[1]
 
 FOLDERS = ("bnpass/ir", "bnpass/rules", "bnpass/passes")
@@ -91,7 +93,7 @@ def fails(copy: Path) -> bool:
     command = [os.environ.get("MUTANTS_PYTHON", sys.executable), "-m", "pytest", "-q", "-x",
                "-p", "no:cacheprovider", "-m", "not slow", *_tests()]  # fmt: skip
     try:
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True,
+        done = processes.run(command, cwd=copy, env=environment, capture_output=True,
                               timeout=LIMIT, check=False)  # fmt: skip
     except subprocess.TimeoutExpired:
         return True

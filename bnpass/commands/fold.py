@@ -31,9 +31,8 @@ EXAMPLES = (
     "bnpass fold out/lenet.ready.onnx --dry-run --explain",
 )
 COMMON = ("-o", "--force", "--explain", "--dry-run", "--require-change", "--only", "--skip",
-          "--collapse", "--training-mode", "--freeze-inputs", "--max-growth",
-          "--fold-normalisation", "--to", "--sidecar", "--no-verify", "--dims",
-          "--json", "-q")
+          "--collapse", "--freeze-inputs", "--max-growth", "--fold-normalisation", "--to",
+          "--sidecar", "--no-verify", "--dims", "--json", "-q")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

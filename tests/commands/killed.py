@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from bnpass import cli
-from bnpass.training import loop, lr_range, setup, statistics
+from bnpass.statistics import torch_engine
+from bnpass.training import loop, lr_range, setup
 
 RANK = int(os.environ.get("RANK", "0"))
 left = 0
@@ -71,7 +72,7 @@ PLACES: dict[str, Callable[[], None]] = {
     "unnamed checkpoint": lambda: not_renamed("last.pt"),
     "best, not last": lambda: half_written("best.pt"),
     "range test": lambda: die_first(lr_range, "take_step"),
-    "statistics": lambda: die_first(statistics, "_store"),
+    "statistics": lambda: die_first(torch_engine, "_store"),
     "trained": lambda: not_renamed("trained.onnx"),
     "deployed": lambda: not_renamed("deploy.onnx"),
 }

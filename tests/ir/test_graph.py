@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bnpass.ir.graph import Constant, Graph, Op, Use
+from bnpass.ir.ranks import rank_of
 
 SHAPES = {"x": ("N", 3), "h": ("N", 4), "y": ("N", 4)}
 
@@ -30,7 +31,7 @@ def test_producers_uses_and_outputs():
     assert g.producer("h") is g.ops["fc"] and g.producer("x") is None
     assert g.uses("h") == [Use(g.ops["act"], 0)] and g.uses("y") == []
     assert g.is_output("y") and not g.is_output("h")
-    assert g.shape("x") == ("N", 3) and g.rank("x") == 2 and g.rank("unknown") is None
+    assert g.shape("x") == ("N", 3) and rank_of(g, "x") == 2 and rank_of(g, "unknown") is None
 
 
 def test_an_input_left_out_is_no_use():

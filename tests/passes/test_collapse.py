@@ -231,8 +231,8 @@ def test_skip_leaves_a_region_alone():
 
 def test_the_plan_says_what_collapses_and_what_does_not():
     text = sum_of("Conv <pads = [1,1,1,1]> (x, w3)", "Conv(x, w1)", "BN(x, n)")
-    result = fold(build(text, {"w3": (4, 4, 3, 3), "w1": (4, 4, 1, 1), "n": Norm(4)}))
-    (entry,) = result.plan.folded
+    model = build(text, {"w3": (4, 4, 3, 3), "w1": (4, 4, 1, 1), "n": Norm(4)})
+    (entry,) = fold(model, collapse="bn").plan.folded
     assert entry.how == "collapsed" and entry.kind == "BatchNormalization"
     assert entry.into == ("p0",)
 

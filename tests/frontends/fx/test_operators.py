@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import bnpass
+from bnpass.errors import RefusedError
 from tests.frontends.fx.helpers import Fn, close, inputs, prepared, run
 
 CASES = {
@@ -33,7 +34,6 @@ CASES = {
     "mean1": lambda s,y: y.mean(1,keepdim=True)+y,
     "max1": lambda s,y: torch.max(y,1,keepdim=True)[0]+y,
     "reshape": lambda s,y: y.reshape(y.shape[0],2,3,-1).transpose(1,2).reshape(y.shape[0],6,8,8),
-    "viewmix": lambda s,y: y.view(-1,6*64).view(-1,6,8,8),
     "chunk": lambda s,y: torch.cat(y.chunk(2,1)[::-1],1),
     "split": lambda s,y: torch.cat([v*(i+1) for i,v in enumerate(torch.split(y,[1,2,3],1))],1),
     "where": lambda s,y: torch.where(y>0,y,y*2),
@@ -116,6 +116,12 @@ def network(function, behind):
         c=nn.Conv2d(6, 4, 3), g=parameter(6), h=parameter(6), m=parameter(6, 6),
         w8=parameter(8, 8), big=parameter(6, 8, 8), idx=torch.tensor([0, 2, 2, 1, 5, 4]),
     )  # fmt: skip
+
+
+def test_a_fold_that_is_right_at_one_size_alone_is_refused():
+    net = prepared(network(lambda s, y: y.view(-1, 6 * 64).view(-1, 6, 8, 8), behind=True))
+    with pytest.raises(RefusedError, match="twice as long"):
+        bnpass.fold(net, inputs((2, 3, 8, 8)))
 
 
 @pytest.mark.parametrize("name", CASES)

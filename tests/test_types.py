@@ -35,8 +35,8 @@ i: nn.Module = bnpass.strip(net, ("dropout",), x)
 """
 
 WRONG = """
-bnpass.insert(net, x).graph
-k: Path = bnpass.fold("model.onnx")
+j: int = bnpass.insert(net, x, plan_only=True)
+k: FoldPlan = bnpass.fold(net)
 bnpass.insert(net, x, inti="fresh")
 """
 

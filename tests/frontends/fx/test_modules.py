@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
-import subprocess
 import sys
 
 import pytest
@@ -16,6 +15,7 @@ from torch import fx, nn
 import bnpass
 from bnpass.errors import BnpassError, RefusedError, UnsupportedError
 from bnpass.frontends.fx import fx_insert
+from tests import processes
 from tests.frontends.fx.helpers import Fn, close, inputs, norms, prepared, randomize, run
 
 
@@ -201,7 +201,7 @@ def test_a_folded_module_needs_no_bnpass(tmp_path):
         f"m = torch.load({str(tmp_path / 'm.pt')!r}, weights_only=False);"
         "m(torch.zeros(1, 3, 8, 8))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    processes.run([sys.executable, "-c", code], check=True)
 
 
 class NormAct(nn.BatchNorm2d):

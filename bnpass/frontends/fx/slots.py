@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -68,4 +69,5 @@ def data_argument(node: fx.Node, slot: Slot | None) -> fx.Node:
 
 def as_tensor(array: Any, like: torch.Tensor) -> torch.Tensor:
     """An array in the type and on the device of another tensor, rounded once."""
-    return torch.as_tensor(array).to(dtype=like.dtype, device=like.device)
+    own = np.array(array) if isinstance(array, np.ndarray) else array  # torch wants it writable
+    return torch.as_tensor(own).to(dtype=like.dtype, device=like.device)

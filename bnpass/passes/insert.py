@@ -130,6 +130,7 @@ class _Inserter:
     ) -> None:
         """Places behind the layers that have none yet: another layer follows them directly."""
         taken = {name for place, _ in places.values() for name in place.propagation.into}
+        copied = {op.name for place, _ in places.values() for op in place.clones}
         for op in self.graph.ops_in_order:
             if not operator(op.kind).layer or operator(op.kind).reads_part or op.name in taken:
                 continue
@@ -138,6 +139,8 @@ class _Inserter:
             value = self._with_bias(op)
             if any(operator(use.op.kind).norm for use in self.graph.uses(value)):
                 continue
+            if any(use.op.name in copied for use in self.graph.uses(value)):
+                continue  # the copy reads the value as it is
             with suppress(MapRefusedError):
                 place = self._here(value)
                 if op.name in place.propagation.into:

@@ -277,6 +277,19 @@ def test_linear_layers_that_something_else_must_see_plain_have_none():
     assert set(insert(build(text, weights), linear=True).sites) == {"c"}
 
 
+def test_what_a_duplicated_layer_reads_stays_plain():
+    text = """e = Conv(c, u, b)
+      a = Tanh(e)
+      f = Conv(e, o)
+      g = Add(a, f)
+      h = Relu(g)"""
+    model = net(text, {"u": (4, 4, 1, 1), "o": (4, 4, 1, 1)}, last="y = Conv(h, v)")
+    plan = bnpass.insert(model, linear=True, clone=True, plan_only=True)
+    assert [site.value for site in plan.sites if site.clones] == ["e"]
+    assert "c" not in {site.value for site in plan.sites}
+    assert_same(model, bnpass.insert(model, linear=True, clone=True, init="preserve"))
+
+
 RESIDUAL = """r = Relu(c)
       e = Conv <pads = [1,1,1,1]> (r, u)
       s = Relu(e)

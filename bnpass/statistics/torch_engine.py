@@ -78,7 +78,8 @@ def calibrate(
         seed: of the shuffling.
         memory_budget: bytes of activations to stay within by taking smaller batches.
         deal: under torchrun, deal the batches (``False``: each process computes alone).
-        warn: log what makes the statistics poor (few samples, sorted ones, a BN that got none).
+        warn: log that there is no BN, or what makes the statistics poor (few samples, sorted ones,
+            a BN that got none).
 
     Returns:
         ``gm`` itself.
@@ -95,7 +96,7 @@ def calibrate(
     norms = {name: norm for name, norm in batch_norms(gm).items() if name not in kept}
     gm.eval()
     if not norms:
-        if not kept:
+        if warn and not kept:
             log.warning("calibrate: the network has no BatchNorm; nothing to do")
         return gm
     home = device_of(gm)

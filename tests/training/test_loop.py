@@ -168,6 +168,13 @@ def test_ghost_batches_never_leave_one_sample_alone() -> None:
         replace(QUICK, virtual_batch=1)
 
 
+def test_a_network_without_norms_is_trained_without_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    history = train(mlp(norm=False), blobs(200), blobs(50, seed=1), replace(QUICK, steps=6))
+    assert history.validations and "no BatchNorm" not in caplog.text
+
+
 def test_one_sample_a_step_without_norms() -> None:
     assert train(mlp(norm=False), blobs(20), None, replace(QUICK, batch_size=1)).steps == 60
 

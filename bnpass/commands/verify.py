@@ -86,7 +86,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         check_input(path)
     data = _data(args, ui)
     passed, last = True, "PASSED"
-    pair = _Pair.of(args, ui)
+    pair = _Models.of(args, ui)
     if args.candidate is not None:
         passed, last = _compare(args, pair, data, ui)
     if args.accuracy:
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _Models:
     """What is compared.
 
     Attributes:
@@ -113,7 +113,7 @@ class _Pair:
     prepare: Any = None
 
     @classmethod
-    def of(cls, args: argparse.Namespace, ui: Ui) -> _Pair:
+    def of(cls, args: argparse.Namespace, ui: Ui) -> _Models:
         """As the conversions of the data say that are recorded in the two models."""
         from bnpass.data.normalisation import Normalisation, preparation
         from bnpass.data.recorded import recorded_recipe
@@ -131,7 +131,7 @@ class _Pair:
         return cls(front.model, preparation(apart, front.port.name))
 
 
-def _compare(args: argparse.Namespace, pair: _Pair, data: Any, ui: Ui) -> tuple[bool, str]:
+def _compare(args: argparse.Namespace, pair: _Models, data: Any, ui: Ui) -> tuple[bool, str]:
     """Whether the two models agree, and the last line."""
     from bnpass.runtime.verify import verify
 
@@ -155,7 +155,7 @@ def _compare(args: argparse.Namespace, pair: _Pair, data: Any, ui: Ui) -> tuple[
     return report.passed, verdict(report)
 
 
-def _edits(args: argparse.Namespace, pair: _Pair) -> ProofReport | None:
+def _edits(args: argparse.Namespace, pair: _Models) -> ProofReport | None:
     """The proof of every edit, where it was asked for."""
     if not args.edits and not args.sidecar:
         return None
@@ -172,7 +172,7 @@ def _edits(args: argparse.Namespace, pair: _Pair) -> ProofReport | None:
     return proven(pair.reference, args.candidate, Edits(), args.seed)
 
 
-def _accuracy(args: argparse.Namespace, pair: _Pair, data: Any, ui: Ui) -> None:
+def _accuracy(args: argparse.Namespace, pair: _Models, data: Any, ui: Ui) -> None:
     from bnpass.runtime.accuracy import measure_accuracy
 
     report = measure_accuracy(pair.reference, args.candidate, data=data, provider=args.provider,

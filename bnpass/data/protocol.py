@@ -65,7 +65,7 @@ class Takes:
 
 
 @dataclass(frozen=True)
-class Call:
+class Arguments:
     """Inputs bound to a network: ``network(*args, **kwargs)``."""
 
     args: tuple[Any, ...] = ()
@@ -77,7 +77,7 @@ class Call:
         return {**named, **self.kwargs}
 
 
-def labelled(item: Any, takes: Takes) -> tuple[Call, Any]:
+def labelled(item: Any, takes: Takes) -> tuple[Arguments, Any]:
     """The inputs, bound, and the targets of a batch to train on.
 
     Args:
@@ -101,7 +101,7 @@ def labelled(item: Any, takes: Takes) -> tuple[Call, Any]:
     return bind(inputs, takes), targets
 
 
-def unlabelled(item: Any, takes: Takes) -> tuple[Call, Any]:
+def unlabelled(item: Any, takes: Takes) -> tuple[Arguments, Any]:
     """The inputs, bound, of a batch that may or may not have targets; and those, or None.
 
     A flat tuple is all inputs only if there are as many as the network requires, and at least two;
@@ -110,7 +110,7 @@ def unlabelled(item: Any, takes: Takes) -> tuple[Call, Any]:
     Raises:
         InputError: an input is missing, or there is one too many.
     """
-    if isinstance(item, Call):
+    if isinstance(item, Arguments):
         return item, None
     if isinstance(item, Mapping):
         named, targets = _named(item, takes)
@@ -143,7 +143,7 @@ def _named(item: Mapping[str, Any], takes: Takes) -> tuple[dict[str, Any], Any]:
     return inputs, next(iter(targets.values())) if len(targets) == 1 else targets or None
 
 
-def bind(inputs: Any, takes: Takes) -> Call:
+def bind(inputs: Any, takes: Takes) -> Arguments:
     """Inputs, without targets, as the arguments of a network.
 
     Raises:
@@ -154,18 +154,18 @@ def bind(inputs: Any, takes: Takes) -> Call:
     if not isinstance(inputs, tuple | list):
         return _in_order((inputs,), takes)
     if len(takes.slots) == 1 and not takes.more and len(inputs) > 1:
-        return Call((inputs,))  # its one input is itself a tuple
+        return Arguments((inputs,))  # its one input is itself a tuple
     return _in_order(tuple(inputs), takes)
 
 
-def _by_name(inputs: Mapping[str, Any], takes: Takes) -> Call:
+def _by_name(inputs: Mapping[str, Any], takes: Takes) -> Arguments:
     _check_names(inputs, takes, held=inputs)
     found = {slot.name if slot else name: value
              for name, value in inputs.items()
              if (slot := takes.slot(name)) is not None or takes.any_name}
     args = [found.pop(slot.name) for slot in takes.slots
             if not slot.keyword and slot.name in found]
-    return Call(tuple(args), found)
+    return Arguments(tuple(args), found)
 
 
 def _check_names(given: Iterable[str], takes: Takes, held: Iterable[str]) -> None:
@@ -181,7 +181,7 @@ def missing(slot: Slot, held: Iterable[str], where: str = "the batch") -> InputE
     return InputError(f"no array for input {slot}", f"{where} holds {names or 'nothing'}")
 
 
-def _in_order(args: tuple[Any, ...], takes: Takes) -> Call:
+def _in_order(args: tuple[Any, ...], takes: Takes) -> Arguments:
     if len(args) < len(takes.required):
         raise InputError(f"no array for input {takes.required[len(args)]}",
                          f"the batch holds {len(args)} of the {len(takes.required)} inputs")
@@ -190,7 +190,7 @@ def _in_order(args: tuple[Any, ...], takes: Takes) -> Call:
         raise InputError(
             f"{len(args)} inputs in a batch for a network with {len(takes.slots)}: {names}",
             "give (inputs, targets); several targets as a tuple or a mapping")
-    return Call(args)
+    return Arguments(args)
 
 
 def _kind(item: Any) -> str:

@@ -210,7 +210,7 @@ def _rows(parts: Sequence[Array], outs: Sequence[int], inputs: int) -> Array:
 
 
 @dataclass(frozen=True)
-class Window:
+class KernelWindow:
     """The window of the convolution that a linear function is.
 
     Attributes:
@@ -225,11 +225,11 @@ class Window:
     pads: tuple[int, ...]
 
 
-def window_of(f: Linear) -> Window:
+def window_of(f: Linear) -> KernelWindow:
     """The smallest window that has all taps in it."""
     axes = [_axis({o[a] for o in f.taps}, f.tail[a]) for a in range(len(f.tail))]
     lows, sizes, dilations, ends = zip(*axes, strict=True) if axes else ((), (), (), ())
-    return Window(lows, sizes, dilations, (*(-low for low in lows), *ends))
+    return KernelWindow(lows, sizes, dilations, (*(-low for low in lows), *ends))
 
 
 def _axis(offsets: Iterable[int], tail: int) -> tuple[int, int, int, int]:
@@ -240,7 +240,7 @@ def _axis(offsets: Iterable[int], tail: int) -> tuple[int, int, int, int]:
     return low, (high - low) // dilation + 1, dilation, high + tail
 
 
-def kernel_of(f: Linear, window: Window) -> np.ndarray:
+def kernel_of(f: Linear, window: KernelWindow) -> np.ndarray:
     """W (out, in/group, ...) of the convolution."""
     out, inputs = f.channels
     kernel = np.zeros((out, inputs // f.group, *window.size))
@@ -257,7 +257,7 @@ def weights_of(f: Linear) -> int:
     return out * (inputs // f.group) * math.prod(window_of(f).size)
 
 
-def attributes_of(f: Linear, window: Window) -> dict[str, Any]:
+def attributes_of(f: Linear, window: KernelWindow) -> dict[str, Any]:
     """Attributes of the convolution."""
     return {
         "kernel_shape": list(window.size),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from bnpass.data.protocol import Call, Slot, Takes
+from bnpass.data.protocol import Arguments, Slot, Takes
 from bnpass.data.trees import mapped
 
 log = logging.getLogger("bnpass.training")
@@ -67,9 +67,9 @@ class Feeder:
         self.floats_only = False
         self._said: set[torch.dtype] = set()
 
-    def __call__(self, call: Call) -> Call:
+    def __call__(self, call: Arguments) -> Arguments:
         """The inputs as tensors on the device, in the network's types."""
-        return Call(mapped(call.args, self.tensor), mapped(call.kwargs, self.tensor))
+        return Arguments(mapped(call.args, self.tensor), mapped(call.kwargs, self.tensor))
 
     def tensor(self, value: Any) -> Tensor:
         """One array as such a tensor."""
@@ -84,7 +84,7 @@ class Feeder:
                      _plain(self.dtype))
         return found.to(self.dtype)
 
-    def settle(self, run: Callable[[Call], object], example: Call) -> None:
+    def settle(self, run: Callable[[Arguments], object], example: Arguments) -> None:
         """Find out, by running the network once, whether it wants integers as floats."""
         try:
             run(self(example))
@@ -128,7 +128,7 @@ def device_of(module: nn.Module) -> torch.device:
     return held.device if held is not None else torch.device("cpu")
 
 
-def _tensors(call: Call) -> list[Tensor]:
+def _tensors(call: Arguments) -> list[Tensor]:
     found: list[Tensor] = []
     mapped((call.args, call.kwargs), found.append)
     return found

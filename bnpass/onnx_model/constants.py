@@ -60,7 +60,7 @@ class Places(Protocol):
         """Where a tensor's numbers lie."""
 
 
-class Source(Places, Protocol):
+class TensorSource(Places, Protocol):
     """Also counts what computed constants cost."""
 
     evaluated: Evaluations
@@ -165,7 +165,7 @@ def node_constants(
     inputs: list[str],
     constants: dict[str, Constant],
     opset: int,
-    source: Source,
+    source: TensorSource,
 ) -> list[Constant]:
     """The outputs of a node that are constants because all that it reads is."""
     for name in inputs:

@@ -9,7 +9,7 @@ import onnx
 from bnpass.ir.graph import Dim
 from bnpass.onnx_model import carrying
 from bnpass.onnx_model.attributes import opsets
-from bnpass.onnx_model.inference import Engine, Known, ValueTypes, complete, dims
+from bnpass.onnx_model.inference import Known, ShapeEngine, ValueTypes, complete, dims
 from bnpass.onnx_model.scopes import Place, placed_bodies
 
 __all__ = ["Known", "LazyTypes", "ValueTypes", "dims", "free_sizes", "infer", "stated",
@@ -158,7 +158,7 @@ def _collect(
         known.types.setdefault(value.name, declared.get(value.name) or onnx.TypeProto.Tensor())
     followed = outer is not None and bool(outer.numbers)
     if demands or followed or _counts(graph) or not complete(graph, known.types):
-        Engine(graph, known, declared, versions).run()
+        ShapeEngine(graph, known, declared, versions).run()
     twins = {at: body for node in inferred.node for at, body in placed_bodies(node, place)}
     for node in graph.node:
         for at, body in placed_bodies(node, place):

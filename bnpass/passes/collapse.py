@@ -31,7 +31,7 @@ from bnpass.ir.linear import (
 )
 from bnpass.ir.ranks import rank_of
 from bnpass.passes.atoms import Atoms, find_atoms
-from bnpass.passes.linear_forms import JOINS, LAYERS, LINEAR, Domain, Forms
+from bnpass.passes.linear_forms import JOINS, LAYERS, LINEAR, Domain, LinearForms
 from bnpass.passes.select import matches, selector
 
 _ROOTS = 12  # roots that are kept for a value, the nearest first
@@ -158,8 +158,8 @@ class _Finder:
     ) -> None:
         self.graph, self.mode, self.domain = graph, mode, domain
         self.selected, self.skip = selector(only, ()), skip
-        self.forms = Forms(graph, atoms, domain, numbers=False)
-        self.exact = Forms(graph, atoms, domain, numbers=True)
+        self.forms = LinearForms(graph, atoms, domain, numbers=False)
+        self.exact = LinearForms(graph, atoms, domain, numbers=True)
         self.functions: dict[str, dict[str, Linear]] = {}
         self.reads: dict[str, list[str]] = {}
         self.why: dict[str, str] = {}

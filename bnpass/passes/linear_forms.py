@@ -60,7 +60,7 @@ class Domain:
         return (op.kind in ("MatMul", "Gemm")) == self.dense
 
 
-class Forms:
+class LinearForms:
     """Makes linear functions of single operators, and of regions of them.
 
     Args:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from bnpass.data.protocol import Call
+from bnpass.data.protocol import Arguments
 from bnpass.errors import InputError, UsageError, close_matches
 from bnpass.onnx_model.attributes import attribute, node_name, opset_of
 from bnpass.onnx_model.model import OnnxModel
@@ -161,10 +161,10 @@ def _source(data: Any, ports: list[Port], seed: int | None, **options: Any) -> S
                   regular=regular(ports))
 
 
-def _refuse_nan(ports: list[Port]) -> Callable[[int, Call], None]:
+def _refuse_nan(ports: list[Port]) -> Callable[[int, Arguments], None]:
     takes = takes_of(ports)
 
-    def check(number: int, call: Call) -> None:
+    def check(number: int, call: Arguments) -> None:
         for name, array in call.by_name(takes).items():
             if not _finite(plain(array)):
                 raise InputError(f"batch {number} of the data has NaN or Inf in {name!r}",
@@ -181,7 +181,7 @@ def _finite(array: Array) -> bool:
     return all(np.isfinite(p if known else p.astype(np.float32)).all() for p in pieces)
 
 
-def _feeds(batches: Iterable[Call], ports: list[Port]) -> Iterator[Feeds]:
+def _feeds(batches: Iterable[Arguments], ports: list[Port]) -> Iterator[Feeds]:
     takes, by_name = takes_of(ports), {port.name: port for port in ports}
     for call in batches:
         yield {name: fitted(array, by_name[name]) for name, array in call.by_name(takes).items()}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bnpass.data.order import LabelRuns
-from bnpass.data.protocol import Call, Takes, bind, unlabelled
+from bnpass.data.protocol import Arguments, Takes, bind, unlabelled
 from bnpass.data.trees import count, is_array, joined, mapped, nbytes, structure
 from bnpass.errors import InputError
 
@@ -37,7 +37,7 @@ class Source:
 
     def __init__(
         self, data: Any, takes: Takes, seed: int | None = 0, *, budget: int = BUDGET,
-        regular: bool = True, check: Callable[[int, Call], None] = lambda _, __: None,
+        regular: bool = True, check: Callable[[int, Arguments], None] = lambda _, __: None,
     ) -> None:
         self.takes, self.seed, self.budget, self.regular = takes, seed, budget, regular
         self.labels, self.bytes = LabelRuns(), 0
@@ -52,14 +52,14 @@ class Source:
         """Whether the samples were shuffled as a whole."""
         return self._fetch is not None or (self.regular and self.bytes <= self.budget)
 
-    def example(self, size: int) -> Call:
+    def example(self, size: int) -> Arguments:
         """The inputs of a few samples, to try the network with."""
         if self._fetch is not None:
             return self._fetch(np.arange(min(size, self._count)))
         call = unlabelled(self._first, self.takes)[0]
         return cut(call, slice(0, size)) if self._samples(call) else call
 
-    def batches(self, size: int, *, in_order: bool = False) -> Iterator[Call]:
+    def batches(self, size: int, *, in_order: bool = False) -> Iterator[Arguments]:
         """Batches of at most ``size`` samples (of 2 at least), the remainder spread over them."""
         size = max(2, size)
         if self._fetch is not None:
@@ -76,7 +76,7 @@ class Source:
     def _generator(self) -> np.random.Generator | None:
         return None if self.seed is None else np.random.default_rng(self.seed)
 
-    def _calls(self) -> Iterator[Call]:
+    def _calls(self) -> Iterator[Arguments]:
         item, self._first = self._first, None
         number = -1
         while item is not None:
@@ -87,10 +87,10 @@ class Source:
             yield call
             item = next(self._stream, None)
 
-    def _samples(self, call: Call) -> int:
+    def _samples(self, call: Arguments) -> int:
         return (count((call.args, call.kwargs)) or 0) if self.regular else 0
 
-    def _cut(self, size: int) -> Iterator[Call]:
+    def _cut(self, size: int) -> Iterator[Arguments]:
         for call in self._calls():
             found = self._samples(call)
             for index in np.array_split(np.arange(found), parts(found, size)) if found else ():
@@ -98,7 +98,7 @@ class Source:
             if not found:
                 yield call
 
-    def _regrouped(self, size: int) -> Iterator[Call]:
+    def _regrouped(self, size: int) -> Iterator[Arguments]:
         generator = self._generator()
         held: dict[Any, _Group] = {}
         for call in self._calls():
@@ -120,15 +120,15 @@ class _Group:
     """Batches of the same structure that wait to be joined."""
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []
+        self.calls: list[Arguments] = []
         self.samples = self.bytes = 0
 
-    def add(self, call: Call, samples: int) -> None:
+    def add(self, call: Arguments, samples: int) -> None:
         self.calls.append(call)
         self.samples += samples
         self.bytes += nbytes(call.args) + nbytes(call.kwargs)
 
-    def full(self, size: int, generator: np.random.Generator | None) -> Iterator[Call]:
+    def full(self, size: int, generator: np.random.Generator | None) -> Iterator[Arguments]:
         """Give out full batches; what stays is enough to spread the remainder well."""
         whole = _joined(self.calls)
         order = _order(self.samples, generator)
@@ -138,7 +138,7 @@ class _Group:
         self.calls, self.samples, self.bytes = [], 0, 0
         self.add(cut(whole, order), len(order))
 
-    def rest(self, size: int, generator: np.random.Generator | None) -> Iterator[Call]:
+    def rest(self, size: int, generator: np.random.Generator | None) -> Iterator[Arguments]:
         """Give out everything, dealt evenly."""
         if self.samples:
             whole, order = _joined(self.calls), _order(self.samples, generator)
@@ -151,9 +151,9 @@ def parts(samples: int, size: int) -> int:
     return max(1, min(-(-samples // size), samples // 2))
 
 
-def cut(call: Call, index: Any) -> Call:
+def cut(call: Arguments, index: Any) -> Arguments:
     """Some samples of a batch."""
-    return Call(mapped(call.args, lambda x: _taken(x, index)),
+    return Arguments(mapped(call.args, lambda x: _taken(x, index)),
                 mapped(call.kwargs, lambda x: _taken(x, index)))
 
 
@@ -165,15 +165,15 @@ def _taken(x: Any, index: Any) -> Any:
     return x[index]
 
 
-def _joined(calls: list[Call]) -> Call:
-    return Call(joined([c.args for c in calls]), joined([c.kwargs for c in calls]))
+def _joined(calls: list[Arguments]) -> Arguments:
+    return Arguments(joined([c.args for c in calls]), joined([c.kwargs for c in calls]))
 
 
 def _order(samples: int, generator: np.random.Generator | None) -> Array:
     return np.arange(samples) if generator is None else generator.permutation(samples)
 
 
-def _fetcher(data: Any, takes: Takes) -> Callable[[Array], Call] | None:
+def _fetcher(data: Any, takes: Takes) -> Callable[[Array], Arguments] | None:
     """How to take samples by index, or None for batches that come one after the other."""
     if hasattr(data, "take") and hasattr(data, "__len__") and not is_array(data):
         return lambda index: bind(data.take(index)[0], takes)

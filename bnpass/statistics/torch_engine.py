@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bnpass.data.protocol import Call
+from bnpass.data.protocol import Arguments
 from bnpass.data.trees import count
 from bnpass.errors import InputError, UsageError
 from bnpass.nn import distributed
@@ -129,7 +129,7 @@ def moved(gm: nn.Module, place: torch.device, home: torch.device) -> Iterator[No
 
 
 def _collect(
-    gm: nn.Module, norms: dict[str, nn.Module], batches: Iterator[Call], feeder: Feeder, *,
+    gm: nn.Module, norms: dict[str, nn.Module], batches: Iterator[Arguments], feeder: Feeder, *,
     keep: bool, deal: bool,
 ) -> dict[str, Moments]:
     moments = {name: Moments(keep=keep) for name in norms}
@@ -176,7 +176,7 @@ def _layer_by_layer(
 
 
 def _seen_in_eval_mode(
-    gm: nn.Module, norm: nn.Module, calls: list[Call], feeder: Feeder, *, deal: bool
+    gm: nn.Module, norm: nn.Module, calls: list[Arguments], feeder: Feeder, *, deal: bool
 ) -> Moments:
     """The moments of one BN's input over all batches."""
     seen = Moments()
@@ -295,7 +295,7 @@ def _held(buffer: Tensor, value: np.ndarray[Any, Any], name: str) -> Tensor:
 
 
 def _affordable(
-    gm: nn.Module, norms: dict[str, nn.Module], example: Call, feeder: Feeder, budget: int
+    gm: nn.Module, norms: dict[str, nn.Module], example: Arguments, feeder: Feeder, budget: int
 ) -> int:
     """Samples in a batch whose largest BN inputs stay within the budget; at least 2."""
     largest, samples = 0, count((example.args, example.kwargs)) or 1

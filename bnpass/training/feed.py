@@ -14,7 +14,7 @@ from torch import nn
 
 from bnpass.data import Data, NamedData, Stream
 from bnpass.data.dataset import epoch_order
-from bnpass.data.protocol import Call, bind, labelled
+from bnpass.data.protocol import Arguments, bind, labelled
 from bnpass.data.trees import count, mapped
 from bnpass.errors import InputError, UsageError
 from bnpass.nn import distributed
@@ -23,7 +23,7 @@ from bnpass.statistics.source import cut
 from bnpass.training.config import TrainConfig, steps_per_epoch
 
 Tensor = torch.Tensor
-Inputs = Tensor | Call
+Inputs = Tensor | Arguments
 Pair = tuple[Inputs, Any]
 """Inputs (a tensor for a single one) and targets."""
 
@@ -66,13 +66,13 @@ class Reader:
         if isinstance(inputs, dict):
             assert self.takes is not None
             return self.placed(bind(inputs, self.takes), targets)
-        return self.placed(Call((inputs,)), targets)
+        return self.placed(Arguments((inputs,)), targets)
 
-    def placed(self, call: Call, targets: Any) -> Pair:
+    def placed(self, call: Arguments, targets: Any) -> Pair:
         """A batch as tensors on the device."""
         call = self.feeder(call)
         if self.channels_last:
-            call = Call(mapped(call.args, _channels_last), mapped(call.kwargs, _channels_last))
+            call = Arguments(mapped(call.args, _channels_last), mapped(call.kwargs, _channels_last))
         single = len(call.args) == 1 and not call.kwargs and isinstance(call.args[0], Tensor)
         return call.args[0] if single else call, mapped(targets, self._target)
 
@@ -118,7 +118,7 @@ def samples_of(pair: Pair) -> int:
 
 def run(model: nn.Module, inputs: Inputs) -> Any:
     """What a network gives for inputs."""
-    return model(*inputs.args, **inputs.kwargs) if isinstance(inputs, Call) else model(inputs)
+    return model(*inputs.args, **inputs.kwargs) if isinstance(inputs, Arguments) else model(inputs)
 
 
 class Feed:
@@ -224,7 +224,7 @@ class Feed:
             return [pair]
         self.batch = samples
         mine = np.array_split(np.arange(samples), distributed.world())[distributed.rank()]
-        return [self.reader.placed(cut(call, part), cut(Call((targets,)), part).args[0])
+        return [self.reader.placed(cut(call, part), cut(Arguments((targets,)), part).args[0])
                 for part in np.array_split(mine, self.config.accumulate) if len(part)]
 
     def _pair(self, index: npt.NDArray[np.int64]) -> Pair:

@@ -37,7 +37,7 @@ _STUCK: dict[Any, Callable[[Tensor], Tensor]] = {
 """What of a result tells that nothing gets through, by function or module type."""
 
 
-class _Recorder(fx.Interpreter):
+class _StuckFinder(fx.Interpreter):
     """Runs a graph and judges the results of its nonlinearities."""
 
     def __init__(self, gm: fx.GraphModule) -> None:
@@ -69,7 +69,7 @@ def stuck_nonlinearities(gm: fx.GraphModule, inputs: Any) -> tuple[list[str], in
     """
     takes, mode = takes_of(gm), gm.training
     named = Feeder(gm, device_of(gm))(bind(inputs, takes)).by_name(takes)
-    recorder = _Recorder(gm.eval())
+    recorder = _StuckFinder(gm.eval())
     try:
         with torch.no_grad():
             recorder.run(*(named[slot.name] for slot in takes.slots))

@@ -97,7 +97,7 @@ def train(
         stack.enter_context(repeatable(deterministic=config.deterministic))
         held = None if validation is None else as_samples(validation)
         setup = prepare(gm, as_samples(train_data), held, config, stack)
-        run = _Run(gm, setup, config, progress, out)
+        run = _Loop(gm, setup, config, progress, out)
         start = run.resumed() if resume else 0
         run.begin(start)
         for step, batches in setup.feed.steps(start, setup.total):
@@ -109,7 +109,7 @@ def train(
     return run.history
 
 
-class _Run:
+class _Loop:
     """The state of a run between two steps."""
 
     def __init__(

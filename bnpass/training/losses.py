@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from bnpass.data.callables import load_callable
 from bnpass.data.labels import check_labels
-from bnpass.data.protocol import Call
+from bnpass.data.protocol import Arguments
 from bnpass.errors import InputError, UsageError, close_matches
 from bnpass.nn import distributed
 from bnpass.training.config import losses_asked
@@ -101,7 +101,7 @@ class Tally:
 
 
 def objective(
-    gm: nn.Module, labels: Labels, sample: Tensor | Call, *, loss: str = "auto",
+    gm: nn.Module, labels: Labels, sample: Tensor | Arguments, *, loss: str = "auto",
     label_smoothing: float = 0.0, ignore_index: int = -100, metric: str = "auto",
     where: str = "labels",
 ) -> Objective:
@@ -315,11 +315,11 @@ def _check_arity(spec: str, function: Callable[..., Any]) -> None:
 # --- views ----------------------------------------------------------------------------------------
 
 
-def _probe(gm: nn.Module, sample: Tensor | Call) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _probe(gm: nn.Module, sample: Tensor | Arguments) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A few samples' outputs by name, and what each output ends in."""
     modes = [(m, m.training) for m in gm.modules()]
     gm.eval()
-    call = sample if isinstance(sample, Call) else Call((sample,))
+    call = sample if isinstance(sample, Arguments) else Arguments((sample,))
     try:
         with torch.no_grad(), Endings() as seen:
             outputs = outputs_by_name(gm(*call.args, **call.kwargs), output_names(gm))

@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 
 from bnpass.data import Stream
-from bnpass.data.protocol import Call, labelled
+from bnpass.data.protocol import Arguments, labelled
 from bnpass.data.trees import count
 from bnpass.errors import InputError, UsageError
 from bnpass.nn import distributed
@@ -192,7 +192,7 @@ def _objective(
 ) -> Objective:
     """What is trained for; the validation's targets must fit the same."""
     example, _ = reader.example()
-    call = example if isinstance(example, Call) else Call((example,))
+    call = example if isinstance(example, Arguments) else Arguments((example,))
     reader.feeder.settle(lambda c: _tried(gm, c), call)
     example, _ = reader.example()
 
@@ -208,7 +208,7 @@ def _objective(
     return goal
 
 
-def _tried(gm: nn.Module, call: Call) -> None:
+def _tried(gm: nn.Module, call: Arguments) -> None:
     with torch.no_grad(), in_eval_mode(gm):
         gm(*call.args, **call.kwargs)
 
@@ -336,7 +336,7 @@ def _few(data: Samples, config: TrainConfig, gm: nn.Module) -> Any:
         order = np.random.default_rng((config.seed, 0xF3)).permutation(len(data))
         return data.subset(np.sort(order[:_STATISTICS_SAMPLES]))
     takes = takes_of(gm)
-    found: list[Call] = []
+    found: list[Arguments] = []
     seen = 0
     for item in [data.peek()] if data.once else data:
         found.append(labelled(item, takes)[0])

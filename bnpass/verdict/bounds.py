@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bnpass.verdict.evaluator.call import TABLE, Array, Call, Outputs
+from bnpass.verdict.evaluator.call import TABLE, Array, Invocation, Outputs
 
-Function = Callable[[Call], Outputs]
+Function = Callable[[Invocation], Outputs]
 
 SMALLEST = 2.0**-126
 """Below this magnitude a float32 has an absolute rounding error, not a relative one."""
@@ -37,66 +37,66 @@ LINEAR = frozenset(SQUARED) - {"MaxPool", "GlobalMaxPool", "ReduceMax", "Relu", 
 """Operators behind which a difference stays a difference."""
 
 
-def _squares(*kinds: str) -> Callable[[Callable[[Call], Array]], None]:
-    def enter(function: Callable[[Call], Array]) -> None:
+def _squares(*kinds: str) -> Callable[[Callable[[Invocation], Array]], None]:
+    def enter(function: Callable[[Invocation], Array]) -> None:
         SQUARED.update(dict.fromkeys(kinds, lambda call: (function(call),)))
 
     return enter
 
 
 @_squares("Sub")
-def _sub(call: Call) -> Array:
+def _sub(call: Invocation) -> Array:
     return np.asarray(call[0] + call[1])
 
 
 @_squares("Neg")
-def _neg(call: Call) -> Array:
+def _neg(call: Invocation) -> Array:
     return call[0]
 
 
 @_squares("Mean")
-def _mean(call: Call) -> Array:
+def _mean(call: Invocation) -> Array:
     return TABLE["Mean"](call)[0]  # type: ignore[return-value]
 
 
 @_squares("ReduceSum")
-def _reduce_sum(call: Call) -> Array:
+def _reduce_sum(call: Invocation) -> Array:
     found = TABLE["ReduceSum"](call)[0]
     assert found is not None
     return found * (call[0].size / max(found.size, 1))
 
 
 @_squares("Gemm")
-def _gemm(call: Call) -> Array:
+def _gemm(call: Invocation) -> Array:
     alpha, beta = (float(call.attrs.get(n, 1.0)) for n in ("alpha", "beta"))
     call.attrs = {**call.attrs, "alpha": alpha * alpha, "beta": beta * beta}
     return TABLE["Gemm"](call)[0]  # type: ignore[return-value]
 
 
 @_squares("LeakyRelu")
-def _leaky(call: Call) -> Array:
+def _leaky(call: Invocation) -> Array:
     return np.asarray(call[0] * max(1.0, float(call.attrs.get("alpha", 0.01)) ** 2))
 
 
 @_squares("PRelu")
-def _prelu(call: Call) -> Array:
+def _prelu(call: Invocation) -> Array:
     return np.asarray(call[0] * np.maximum(1.0, call[1]))
 
 
 @_squares("Max", "Min")
-def _max(call: Call) -> Array:
+def _max(call: Invocation) -> Array:
     return TABLE["Sum"](call)[0]  # type: ignore[return-value]
 
 
 @_squares("Pad")
-def _pad(call: Call) -> Array:
+def _pad(call: Invocation) -> Array:
     if "value" in call.attrs:
         call.attrs = {**call.attrs, "value": call.attrs["value"] ** 2}
     return TABLE["Pad"](call)[0]  # type: ignore[return-value]
 
 
 @_squares("BatchNormalization")
-def _batch_norm(call: Call) -> Array:
+def _batch_norm(call: Invocation) -> Array:
     """s^2 (x^2 + m^2) + b^2, of running statistics."""
     if call.attrs.get("training_mode", 0) or (call.opset < 14 and sum(call.wanted) > 1):
         raise call.refuse("squares of batch statistics")
@@ -107,7 +107,7 @@ def _batch_norm(call: Call) -> Array:
 
 
 @_squares("DequantizeLinear")
-def _dequantize(call: Call) -> Array:
+def _dequantize(call: Invocation) -> Array:
     """Codes are exact: the square of what they mean."""
     call.inputs = [*call.inputs[:1], np.sqrt(call[1]), *call.inputs[2:]]
     found = TABLE["DequantizeLinear"](call)[0]
@@ -115,7 +115,7 @@ def _dequantize(call: Call) -> Array:
     return np.square(found)
 
 
-def _quantize(call: Call) -> Outputs:
+def _quantize(call: Invocation) -> Outputs:
     """Codes of a weight's magnitude."""
     call.inputs = [np.sqrt(call[0]), np.sqrt(call[1]), *call.inputs[2:]]
     return TABLE["QuantizeLinear"](call)

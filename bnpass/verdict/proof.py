@@ -35,7 +35,7 @@ from bnpass.verdict.evaluator.linear import LARGE, Squares
 from bnpass.verdict.evaluator.run import wide
 from bnpass.verdict.naming import matched
 from bnpass.verdict.regions import Cutter, Region
-from bnpass.verdict.samples import Sizes, draw, fitted, floats, turns
+from bnpass.verdict.samples import SampleSizes, draw, fitted, floats, turns
 from bnpass.verdict.side import Array, Side, Whole
 from bnpass.verdict.stacked import Forms, Stack, chunks
 
@@ -225,7 +225,7 @@ class _Prover:
 
     def _together(self, group: list[Region]) -> Iterable[tuple[Region, Proof]]:
         first = group[0]
-        sizes = Sizes(self.old, first, True)
+        sizes = SampleSizes(self.old, first, True)
         rng = np.random.default_rng([self.seed, len(group)])
         numbers = []
         for pair in first.cut:
@@ -307,12 +307,12 @@ class _Prover:
         reasons = []
         for shrink in (True, False):
             try:
-                return self._judged(region, about, Sizes(self.old, region, shrink))
+                return self._judged(region, about, SampleSizes(self.old, region, shrink))
             except BnpassError as error:
                 reasons.append(error.message)
         return Proof(nodes, into, about.value, reason=reasons[-1])
 
-    def _judged(self, region: Region, about: Proof, sizes: Sizes) -> Proof:
+    def _judged(self, region: Region, about: Proof, sizes: SampleSizes) -> Proof:
         worst = about
         for turn in range(turns(self.old, region, sizes)):
             rng = np.random.default_rng([self.seed, turn, *region.old_nodes[:4]])

@@ -33,7 +33,7 @@ _LOCAL = frozenset(
 _WINDOWS = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"})
 
 
-class Sizes:
+class SampleSizes:
     """The shapes that a region's inputs get.
 
     Args:
@@ -129,7 +129,7 @@ def _kernel(old: Side, node: onnx.NodeProto) -> list[int]:
 
 
 def draw(
-    old: Side, region: Region, sizes: Sizes, rng: np.random.Generator, turn: int
+    old: Side, region: Region, sizes: SampleSizes, rng: np.random.Generator, turn: int
 ) -> tuple[dict[str, Array], dict[str, Array]] | None:
     """Numbers for the old and for the new inputs of a region, that meet its correspondences.
 
@@ -226,7 +226,7 @@ def _whole_numbers(
     return rng.integers(0, 2, shape).astype(kind)
 
 
-def turns(old: Side, region: Region, sizes: Sizes) -> int:
+def turns(old: Side, region: Region, sizes: SampleSizes) -> int:
     """How many draws a region wants: more where one does not reach every row of a table."""
     wanted = 1 if sizes.local else 2
     for pair in region.cut:

@@ -17,7 +17,7 @@ from bnpass.ir.affine import Map
 from bnpass.ir.correspondence import Correspondence
 from bnpass.onnx_model.attributes import is_onnx
 from bnpass.verdict.bounds import squared
-from bnpass.verdict.evaluator.call import TABLE, Array, Call
+from bnpass.verdict.evaluator.call import TABLE, Array, Invocation
 from bnpass.verdict.evaluator.conv import convolve
 from bnpass.verdict.evaluator.run import attributes_of, wide
 from bnpass.verdict.regions import Region
@@ -26,7 +26,7 @@ from bnpass.verdict.side import Side
 TOGETHER = 1 << 19
 """Entries of the largest arrays of a stack, about."""
 
-Function = Callable[[Call], Any]
+Function = Callable[[Invocation], Any]
 
 
 def _rank(a: Array, rank: int) -> Array:
@@ -34,7 +34,7 @@ def _rank(a: Array, rank: int) -> Array:
     return a.reshape(a.shape[0], *([1] * (rank - a.ndim)), *a.shape[1:])
 
 
-def _conv(call: Call) -> Array:
+def _conv(call: Invocation) -> Array:
     """x (1 or G, N, C, *S), w (G, M, C/g, *K), bias (G, M)."""
     x, w = call[0], call[1]
     if len(x) == 1:  # one value for all: one convolution with all their channels
@@ -45,7 +45,7 @@ def _conv(call: Call) -> Array:
     return y if bias is None else y + bias.reshape(len(bias), 1, -1, *([1] * (y.ndim - 3)))
 
 
-def _conv_shared(call: Call, x: Array, w: Array) -> Array:
+def _conv_shared(call: Invocation, x: Array, w: Array) -> Array:
     count, group = len(w), int(call.attrs.get("group", 1))
     per = w.shape[1] // group
     # Grouped: the channels of one group of all regions lie side by side.
@@ -55,7 +55,7 @@ def _conv_shared(call: Call, x: Array, w: Array) -> Array:
     return np.moveaxis(y, 2, 0).reshape(count, len(x), group * per, *y.shape[4:])
 
 
-def _gemm(call: Call) -> Any:
+def _gemm(call: Invocation) -> Any:
     a = call[0].swapaxes(-1, -2) if call.attrs.get("transA", 0) else call[0]
     b = call[1].swapaxes(-1, -2) if call.attrs.get("transB", 0) else call[1]
     y = float(call.attrs.get("alpha", 1.0)) * np.matmul(a, b)
@@ -63,32 +63,32 @@ def _gemm(call: Call) -> Any:
     return y if c is None else y + float(call.attrs.get("beta", 1.0)) * _rank(c, y.ndim)
 
 
-def _matmul(call: Call) -> Any:
+def _matmul(call: Invocation) -> Any:
     rank = max(call[0].ndim, call[1].ndim)
     return np.matmul(_rank(call[0], rank), _rank(call[1], rank))
 
 
-def _norm_parts(call: Call) -> list[Array]:
+def _norm_parts(call: Invocation) -> list[Array]:
     shape = (1, -1, *([1] * (call[0].ndim - 3)))
     return [call[i].reshape(len(call[i]), *shape) for i in range(1, 5)]
 
 
-def _epsilon(call: Call) -> float:
+def _epsilon(call: Invocation) -> float:
     return float(np.float32(call.attrs.get("epsilon", 1e-5)))
 
 
-def _batch_norm(call: Call) -> Array:
+def _batch_norm(call: Invocation) -> Array:
     scale, bias, mean, var = _norm_parts(call)
     return np.asarray((call[0] - mean) / np.sqrt(var + _epsilon(call)) * scale + bias)
 
 
-def _batch_norm_squared(call: Call) -> Array:
+def _batch_norm_squared(call: Invocation) -> Array:
     scale, bias, mean, var = _norm_parts(call)
     return np.asarray(scale / (np.sqrt(var) + _epsilon(call)) * (call[0] + mean) + bias)
 
 
 def _aligned(function: Callable[[Array, Array], Array]) -> Function:
-    def run(call: Call) -> Array:
+    def run(call: Invocation) -> Array:
         rank = max(call[0].ndim, call[1].ndim)
         return function(_rank(call[0], rank), _rank(call[1], rank))
 
@@ -98,7 +98,7 @@ def _aligned(function: Callable[[Array, Array], Array]) -> Function:
 def _same(kind: str) -> Function:
     function = TABLE[kind]
 
-    def run(call: Call) -> Array:
+    def run(call: Invocation) -> Array:
         found = function(call)[0]
         assert found is not None
         return found
@@ -106,7 +106,7 @@ def _same(kind: str) -> Function:
     return run
 
 
-def _gemm_squared(call: Call) -> Any:
+def _gemm_squared(call: Invocation) -> Any:
     alpha, beta = (float(call.attrs.get(n, 1.0)) for n in ("alpha", "beta"))
     call.attrs = {**call.attrs, "alpha": alpha * alpha, "beta": beta * beta}
     return _gemm(call)
@@ -252,7 +252,7 @@ class Stack:
                     inputs.append(values[name] if name else None)
                 else:
                     inputs.append(self._constants(side, [n.input[slot] for n in nodes], squares))
-            call = Call(template.op_type, attributes_of(template), inputs, [True],
+            call = Invocation(template.op_type, attributes_of(template), inputs, [True],
                         side.whole.opset)  # fmt: skip
             with np.errstate(all="ignore"):
                 values[template.output[0]] = table[template.op_type](call)

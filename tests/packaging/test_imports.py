@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,3 +59,14 @@ def test_rules_and_passes_know_no_frontend() -> None:
     wrong = [(m, o) for m in inner for o in nx.descendants(edges, m) if o.startswith(outer)]
     assert inner
     assert not wrong
+
+
+def test_no_class_name_is_used_twice() -> None:
+    """A name means one thing in the whole package."""
+    names = Counter(
+        node.name
+        for path in modules().values()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    )
+    assert not [name for name, count in names.items() if count > 1]

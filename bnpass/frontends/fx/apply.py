@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from bnpass.errors import UnsupportedError
-from bnpass.frontends.fx.call import Slot
+from bnpass.frontends.fx.call import TensorSlot
 from bnpass.frontends.fx.editor import Arrays, ModuleEditor
 from bnpass.frontends.fx.info import META, Info, joined
 from bnpass.frontends.fx.read import TracedModel
@@ -348,7 +348,7 @@ def _drop_biases(editor: ModuleEditor, path: str, drops: list[BiasDrop]) -> None
     editor.drop_bias(path, [editor.reading.nodes[drop.op.name] for drop in drops])
 
 
-def drop_argument(slot: Slot) -> None:
+def drop_argument(slot: TensorSlot) -> None:
     """Let a function do without its bias."""
     node = slot.node
     if slot.name != "x":  # only addmm's C is called so, and it cannot be left out

@@ -23,7 +23,7 @@ class UnknownError(Exception):
 
 
 @dataclass(frozen=True)
-class Slot:
+class TensorSlot:
     """Where an operator's constant input is written in the graph.
 
     Attributes:
@@ -182,7 +182,7 @@ class Call:
         outputs = self.reading.bind(self.node)
         self.reading.add(Op(self.name, kind, list(inputs), outputs, attrs or {}), self.node)
         for index, name in (slots or {}).items():
-            slot = Slot(self.node, name, self.path, index in scalars)
+            slot = TensorSlot(self.node, name, self.path, index in scalars)
             self.reading.slots[self.name, index] = slot
 
     def step(

@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from bnpass.frontends.fx.call import Slot
+from bnpass.frontends.fx.call import TensorSlot
 from bnpass.frontends.fx.hooks import unparametrize
 from bnpass.frontends.fx.info import META, Info
 from bnpass.frontends.fx.inplace import Memory
@@ -144,7 +144,7 @@ class ModuleEditor:
             node.target = new
         return new
 
-    def set_argument(self, op: Op, slot: Slot, array: np.ndarray, like: torch.Tensor) -> None:
+    def set_argument(self, op: Op, slot: TensorSlot, array: np.ndarray, like: torch.Tensor) -> None:
         """Give a function another constant."""
         node = slot.node
         old = argument(node, slot.name)

@@ -22,7 +22,7 @@ from bnpass.passes.strip import plan_strip
 
 
 @dataclass(frozen=True)
-class FoldOptions:
+class ModuleFoldOptions:
     """See :func:`bnpass.fold`."""
 
     only: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class FoldOptions:
 
 
 def fold_in(
-    module: nn.Module, example: Example, options: FoldOptions
+    module: nn.Module, example: Example, options: ModuleFoldOptions
 ) -> tuple[nn.Module, FoldPlan]:
     """A folded copy of a module, and the plan that was carried out."""
     avoid: dict[str, str] = {}
@@ -57,7 +57,7 @@ def fold_in(
         return draft.root, plan
 
 
-def _carried_out(draft: Draft, options: FoldOptions, avoid: dict[str, str]) -> FoldPlan:
+def _carried_out(draft: Draft, options: ModuleFoldOptions, avoid: dict[str, str]) -> FoldPlan:
     banned: dict[str, str] = {}
     refused: list[FoldEntry] = []
     while True:

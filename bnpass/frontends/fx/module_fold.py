@@ -26,7 +26,7 @@ from bnpass.frontends.fx.apply import (
     whole,
     write_leftover,
 )
-from bnpass.frontends.fx.call import Slot
+from bnpass.frontends.fx.call import TensorSlot
 from bnpass.frontends.fx.draft import Draft
 from bnpass.frontends.fx.editor import (
     Arrays,
@@ -176,7 +176,7 @@ class Folder:
         slots = [self.reading.slots[op.name, i] for i in new.constants]
         return all(self._home(op, slot) is not None for slot in slots)
 
-    def _home(self, op: Op, slot: Slot) -> tuple[nn.Module, str] | None:
+    def _home(self, op: Op, slot: TensorSlot) -> tuple[nn.Module, str] | None:
         """(module, name) of the parameter that only one argument of one function reads."""
         node, root = slot.node, self.draft.root
         held = argument(node, slot.name)

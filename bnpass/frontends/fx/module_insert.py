@@ -41,7 +41,7 @@ from bnpass.statistics.source import Source
 
 
 @dataclass(frozen=True)
-class Options:
+class ModuleInsertOptions:
     """How an insertion starts its BatchNorms; see :func:`bnpass.insert`."""
 
     init: str = "fresh"
@@ -67,7 +67,8 @@ class Planned:
 
 
 def insert_into(
-    module: nn.Module, example: Example, policy: Policy, options: Options, *, plan_only: bool
+    module: nn.Module, example: Example, policy: Policy, options: ModuleInsertOptions, *,
+    plan_only: bool,
 ) -> nn.Module | InsertPlan:
     """Insert into a copy of a module; see :func:`bnpass.insert`."""
     draft = Draft(duplicate(module), example)
@@ -203,7 +204,7 @@ def _other_in_training(
 # --- what ----------------------------------------------------------------------------------------
 
 
-def _apply(planned: Planned, options: Options) -> Placed:
+def _apply(planned: Planned, options: ModuleInsertOptions) -> Placed:
     """Insert all norms so that they change nothing in eval mode yet, and drop the biases."""
     draft, plan = planned.draft, planned.plan
     norms = new_norms(plan, "preserve", epsilon=options.eps, momentum=options.momentum)
@@ -276,7 +277,7 @@ def _drop_biases(
         editor.drop_bias(str(origins[0].target), origins, keep=True)
 
 
-def _start(root: nn.Module, placed: Placed, options: Options) -> None:
+def _start(root: nn.Module, placed: Placed, options: ModuleInsertOptions) -> None:
     """Give the norms the parameters that ``init`` means, with the data's statistics if wanted."""
     with placed.observed() as seen:
         if options.init == "calibrated":

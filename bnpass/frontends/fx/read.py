@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from bnpass.frontends.fx import vocabulary  # noqa: F401 - fills the tables
-from bnpass.frontends.fx.call import Call, Slot, UnknownError, to_numpy
+from bnpass.frontends.fx.call import Call, TensorSlot, UnknownError, to_numpy
 from bnpass.frontends.fx.hooks import is_hooked
 from bnpass.frontends.fx.info import META, Info, dtype_name
 from bnpass.frontends.fx.inplace import rename, written
@@ -51,7 +51,7 @@ class TracedModel:
     infos: dict[str, Info] = field(default_factory=dict)
     constants: dict[str, Constant] = field(default_factory=dict)
     nodes: dict[str, fx.Node] = field(default_factory=dict)
-    slots: dict[tuple[str, int], Slot] = field(default_factory=dict)
+    slots: dict[tuple[str, int], TensorSlot] = field(default_factory=dict)
     sources: dict[str, fx.Node] = field(default_factory=dict)
     attributes: dict[str, str] = field(default_factory=dict)
     ops: list[Op] = field(default_factory=list)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from bnpass.frontends.fx.call import Slot
+from bnpass.frontends.fx.call import TensorSlot
 from bnpass.frontends.fx.targets import function_handler, parameters
 
 
@@ -56,7 +56,7 @@ def set_argument(node: fx.Node, name: str, value: Any) -> None:
         node.update_kwarg(keyword, value)
 
 
-def data_argument(node: fx.Node, slot: Slot | None) -> fx.Node:
+def data_argument(node: fx.Node, slot: TensorSlot | None) -> fx.Node:
     """The node that an operator passes on when it is removed."""
     value = None
     if slot is not None and not slot.module:

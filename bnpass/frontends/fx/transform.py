@@ -16,11 +16,11 @@ from bnpass.frontends.fx.collapsing import applicable, apply_collapse, drop_chec
 from bnpass.frontends.fx.copying import check_module, duplicate, unwrapped
 from bnpass.frontends.fx.draft import Draft
 from bnpass.frontends.fx.editor import OverflowedError
-from bnpass.frontends.fx.folding import FoldOptions, fold_in, strip_in
+from bnpass.frontends.fx.folding import ModuleFoldOptions, fold_in, strip_in
 from bnpass.frontends.fx.hooks import bake
 from bnpass.frontends.fx.info import propagate
 from bnpass.frontends.fx.inputs import Example, example_of, is_remembered, recalled
-from bnpass.frontends.fx.module_insert import Options, insert_into
+from bnpass.frontends.fx.module_insert import ModuleInsertOptions, insert_into
 from bnpass.frontends.fx.read import TracedModel, read
 from bnpass.frontends.fx.recurrent import inner_norms, lint_norm
 from bnpass.frontends.fx.recurrent_plan import join, plan_recurrent, split
@@ -120,7 +120,7 @@ def fx_fold(
         _check_mode(model)
     if not _is_graph(model):
         assert isinstance(model, nn.Module)
-        options = FoldOptions(only, skip, leftover, training_mode, fold_norms)
+        options = ModuleFoldOptions(only, skip, leftover, training_mode, fold_norms)
         size = _bytes(model)
         folded, plan = fold_in(model, _example(model, example_inputs), options)
         _check_growth(size, _bytes(folded), max_growth)
@@ -206,7 +206,7 @@ def fx_insert(
         model = _module(model)
     if not _is_graph(model):
         assert isinstance(model, nn.Module)
-        options = Options(init, data, eps, momentum, sync)
+        options = ModuleInsertOptions(init, data, eps, momentum, sync)
         example = _example(model, example_inputs)
         return insert_into(model, example, policy, options, plan_only=plan_only)
     gm = _ready(model, example_inputs)

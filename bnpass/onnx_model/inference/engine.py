@@ -95,7 +95,7 @@ def is_made_up(dim: Dim) -> bool:
 _MADE_UP = re.compile(r"unk__\d+")
 
 
-class Engine:
+class ShapeEngine:
     """Walks the nodes of one graph once, in order.
 
     Args:
@@ -338,7 +338,7 @@ _COUNTED = frozenset({_T.INT64, _T.INT32, _T.BOOL})
 # --- shapes that other values hold
 
 
-def _reshaped(engine: Engine, node: onnx.NodeProto) -> Dims | None:
+def _reshaped(engine: ShapeEngine, node: onnx.NodeProto) -> Dims | None:
     """0 keeps an axis, -1 is what is left."""
     source, target = engine.known.dims(node.input[0]), engine.known.known(node.input[1])
     if target is None or target.ndim != 1:
@@ -356,7 +356,7 @@ def _reshaped(engine: Engine, node: onnx.NodeProto) -> Dims | None:
     return tuple(dimension(size) for size in sizes)
 
 
-def _broadcast(engine: Engine, node: onnx.NodeProto) -> Dims | None:
+def _broadcast(engine: ShapeEngine, node: onnx.NodeProto) -> Dims | None:
     """Expand: an axis of 1 takes the other's size."""
     source, target = engine.known.dims(node.input[0]), engine.known.known(node.input[1])
     if source is None or target is None or target.ndim != 1:
@@ -375,7 +375,7 @@ def _wider(a: Extent, b: Extent) -> Extent:
     return b if isinstance(b, int) else None
 
 
-def _filled(engine: Engine, node: onnx.NodeProto) -> Dims | None:
+def _filled(engine: ShapeEngine, node: onnx.NodeProto) -> Dims | None:
     target = engine.known.known(node.input[0])
     return None if target is None or target.ndim != 1 else tuple(map(dimension, target))
 

@@ -6,7 +6,7 @@ float64 whatever type the file gives them (a Cast that narrows rounds nothing); 
 keep their types.
 """
 
-from bnpass.verdict.evaluator.call import Array, Call, UnknownOperatorError, known
+from bnpass.verdict.evaluator.call import Array, Invocation, UnknownOperatorError, known
 from bnpass.verdict.evaluator.run import Evaluator, compute
 
-__all__ = ["Array", "Call", "Evaluator", "UnknownOperatorError", "compute", "known"]
+__all__ = ["Array", "Evaluator", "Invocation", "UnknownOperatorError", "compute", "known"]

@@ -19,7 +19,7 @@ class UnknownOperatorError(UnsupportedError):
 
 
 @dataclass
-class Call:
+class Invocation:
     """An operator with the numbers that it is applied to.
 
     Attributes:
@@ -64,7 +64,7 @@ class Call:
         return UnknownOperatorError(f"{self.kind} {self.name!r}: {why} is not known here")
 
 
-Function = Callable[[Call], Outputs]
+Function = Callable[[Invocation], Outputs]
 
 TABLE: dict[str, Function] = {}
 """Every operator by its type; others than ONNX's own as ``domain::type``."""
@@ -85,6 +85,6 @@ def known(kind: str) -> bool:
     return kind in TABLE
 
 
-def one(function: Callable[[Call], Any]) -> Function:
+def one(function: Callable[[Invocation], Any]) -> Function:
     """An operator with a single output from a function that returns one array."""
     return lambda call: (np.asarray(function(call)),)

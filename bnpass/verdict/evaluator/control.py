@@ -7,25 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from bnpass.verdict.evaluator.call import Array, Call, Outputs, operator
+from bnpass.verdict.evaluator.call import Array, Invocation, Outputs, operator
 
 _MOST = 10_000  # iterations: what a check runs has to end
 
 
-def _run(call: Call, graph: Any, given: Sequence[Array]) -> list[Array]:
+def _run(call: Invocation, graph: Any, given: Sequence[Array]) -> list[Array]:
     if call.body is None:
         raise call.refuse("a nested graph")
     return call.body(graph, given)
 
 
 @operator("If")
-def _if(call: Call) -> Outputs:
+def _if(call: Invocation) -> Outputs:
     taken = "then_branch" if bool(call[0].reshape(-1)[0]) else "else_branch"
     return _run(call, call.attrs[taken], [])
 
 
 @operator("Loop")
-def _loop(call: Call) -> Outputs:
+def _loop(call: Invocation) -> Outputs:
     graph, trips, going = call.attrs["body"], call.get(0), call.get(1)
     carried = [a for a in call.inputs[2:] if a is not None]
     count = _MOST + 1 if trips is None else int(trips.reshape(-1)[0])
@@ -47,7 +47,7 @@ def _loop(call: Call) -> Outputs:
 
 
 @operator("Scan")
-def _scan(call: Call) -> Outputs:
+def _scan(call: Invocation) -> Outputs:
     if call.opset < 9:
         raise call.refuse("the Scan of opset 8")
     graph, scanned = call.attrs["body"], int(call.attrs["num_scan_inputs"])
@@ -69,7 +69,7 @@ def _scan(call: Call) -> Outputs:
     return [*states, *(_stacked(call, k, rows, outputs) for k, rows in enumerate(kept))]
 
 
-def _stacked(call: Call, k: int, rows: list[Array], outputs: int) -> Array:
+def _stacked(call: Invocation, k: int, rows: list[Array], outputs: int) -> Array:
     axis = (call.attrs.get("scan_output_axes") or [0] * outputs)[k]
     turned = (call.attrs.get("scan_output_directions") or [0] * outputs)[k]
     return np.moveaxis(np.stack(rows[::-1] if turned else rows), 0, axis)

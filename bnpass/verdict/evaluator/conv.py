@@ -6,11 +6,11 @@ from itertools import product
 
 import numpy as np
 
-from bnpass.verdict.evaluator.call import Array, Call, one, operator
+from bnpass.verdict.evaluator.call import Array, Invocation, one, operator
 from bnpass.verdict.evaluator.windows import grid_of, padded, pads_of, per_axis, windows
 
 
-def convolve(call: Call, x: Array, w: Array) -> Array:
+def convolve(call: Invocation, x: Array, w: Array) -> Array:
     """x (N, C, *spatial) with w (M, C/group, *kernel); the attributes are the call's."""
     kernel, group = w.shape[2:], call.attrs.get("group", 1)
     strides, dilations = grid_of(call, len(kernel))
@@ -37,13 +37,13 @@ def biased(y: Array, bias: Array | None) -> Array:
 
 @operator("Conv")
 @one
-def _conv(call: Call) -> Array:
+def _conv(call: Invocation) -> Array:
     return biased(convolve(call, call[0], call[1]), call.get(2))
 
 
 @operator("ConvInteger")
 @one
-def _conv_integer(call: Call) -> Array:
+def _conv_integer(call: Invocation) -> Array:
     x, w = (call[i].astype(np.int32) for i in (0, 1))
     for index, zero in ((0, call.get(2)), (1, call.get(3))):
         if zero is not None and index == 0:
@@ -55,7 +55,7 @@ def _conv_integer(call: Call) -> Array:
 
 @operator("ConvTranspose")
 @one
-def _conv_transpose(call: Call) -> Array:
+def _conv_transpose(call: Invocation) -> Array:
     x, w = call[0], call[1]
     kernel, group = w.shape[2:], call.attrs.get("group", 1)
     axes = len(kernel)
@@ -79,7 +79,7 @@ def _conv_transpose(call: Call) -> Array:
     return biased(_cropped(call, y, x.shape[2:], strides), call.get(2))
 
 
-def _cropped(call: Call, y: Array, extent: tuple[int, ...], strides: list[int]) -> Array:
+def _cropped(call: Invocation, y: Array, extent: tuple[int, ...], strides: list[int]) -> Array:
     """Take the pads off a transposed convolution's full output."""
     axes, auto = len(extent), call.attrs.get("auto_pad", "NOTSET")
     full, shape = y.shape[2:], call.attrs.get("output_shape")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bnpass.onnx_model.signature import dtype_of
-from bnpass.verdict.evaluator.call import Array, Call, Outputs, one, operator
+from bnpass.verdict.evaluator.call import Array, Invocation, Outputs, one, operator
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 
@@ -62,46 +62,46 @@ for _kind, _binary in _BINARY.items():
     operator(_kind)(one(lambda call, f=_binary: f(call[0], call[1])))  # type: ignore[misc]
 
 
-def _number(call: Call, name: str, default: float) -> float:
+def _number(call: Invocation, name: str, default: float) -> float:
     return float(np.float32(call.attrs.get(name, default)))
 
 
 @operator("Pow")
 @one
-def _pow(call: Call) -> Array:
+def _pow(call: Invocation) -> Array:
     base, power = call[0], call[1]
     return np.power(base.astype(np.float64), power).astype(base.dtype)
 
 
 @operator("Mod")
 @one
-def _mod(call: Call) -> Array:
+def _mod(call: Invocation) -> Array:
     return np.fmod(call[0], call[1]) if call.attrs.get("fmod", 0) else np.mod(call[0], call[1])
 
 
 @operator("LeakyRelu")
 @one
-def _leaky(call: Call) -> Array:
+def _leaky(call: Invocation) -> Array:
     return np.where(call[0] < 0, _number(call, "alpha", 0.01) * call[0], call[0])
 
 
 @operator("Elu")
 @one
-def _elu(call: Call) -> Array:
+def _elu(call: Invocation) -> Array:
     x = call[0]
     return np.where(x < 0, _number(call, "alpha", 1.0) * np.expm1(np.minimum(x, 0)), x)
 
 
 @operator("Celu")
 @one
-def _celu(call: Call) -> Array:
+def _celu(call: Invocation) -> Array:
     x, alpha = call[0], _number(call, "alpha", 1.0)
     return np.maximum(x, 0) + np.minimum(0, alpha * np.expm1(np.minimum(x, 0) / alpha))
 
 
 @operator("Selu")
 @one
-def _selu(call: Call) -> Array:
+def _selu(call: Invocation) -> Array:
     x, alpha = call[0], _number(call, "alpha", 1.67326319217681884765625)
     gamma = _number(call, "gamma", 1.05070102214813232421875)
     return gamma * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
@@ -109,26 +109,26 @@ def _selu(call: Call) -> Array:
 
 @operator("HardSigmoid")
 @one
-def _hard_sigmoid(call: Call) -> Any:
+def _hard_sigmoid(call: Invocation) -> Any:
     return np.clip(_number(call, "alpha", 0.2) * call[0] + _number(call, "beta", 0.5), 0, 1)
 
 
 @operator("ThresholdedRelu")
 @one
-def _thresholded(call: Call) -> Array:
+def _thresholded(call: Invocation) -> Array:
     return np.where(call[0] > _number(call, "alpha", 1.0), call[0], 0)
 
 
 @operator("Shrink")
 @one
-def _shrink(call: Call) -> Array:
+def _shrink(call: Invocation) -> Array:
     x, bias, lambd = call[0], _number(call, "bias", 0.0), _number(call, "lambd", 0.5)
     return np.where(x < -lambd, x + bias, np.where(x > lambd, x - bias, 0))
 
 
 @operator("Gelu")
 @one
-def _gelu(call: Call) -> Any:
+def _gelu(call: Invocation) -> Any:
     x = call[0]
     if call.attrs.get("approximate", "none") == "tanh":
         return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
@@ -137,13 +137,13 @@ def _gelu(call: Call) -> Any:
 
 @operator("Swish")
 @one
-def _swish(call: Call) -> Any:
+def _swish(call: Invocation) -> Any:
     return call[0] * sigmoid(_number(call, "alpha", 1.0) * call[0])
 
 
 @operator("Clip")
 @one
-def _clip(call: Call) -> Array:
+def _clip(call: Invocation) -> Array:
     x = call[0]
     low = call.get(1) if call.get(1) is not None else call.attrs.get("min")
     high = call.get(2) if call.get(2) is not None else call.attrs.get("max")
@@ -153,7 +153,7 @@ def _clip(call: Call) -> Array:
 
 @operator("IsInf")
 @one
-def _is_inf(call: Call) -> Array:
+def _is_inf(call: Invocation) -> Array:
     x = call[0]
     found = np.zeros(x.shape, bool)
     if call.attrs.get("detect_positive", 1):
@@ -165,19 +165,19 @@ def _is_inf(call: Call) -> Array:
 
 @operator("BitShift")
 @one
-def _bit_shift(call: Call) -> Array:
+def _bit_shift(call: Invocation) -> Array:
     left = call.attrs["direction"] == "LEFT"
     return np.left_shift(call[0], call[1]) if left else np.right_shift(call[0], call[1])
 
 
 @operator("Where")
 @one
-def _where(call: Call) -> Array:
+def _where(call: Invocation) -> Array:
     return np.where(call[0], call[1], call[2])
 
 
 @operator("Dropout")
-def _dropout(call: Call) -> Outputs:
+def _dropout(call: Invocation) -> Outputs:
     live = call.get(2)
     ratio = call.get(1)
     if live is not None and bool(live) and (ratio is None or float(ratio) > 0):
@@ -187,13 +187,13 @@ def _dropout(call: Call) -> Outputs:
 
 @operator("Cast")
 @one
-def _cast(call: Call) -> Array:
+def _cast(call: Invocation) -> Array:
     return cast(call[0], dtype_of(int(call.attrs["to"])))
 
 
 @operator("CastLike")
 @one
-def _cast_like(call: Call) -> Array:
+def _cast_like(call: Invocation) -> Array:
     return cast(call[0], call[1].dtype)
 
 

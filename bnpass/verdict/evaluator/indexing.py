@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnpass.verdict.evaluator.call import Array, Call, one, operator
+from bnpass.verdict.evaluator.call import Array, Invocation, one, operator
 
 
 @operator("Gather")
 @one
-def _gather(call: Call) -> Array:
+def _gather(call: Invocation) -> Array:
     return np.take(call[0], call[1], int(call.attrs.get("axis", 0)))
 
 
 @operator("GatherElements")
 @one
-def _gather_elements(call: Call) -> Array:
+def _gather_elements(call: Invocation) -> Array:
     x, axis = call[0], int(call.attrs.get("axis", 0))
     index = np.where(call[1] < 0, call[1] + x.shape[axis], call[1])
     return np.asarray(x[_places(index, axis)])
@@ -30,7 +30,7 @@ def _places(index: Array, axis: int) -> tuple[Array, ...]:
 
 @operator("GatherND")
 @one
-def _gather_nd(call: Call) -> Array:
+def _gather_nd(call: Invocation) -> Array:
     x, index, batch = call[0], call[1], int(call.attrs.get("batch_dims", 0))
     if batch == 0:
         return np.asarray(x[tuple(np.moveaxis(index, -1, 0))])
@@ -44,7 +44,7 @@ def _gather_nd(call: Call) -> Array:
 _ADD = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
-def _scatter(call: Call, y: Array, places: tuple[Array, ...], updates: Array) -> Array:
+def _scatter(call: Invocation, y: Array, places: tuple[Array, ...], updates: Array) -> Array:
     how = call.attrs.get("reduction", "none")
     if how == "none":
         y[places] = updates
@@ -55,13 +55,13 @@ def _scatter(call: Call, y: Array, places: tuple[Array, ...], updates: Array) ->
 
 @operator("ScatterND")
 @one
-def _scatter_nd(call: Call) -> Array:
+def _scatter_nd(call: Invocation) -> Array:
     return _scatter(call, call[0].copy(), tuple(np.moveaxis(call[1], -1, 0)), call[2])
 
 
 @operator("ScatterElements", "Scatter")
 @one
-def _scatter_elements(call: Call) -> Array:
+def _scatter_elements(call: Invocation) -> Array:
     x, axis = call[0], int(call.attrs.get("axis", 0))
     index = np.where(call[1] < 0, call[1] + x.shape[axis], call[1])
     return _scatter(call, x.copy(), _places(index, axis), call[2])
@@ -69,7 +69,7 @@ def _scatter_elements(call: Call) -> Array:
 
 @operator("OneHot")
 @one
-def _one_hot(call: Call) -> Array:
+def _one_hot(call: Invocation) -> Array:
     index, depth, values = call[0], int(call[1].reshape(-1)[0]), call[2]
     index = index.astype(np.int64)
     hot = np.arange(depth) == np.where(index < 0, index + depth, index)[..., None]
@@ -79,12 +79,12 @@ def _one_hot(call: Call) -> Array:
 
 @operator("NonZero")
 @one
-def _nonzero(call: Call) -> Array:
+def _nonzero(call: Invocation) -> Array:
     return np.stack(np.nonzero(call[0])).astype(np.int64)
 
 
 @operator("Compress")
 @one
-def _compress(call: Call) -> Array:
+def _compress(call: Invocation) -> Array:
     axis = call.attrs.get("axis")
     return np.compress(call[1].astype(bool), call[0], None if axis is None else int(axis))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bnpass.verdict.evaluator.call import Array, Call, one, operator
+from bnpass.verdict.evaluator.call import Array, Invocation, one, operator
 
 BLOCKWISE = frozenset({"Gemm", "MatMul"})
 """Operators that take a large second operand of any floating type."""
@@ -52,7 +52,7 @@ def product(a: Array, b: Any) -> Any:
 
 @operator("Gemm")
 @one
-def _gemm(call: Call) -> Any:
+def _gemm(call: Invocation) -> Any:
     a = call[0].T if call.attrs.get("transA", 0) else call[0]
     b = call[1].T if call.attrs.get("transB", 0) else call[1]
     y = float(call.attrs.get("alpha", 1.0)) * product(a, b)
@@ -62,13 +62,13 @@ def _gemm(call: Call) -> Any:
 
 @operator("MatMul")
 @one
-def _matmul(call: Call) -> Any:
+def _matmul(call: Invocation) -> Any:
     return product(call[0], call[1])
 
 
 @operator("MatMulInteger")
 @one
-def _matmul_integer(call: Call) -> Any:
+def _matmul_integer(call: Invocation) -> Any:
     a, b = call[0].astype(np.int32), call[1].astype(np.int32)
     for_a, for_b = call.get(2), call.get(3)
     if for_a is not None:
@@ -81,12 +81,12 @@ def _matmul_integer(call: Call) -> Any:
 
 @operator("Einsum")
 @one
-def _einsum(call: Call) -> Any:
+def _einsum(call: Invocation) -> Any:
     operands = [a for a in call.inputs if a is not None]
     return np.asarray(np.einsum(call.attrs["equation"].replace(" ", ""), *operands, optimize=True))
 
 
 @operator("Det")
 @one
-def _det(call: Call) -> Any:
+def _det(call: Invocation) -> Any:
     return np.asarray(np.linalg.det(call[0]))

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from bnpass.verdict.evaluator.call import Array, Call, Outputs, one, operator
+from bnpass.verdict.evaluator.call import Array, Invocation, Outputs, one, operator
 
 
-def _epsilon(call: Call) -> float:
+def _epsilon(call: Invocation) -> float:
     return float(np.float32(call.attrs.get("epsilon", 1e-5)))
 
 
@@ -19,7 +19,7 @@ def _channels(a: Array, rank: int) -> Array:
 
 
 @operator("BatchNormalization")
-def batch_norm(call: Call) -> Outputs:
+def batch_norm(call: Invocation) -> Outputs:
     """Running statistics, unless training_mode is 1, or before opset 14 more outputs are read."""
     x, scale, bias, mean, var = (call[i] for i in range(5))
     training = bool(call.attrs.get("training_mode", 0))
@@ -34,7 +34,7 @@ def batch_norm(call: Call) -> Outputs:
     return (_normalised(call, x, scale, bias, here, spread), *new)
 
 
-def _normalised(call: Call, x: Array, *parts: Array) -> Any:
+def _normalised(call: Invocation, x: Array, *parts: Array) -> Any:
     if any(p.size not in (1, x.shape[1] if x.ndim > 1 else 1) for p in parts):
         raise ValueError(f"{parts[0].size} parameters for a value of {x.shape}")
     scale, bias, mean, var = (_channels(p, x.ndim) for p in parts)
@@ -43,7 +43,7 @@ def _normalised(call: Call, x: Array, *parts: Array) -> Any:
 
 @operator("InstanceNormalization")
 @one
-def _instance_norm(call: Call) -> Any:
+def _instance_norm(call: Invocation) -> Any:
     x = call[0]
     axes = tuple(range(2, x.ndim))
     y = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + _epsilon(call))
@@ -52,7 +52,7 @@ def _instance_norm(call: Call) -> Any:
 
 @operator("GroupNormalization")
 @one
-def _group_norm(call: Call) -> Any:
+def _group_norm(call: Invocation) -> Any:
     x, groups = call[0], int(call.attrs["num_groups"])
     parts = x.reshape(x.shape[0], groups, -1)
     spread = np.sqrt(parts.var(2, keepdims=True) + _epsilon(call))
@@ -64,7 +64,7 @@ def _group_norm(call: Call) -> Any:
 
 
 @operator("LayerNormalization")
-def _layer_norm(call: Call) -> Outputs:
+def _layer_norm(call: Invocation) -> Outputs:
     x = call[0]
     axis = int(call.attrs.get("axis", -1)) % x.ndim
     axes = tuple(range(axis, x.ndim))
@@ -77,7 +77,7 @@ def _layer_norm(call: Call) -> Outputs:
 
 @operator("RMSNormalization")
 @one
-def _rms_norm(call: Call) -> Any:
+def _rms_norm(call: Invocation) -> Any:
     x = call[0]
     axes = tuple(range(int(call.attrs.get("axis", -1)) % x.ndim, x.ndim))
     return x / np.sqrt((x * x).mean(axes, keepdims=True) + _epsilon(call)) * call[1]
@@ -85,14 +85,14 @@ def _rms_norm(call: Call) -> Any:
 
 @operator("MeanVarianceNormalization")
 @one
-def _mean_variance(call: Call) -> Any:
+def _mean_variance(call: Invocation) -> Any:
     x, axes = call[0], tuple(call.attrs.get("axes", (0, 2, 3)))
     return (x - x.mean(axes, keepdims=True)) / (x.std(axes, keepdims=True) + 1e-9)
 
 
 @operator("LpNormalization")
 @one
-def _lp(call: Call) -> Any:
+def _lp(call: Invocation) -> Any:
     x, axis, p = call[0], int(call.attrs.get("axis", -1)), int(call.attrs.get("p", 2))
     size = (np.abs(x) ** p).sum(axis, keepdims=True) ** (1 / p)
     return np.divide(x, size, out=np.zeros_like(x), where=size != 0)
@@ -100,7 +100,7 @@ def _lp(call: Call) -> Any:
 
 @operator("LRN")
 @one
-def _lrn(call: Call) -> Any:
+def _lrn(call: Invocation) -> Any:
     x, size = call[0], int(call.attrs["size"])
     alpha, beta = float(call.attrs.get("alpha", 1e-4)), float(call.attrs.get("beta", 0.75))
     low, square = (size - 1) // 2, x * x

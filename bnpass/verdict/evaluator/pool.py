@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from bnpass.verdict.evaluator.call import Array, Call, Outputs, one, operator
+from bnpass.verdict.evaluator.call import Array, Invocation, Outputs, one, operator
 from bnpass.verdict.evaluator.windows import Pads, grid_of, padded, pads_of, windows
 
 
 def _grid(
-    call: Call, extent: tuple[int, ...]
+    call: Invocation, extent: tuple[int, ...]
 ) -> tuple[list[int], list[int], list[int], Pads, Pads]:
     """(kernel, strides, dilations, pads, what ceil_mode adds behind them)."""
     kernel = list(call.attrs["kernel_shape"])
@@ -34,7 +34,7 @@ def _window_axes(kernel: list[int]) -> tuple[int, ...]:
 
 
 @operator("MaxPool")
-def _max_pool(call: Call) -> Outputs:
+def _max_pool(call: Invocation) -> Outputs:
     if len(call.wanted) > 1 and call.wanted[1]:
         raise call.refuse("the output Indices")
     x = call[0]
@@ -46,7 +46,7 @@ def _max_pool(call: Call) -> Outputs:
 
 @operator("AveragePool")
 @one
-def _average_pool(call: Call) -> Any:
+def _average_pool(call: Invocation) -> Any:
     x = call[0]
     kernel, strides, dilations, pads, extra = _grid(call, x.shape[2:])
     counted = np.ones((1, 1, *x.shape[2:]))
@@ -59,7 +59,7 @@ def _average_pool(call: Call) -> Any:
 
 @operator("LpPool")
 @one
-def _lp_pool(call: Call) -> Array:
+def _lp_pool(call: Invocation) -> Array:
     x, p = call[0], int(call.attrs.get("p", 2))
     kernel, strides, dilations, pads, extra = _grid(call, x.shape[2:])
     x = padded(padded(x, pads), extra)
@@ -67,7 +67,7 @@ def _lp_pool(call: Call) -> Array:
     return np.asarray(found ** (1 / p))
 
 
-def _over_all(reduce: Callable[..., Array]) -> Callable[[Call], Array]:
+def _over_all(reduce: Callable[..., Array]) -> Callable[[Invocation], Array]:
     return lambda call: reduce(call[0], axis=tuple(range(2, call[0].ndim)), keepdims=True)
 
 
@@ -77,7 +77,7 @@ operator("GlobalMaxPool")(one(_over_all(np.max)))
 
 @operator("GlobalLpPool")
 @one
-def _global_lp(call: Call) -> Array:
+def _global_lp(call: Invocation) -> Array:
     x, p = call[0], int(call.attrs.get("p", 2))
     axes = tuple(range(2, x.ndim))
     return np.asarray((np.abs(x) ** p).sum(axes, keepdims=True) ** (1 / p))

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from bnpass.onnx_model.signature import dtype_of
-from bnpass.verdict.evaluator.call import Array, Call, Outputs, one, operator
+from bnpass.verdict.evaluator.call import Array, Invocation, Outputs, one, operator
 from bnpass.verdict.evaluator.conv import convolve
 
 
-def _against(call: Call, a: Array, x: Array, axis: int) -> Array:
+def _against(call: Invocation, a: Array, x: Array, axis: int) -> Array:
     """A scale or zero point shaped to stand against x: one number, one an axis, or one a block."""
     block = int(call.attrs.get("block_size", 0))
     if block and a.ndim == x.ndim:
@@ -38,7 +38,7 @@ def quantise(y: Array, zero: Array, kind: np.dtype[np.generic]) -> Array:
 
 @operator("QuantizeLinear")
 @one
-def _quantize(call: Call) -> Array:
+def _quantize(call: Invocation) -> Array:
     x, zero = call[0], call.get(2)
     axis = int(call.attrs.get("axis", 1))
     kind = np.dtype(np.uint8) if zero is None else zero.dtype
@@ -53,7 +53,7 @@ def _quantize(call: Call) -> Array:
 
 @operator("DequantizeLinear")
 @one
-def _dequantize(call: Call) -> Any:
+def _dequantize(call: Invocation) -> Any:
     x, zero = call[0].astype(np.float64), call.get(2)
     axis = int(call.attrs.get("axis", 1))
     if zero is not None:
@@ -62,7 +62,7 @@ def _dequantize(call: Call) -> Any:
 
 
 @operator("DynamicQuantizeLinear")
-def _dynamic(call: Call) -> Outputs:
+def _dynamic(call: Invocation) -> Outputs:
     x = call[0]
     low, high = min(float(x.min(initial=0)), 0.0), max(float(x.max(initial=0)), 0.0)
     scale = (high - low) / 255
@@ -71,7 +71,7 @@ def _dynamic(call: Call) -> Outputs:
     return codes, np.array(scale), zero
 
 
-def _real(call: Call, at: int, axis: int | None = None) -> Array:
+def _real(call: Invocation, at: int, axis: int | None = None) -> Array:
     """Three inputs (codes, scale, zero point) as numbers."""
     codes, scale, zero = call[at].astype(np.float64), call[at + 1], call[at + 2].astype(np.float64)
     if scale.size > 1 and axis is not None:
@@ -83,14 +83,14 @@ def _real(call: Call, at: int, axis: int | None = None) -> Array:
 
 @operator("QLinearMatMul")
 @one
-def _qlinear_matmul(call: Call) -> Array:
+def _qlinear_matmul(call: Invocation) -> Array:
     y = np.matmul(_real(call, 0, -2), _real(call, 3, -1))
     return quantise(y / call[6], call[7].astype(np.float64), call[7].dtype)
 
 
 @operator("QLinearConv")
 @one
-def _qlinear_conv(call: Call) -> Any:
+def _qlinear_conv(call: Invocation) -> Any:
     y = convolve(call, _real(call, 0), _real(call, 3, 0))
     bias = call.get(8)
     if bias is not None:

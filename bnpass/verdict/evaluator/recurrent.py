@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bnpass.verdict.evaluator.call import Array, Call, Outputs, operator
+from bnpass.verdict.evaluator.call import Array, Invocation, Outputs, operator
 from bnpass.verdict.evaluator.elementwise import sigmoid, softplus
 
 Function = Callable[[Array], Array]
@@ -39,7 +39,7 @@ _TAKES = {"affine": 2, "leakyrelu": 1, "elu": 1, "hardsigmoid": 2, "scaledtanh":
           "thresholdedrelu": 1}  # fmt: skip
 
 
-def _activations(call: Call, directions: int) -> list[list[Function]]:
+def _activations(call: Invocation, directions: int) -> list[list[Function]]:
     names = [n.decode() if isinstance(n, bytes) else n for n in call.attrs.get("activations", [])]
     each = len(_DEFAULTS[call.kind])
     names = names or _DEFAULTS[call.kind] * directions
@@ -55,7 +55,7 @@ def _activations(call: Call, directions: int) -> list[list[Function]]:
 
 
 @operator("RNN", "LSTM", "GRU")
-def _recurrent(call: Call) -> Outputs:
+def _recurrent(call: Invocation) -> Outputs:
     """Y (steps, directions, batch, hidden), Y_h and, for LSTM, Y_c (directions, batch, hidden)."""
     batch_first = bool(call.attrs.get("layout", 0))
     x = call[0].swapaxes(0, 1) if batch_first else call[0]
@@ -89,7 +89,7 @@ class _Cell:
     """One direction of a layer: its weights and its step."""
 
     def __init__(
-        self, call: Call, d: int, functions: list[Function], hidden: int, batch_first: bool
+        self, call: Invocation, d: int, functions: list[Function], hidden: int, batch_first: bool
     ) -> None:
         self.call, self.functions, self.hidden = call, functions, hidden
         self.w, self.r = call[1][d], call[2][d]

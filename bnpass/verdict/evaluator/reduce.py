@@ -7,7 +7,7 @@ from functools import reduce as fold_left
 
 import numpy as np
 
-from bnpass.verdict.evaluator.call import Array, Call, Outputs, one, operator
+from bnpass.verdict.evaluator.call import Array, Invocation, Outputs, one, operator
 
 _REDUCTIONS: dict[str, Callable[..., Array]] = {
     "ReduceMean": np.mean,
@@ -23,8 +23,8 @@ _REDUCTIONS: dict[str, Callable[..., Array]] = {
 }
 
 
-def _reduction(function: Callable[..., Array]) -> Callable[[Call], Array]:
-    def run(call: Call) -> Array:
+def _reduction(function: Callable[..., Array]) -> Callable[[Invocation], Array]:
+    def run(call: Invocation) -> Array:
         x, axes = call[0], call.ints(1, "axes")
         if not axes:
             if call.attrs.get("noop_with_empty_axes", 0):
@@ -42,8 +42,8 @@ for _kind, _function in _REDUCTIONS.items():
     operator(_kind)(one(_reduction(_function)))
 
 
-def _arg(function: Callable[..., Array]) -> Callable[[Call], Array]:
-    def run(call: Call) -> Array:
+def _arg(function: Callable[..., Array]) -> Callable[[Invocation], Array]:
+    def run(call: Invocation) -> Array:
         x, axis = call[0], int(call.attrs.get("axis", 0)) % max(call[0].ndim, 1)
         if call.attrs.get("select_last_index", 0):
             found = x.shape[axis] - 1 - function(np.flip(x, axis), axis=axis)
@@ -59,10 +59,10 @@ operator("ArgMax")(one(_arg(np.argmax)))
 operator("ArgMin")(one(_arg(np.argmin)))
 
 
-def _over_class(function: Callable[[Array, int], Array]) -> Callable[[Call], Array]:
+def _over_class(function: Callable[[Array, int], Array]) -> Callable[[Invocation], Array]:
     """Since opset 13 along an axis; before, along all axes from it on, as one."""
 
-    def run(call: Call) -> Array:
+    def run(call: Invocation) -> Array:
         x = call[0]
         if call.opset >= 13:
             return function(x, int(call.attrs.get("axis", -1)))
@@ -95,7 +95,7 @@ operator("LogSoftmax")(one(_over_class(_log_softmax)))
 operator("Hardmax")(one(_over_class(_hardmax)))
 
 
-def _many(function: Callable[[Array, Array], Array]) -> Callable[[Call], Array]:
+def _many(function: Callable[[Array, Array], Array]) -> Callable[[Invocation], Array]:
     return lambda call: fold_left(function, [a for a in call.inputs if a is not None])
 
 
@@ -107,7 +107,7 @@ operator("Mean")(one(lambda call: _many(np.add)(call) / len(call.inputs)))
 
 @operator("CumSum")
 @one
-def _cumsum(call: Call) -> Array:
+def _cumsum(call: Invocation) -> Array:
     x, axis = call[0], int(call[1].reshape(-1)[0])
     backward = bool(call.attrs.get("reverse", 0))
     x = np.flip(x, axis) if backward else x
@@ -117,7 +117,7 @@ def _cumsum(call: Call) -> Array:
 
 
 @operator("TopK")
-def _top_k(call: Call) -> Outputs:
+def _top_k(call: Invocation) -> Outputs:
     x, axis = call[0], int(call.attrs.get("axis", -1)) % call[0].ndim
     k = int(call[1].reshape(-1)[0]) if call.get(1) is not None else int(call.attrs["k"])
     if call.attrs.get("largest", 1):  # stable, without a minus sign that unsigned types lack

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bnpass.verdict.evaluator.call import Array, Call, one, operator
+from bnpass.verdict.evaluator.call import Array, Invocation, one, operator
 
 
 @operator("Resize")
 @one
-def _resize(call: Call) -> Array:
+def _resize(call: Invocation) -> Array:
     x = call[0]
     if call.attrs.get("antialias", 0):
         raise call.refuse("antialias")
@@ -34,7 +34,7 @@ def _resize(call: Call) -> Array:
 
 @operator("Upsample")
 @one
-def _upsample(call: Call) -> Array:
+def _upsample(call: Invocation) -> Array:
     x = call[0]
     given = call.get(1)
     scales = np.asarray(call.attrs["scales"]) if given is None else given
@@ -47,7 +47,7 @@ def _upsample(call: Call) -> Array:
 
 
 def _extents(
-    call: Call, x: Array, axes: list[int], scales: Array | None, sizes: Array | None
+    call: Invocation, x: Array, axes: list[int], scales: Array | None, sizes: Array | None
 ) -> tuple[list[float], list[int]]:
     """(scale, new size) of every resized axis."""
     have = [x.shape[a] for a in axes]
@@ -95,7 +95,7 @@ _ROUNDS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def _along(call: Call, x: Array, axis: int, places: Array, nearest: str, style: str) -> Array:
+def _along(call: Invocation, x: Array, axis: int, places: Array, nearest: str, style: str) -> Array:
     had, mode = x.shape[axis], call.attrs.get("mode", "nearest")
     if mode == "nearest":
         weights = _spread(_ROUNDS[nearest](places)[:, None], np.ones((len(places), 1)), had)
@@ -124,7 +124,7 @@ def _spread(index: Array, weights: Array, had: int) -> Array:
     return matrix
 
 
-def _cubic(call: Call, places: Array, had: int) -> Array:
+def _cubic(call: Invocation, places: Array, had: int) -> Array:
     a = float(np.float32(call.attrs.get("cubic_coeff_a", -0.75)))
     floor = np.floor(places)
     index = np.stack([floor + k for k in (-1, 0, 1, 2)], 1)

@@ -26,7 +26,7 @@ from bnpass.verdict.evaluator import (  # noqa: F401 - they fill the table
     resize,
     structure,
 )
-from bnpass.verdict.evaluator.call import TABLE, Array, Call, Function, UnknownOperatorError
+from bnpass.verdict.evaluator.call import TABLE, Array, Function, Invocation, UnknownOperatorError
 from bnpass.verdict.evaluator.linear import BLOCKWISE, LARGE, Squares
 
 Lookup = Callable[[str], Array]
@@ -79,7 +79,7 @@ def compute(
     if made is None:
         raise UnknownOperatorError(f"the evaluator does not know {kind} ({node_name(node)!r})")
     wanted = [bool(name) for name in node.output]
-    call = Call(kind, attributes_of(node), inputs, wanted, opset, body, node_name(node))
+    call = Invocation(kind, attributes_of(node), inputs, wanted, opset, body, node_name(node))
     try:
         with np.errstate(all="ignore"):
             return [None if out is None else wide(out) for out in made(call)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnpass.verdict.evaluator.call import Array, Call, Outputs, one, operator
+from bnpass.verdict.evaluator.call import Array, Invocation, Outputs, one, operator
 
 
 @operator("Reshape")
 @one
-def _reshape(call: Call) -> Array:
+def _reshape(call: Invocation) -> Array:
     x, wanted = call[0], call.ints(1, "shape") or []
     if not call.attrs.get("allowzero", 0):
         wanted = [x.shape[i] if n == 0 else n for i, n in enumerate(wanted)]
@@ -18,13 +18,13 @@ def _reshape(call: Call) -> Array:
 
 @operator("Transpose")
 @one
-def _transpose(call: Call) -> Array:
+def _transpose(call: Invocation) -> Array:
     return call[0].transpose(call.attrs.get("perm"))
 
 
 @operator("Flatten")
 @one
-def _flatten(call: Call) -> Array:
+def _flatten(call: Invocation) -> Array:
     x, axis = call[0], int(call.attrs.get("axis", 1))
     axis = axis + x.ndim if axis < 0 else axis
     return x.reshape(int(np.prod(x.shape[:axis], dtype=np.int64)), -1)
@@ -32,25 +32,25 @@ def _flatten(call: Call) -> Array:
 
 @operator("Squeeze")
 @one
-def _squeeze(call: Call) -> Array:
+def _squeeze(call: Invocation) -> Array:
     axes = call.ints(1, "axes")
     return np.squeeze(call[0], None if axes is None else tuple(axes))
 
 
 @operator("Unsqueeze")
 @one
-def _unsqueeze(call: Call) -> Array:
+def _unsqueeze(call: Invocation) -> Array:
     return np.expand_dims(call[0], tuple(call.ints(1, "axes") or ()))
 
 
 @operator("Concat")
 @one
-def _concat(call: Call) -> Array:
+def _concat(call: Invocation) -> Array:
     return np.concatenate([a for a in call.inputs if a is not None], int(call.attrs["axis"]))
 
 
 @operator("Split")
-def _split(call: Call) -> Outputs:
+def _split(call: Invocation) -> Outputs:
     x, axis = call[0], int(call.attrs.get("axis", 0))
     sizes = call.ints(1, "split")
     if sizes is None:
@@ -62,7 +62,7 @@ def _split(call: Call) -> Outputs:
 
 @operator("Slice")
 @one
-def _slice(call: Call) -> Array:
+def _slice(call: Invocation) -> Array:
     x = call[0]
     starts, ends = call.ints(1, "starts") or [], call.ints(2, "ends") or []
     axes = call.ints(3, "axes") or list(range(len(starts)))
@@ -80,14 +80,14 @@ def _slice(call: Call) -> Array:
 
 @operator("Expand")
 @one
-def _expand(call: Call) -> Array:
+def _expand(call: Invocation) -> Array:
     x = call[0]
     return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(call.ints(1) or ())))
 
 
 @operator("Tile")
 @one
-def _tile(call: Call) -> Array:
+def _tile(call: Invocation) -> Array:
     return np.tile(call[0], call.ints(1) or [])
 
 
@@ -96,7 +96,7 @@ _MODES = {"constant": "constant", "reflect": "reflect", "edge": "edge", "wrap": 
 
 @operator("Pad")
 @one
-def _pad(call: Call) -> Array:
+def _pad(call: Invocation) -> Array:
     x, flat = call[0], call.ints(1, "pads") or []
     axes = call.ints(3) or list(range(x.ndim))
     pairs = [(0, 0)] * x.ndim
@@ -114,7 +114,7 @@ def _pad(call: Call) -> Array:
 
 @operator("DepthToSpace")
 @one
-def _depth_to_space(call: Call) -> Array:
+def _depth_to_space(call: Invocation) -> Array:
     x, b = call[0], int(call.attrs["blocksize"])
     n, c, h, w = x.shape
     if call.attrs.get("mode", "DCR") == "DCR":
@@ -126,7 +126,7 @@ def _depth_to_space(call: Call) -> Array:
 
 @operator("SpaceToDepth")
 @one
-def _space_to_depth(call: Call) -> Array:
+def _space_to_depth(call: Invocation) -> Array:
     x, b = call[0], int(call.attrs["blocksize"])
     n, c, h, w = x.shape
     crd = call.attrs.get("mode", "DCR") == "CRD"
@@ -137,7 +137,7 @@ def _space_to_depth(call: Call) -> Array:
 
 @operator("Shape")
 @one
-def _shape(call: Call) -> Array:
+def _shape(call: Invocation) -> Array:
     rank = call[0].ndim
     start, end = int(call.attrs.get("start", 0)), int(call.attrs.get("end", rank))
     return np.array(call[0].shape[start:end], np.int64)
@@ -145,13 +145,13 @@ def _shape(call: Call) -> Array:
 
 @operator("Size")
 @one
-def _size(call: Call) -> Array:
+def _size(call: Invocation) -> Array:
     return np.array(call[0].size, np.int64)
 
 
 @operator("Constant")
 @one
-def _constant(call: Call) -> Array:
+def _constant(call: Invocation) -> Array:
     for name, kind in _CONSTANTS.items():
         if name in call.attrs:
             return np.asarray(call.attrs[name], kind)
@@ -164,27 +164,27 @@ _CONSTANTS = {"value": None, "value_float": np.float32, "value_floats": np.float
 
 @operator("ConstantOfShape")
 @one
-def _constant_of_shape(call: Call) -> Array:
+def _constant_of_shape(call: Invocation) -> Array:
     value = np.asarray(call.attrs.get("value", np.zeros(1, np.float32)))
     return np.full(call.ints(0) or (), value.reshape(-1)[0], value.dtype)
 
 
 @operator("Range")
 @one
-def _range(call: Call) -> Array:
+def _range(call: Invocation) -> Array:
     start, stop, step = (call[i].reshape(-1)[0] for i in range(3))
     return np.arange(start, stop, step, dtype=call[0].dtype)
 
 
 @operator("EyeLike")
 @one
-def _eye(call: Call) -> Array:
+def _eye(call: Invocation) -> Array:
     return np.eye(call[0].shape[0], call[0].shape[1], k=int(call.attrs.get("k", 0)))
 
 
 @operator("Trilu")
 @one
-def _trilu(call: Call) -> Array:
+def _trilu(call: Invocation) -> Array:
     k = call.get(1)
     cut = np.triu if call.attrs.get("upper", 1) else np.tril
     return cut(call[0], 0 if k is None else int(k))
@@ -192,7 +192,7 @@ def _trilu(call: Call) -> Array:
 
 @operator("ReverseSequence")
 @one
-def _reverse(call: Call) -> Array:
+def _reverse(call: Invocation) -> Array:
     x, lengths = call[0], call.ints(1) or []
     time, batch = int(call.attrs.get("time_axis", 0)), int(call.attrs.get("batch_axis", 1))
     y = np.moveaxis(x, (batch, time), (0, 1)).copy()

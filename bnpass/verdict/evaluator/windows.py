@@ -6,23 +6,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bnpass.verdict.evaluator.call import Array, Call
+from bnpass.verdict.evaluator.call import Array, Invocation
 
 Pads = list[tuple[int, int]]
 
 
-def per_axis(call: Call, name: str, axes: int, default: int = 1) -> list[int]:
+def per_axis(call: Invocation, name: str, axes: int, default: int = 1) -> list[int]:
     """An attribute with one number an axis."""
     return list(call.attrs.get(name) or [default] * axes)
 
 
-def grid_of(call: Call, axes: int) -> tuple[list[int], list[int]]:
+def grid_of(call: Invocation, axes: int) -> tuple[list[int], list[int]]:
     """(strides, dilations) of so many spatial axes."""
     return per_axis(call, "strides", axes), per_axis(call, "dilations", axes)
 
 
 def pads_of(
-    call: Call, extent: Sequence[int], span: Sequence[int], strides: Sequence[int]
+    call: Invocation, extent: Sequence[int], span: Sequence[int], strides: Sequence[int]
 ) -> Pads:
     """(before, behind) of every spatial axis.
 

@@ -1,8 +1,8 @@
 """How the batch travels through each operator: the rules behind :mod:`~.batch`.
 
 A value is untouched by the inputs (``None``), carries the batch on an axis (:class:`Batch`), or is
-shape arithmetic that holds the batch size (:class:`Sizes`). A rule says which of these an output
-is, or raises :class:`Refusal`.
+shape arithmetic that holds the batch size (:class:`BatchedSizes`). A rule says which of these an
+output is, or raises :class:`Refusal`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Times:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class BatchedSizes:
     """A vector (or scalar) of shape arithmetic; None for an entry that is not known."""
 
     entries: tuple[int | Times | None, ...]
     scalar: bool = False
 
 
-State = Batch | Sizes | None
+State = Batch | BatchedSizes | None
 
 
 @dataclass(frozen=True)

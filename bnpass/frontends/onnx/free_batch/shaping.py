@@ -8,7 +8,15 @@ from math import prod
 import numpy as np
 
 from bnpass.frontends.onnx.free_batch import sizes as batch_sizes
-from bnpass.frontends.onnx.free_batch.rules import Batch, Repeat, Sizes, State, Times, View, rule
+from bnpass.frontends.onnx.free_batch.rules import (
+    Batch,
+    BatchedSizes,
+    Repeat,
+    State,
+    Times,
+    View,
+    rule,
+)
 
 
 @rule("Transpose")
@@ -219,7 +227,7 @@ def reshape(view: View) -> Sequence[State]:
     batch must stay together.
     """
     shape = view.state(1)
-    if isinstance(shape, Sizes):
+    if isinstance(shape, BatchedSizes):
         return [_computed(view, shape)]
     batch, wanted = view.batch(), view.known_ints(1, "its shape")
     if batch.axis != 0:
@@ -278,7 +286,7 @@ def _behind(view: View, batch: Batch, wanted: Sequence[int]) -> State:
     return Batch(axis, batch.factor)
 
 
-def _computed(view: View, shape: Sizes) -> State:
+def _computed(view: View, shape: BatchedSizes) -> State:
     batch = view.batch()
     if batch.axis == 0 and shape.entries and isinstance(shape.entries[0], Times):
         return Batch(0, shape.entries[0].factor)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from bnpass.frontends.onnx.free_batch.rules import (
     RULES,
     Batch,
+    BatchedSizes,
     Rule,
-    Sizes,
     State,
     Times,
     View,
@@ -35,15 +35,15 @@ def size(view: View) -> Sequence[State]:
         if axis == batch.axis:
             continue
         if not isinstance(dim, int):
-            return [Sizes((None,), scalar=True)]
+            return [BatchedSizes((None,), scalar=True)]
         total *= dim
-    return [Sizes((Times(batch.factor * total),), scalar=True)]
+    return [BatchedSizes((Times(batch.factor * total),), scalar=True)]
 
 
 def entries_of(view: View, index: int) -> list[Entry]:
     """The entries of an integer input, from shape arithmetic or a constant."""
     state = view.state(index)
-    if isinstance(state, Sizes):
+    if isinstance(state, BatchedSizes):
         return list(state.entries)
     known = view.ints(index)
     if known is not None:
@@ -58,14 +58,14 @@ def entries_of(view: View, index: int) -> list[Entry]:
 def _sizes(entries: Sequence[Entry], scalar: bool = False) -> State:
     """Nothing to follow where the batch is not among the entries."""
     free = not any(isinstance(e, Times) for e in entries)
-    return None if free and None not in entries else Sizes(tuple(entries), scalar)
+    return None if free and None not in entries else BatchedSizes(tuple(entries), scalar)
 
 
 def arithmetic(view: View) -> Sequence[State]:
     """The rule of an operator whose input is shape arithmetic."""
     op, data = view.node.op_type, entries_of(view, 0)
     state = view.state(0)
-    scalar = isinstance(state, Sizes) and state.scalar
+    scalar = isinstance(state, BatchedSizes) and state.scalar
     if op in ("Cast", "Identity"):
         return [_sizes(data, scalar)]
     if op in ("Unsqueeze", "Squeeze"):
@@ -122,7 +122,7 @@ def either(op_type: str) -> Rule:
 
     def apply(view: View) -> Sequence[State]:
         states = [view.state(i) for i in range(len(view.node.input))]
-        if any(isinstance(s, Sizes) for s in states):
+        if any(isinstance(s, BatchedSizes) for s in states):
             if any(isinstance(s, Batch) for s in states) or (
                 op_type in ("Mul", "Div") and view.out_dims() and len(view.out_dims()) > 1
             ):

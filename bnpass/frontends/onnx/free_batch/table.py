@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bnpass.frontends.onnx.free_batch import layers, shaping
-from bnpass.frontends.onnx.free_batch.rules import RULES, Sizes, State, View
+from bnpass.frontends.onnx.free_batch.rules import RULES, BatchedSizes, State, View
 from bnpass.onnx_model.scopes import has_bodies
 
 __all__ = ["follow", "layers", "shaping"]
@@ -36,6 +36,6 @@ def follow(view: View) -> Sequence[State]:
         view.refuse("no rule says how it treats the batch")
     if op_type not in TAKES_SIZES:
         for state in states:
-            if isinstance(state, Sizes):
+            if isinstance(state, BatchedSizes):
                 view.refuse("it computes with the batch size")
     return known(view)

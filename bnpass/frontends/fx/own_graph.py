@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from bnpass.errors import UnsupportedError
 from bnpass.frontends.fx.modules import ByMode, TrainingFlag
-from bnpass.frontends.fx.recording import Frame, unchanged
+from bnpass.frontends.fx.recording import Frame, changed_content, own_contents, unchanged
 from bnpass.frontends.fx.structure import tensors_in
 from bnpass.frontends.fx.tracing import keep_the_rest, mode, obstacle
 
@@ -147,6 +147,7 @@ def _guarded(frame: Frame) -> Iterator[None]:
 
     module = frame.module
     before, buffers = dict(vars(module)), dict(module._buffers)
+    contents = own_contents(module)
     held = {k: (b, b._version, b.clone()) for k, b in buffers.items() if b is not None}
     functions.apply = classmethod(applied)
     try:
@@ -159,6 +160,9 @@ def _guarded(frame: Frame) -> Iterator[None]:
                  if b._version != version and k != counter]  # fmt: skip
         if set_:
             raise UnsupportedError(f"{_where(frame)} assigns self.{set_[0]}", _HINT)
+        filled = changed_content(module, contents)
+        if filled:
+            raise UnsupportedError(f"{_where(frame)} changes what self.{filled} holds", _HINT)
     finally:
         functions.apply = apply
         vars(module).clear()

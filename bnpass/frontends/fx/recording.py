@@ -511,10 +511,7 @@ def user_line() -> str:
 @contextmanager
 def unchanged(root: nn.Module) -> Iterator[None]:
     """Put attributes, parameters, buffers, submodules, hooks and caches back as they were."""
-    held = []
-    for module in root.modules():
-        inner = {k: _container(v) for k, v in vars(module).items() if type(v) in _CONTAINERS}
-        held.append((module, dict(vars(module)), inner))
+    held = [(module, dict(vars(module)), _contents(module)) for module in root.modules()]
     try:
         yield
     finally:
@@ -526,6 +523,32 @@ def unchanged(root: nn.Module) -> Iterator[None]:
 
 
 _CONTAINERS = (dict, OrderedDict, defaultdict, list, set)
+
+
+def _contents(module: nn.Module) -> dict[str, Any]:
+    """Copies of the containers among a module's attributes."""
+    return {k: _container(v) for k, v in vars(module).items() if type(v) in _CONTAINERS}
+
+
+def own_contents(module: nn.Module) -> dict[str, Any]:
+    """The same of those that are a class's own, not torch's parameters, buffers and hooks."""
+    torchs = vars(nn.Module())
+    return {name: held for name, held in _contents(module).items() if name not in torchs}
+
+
+def changed_content(module: nn.Module, before: dict[str, Any]) -> str:
+    """The name of a container whose content is another one than before; empty: of none."""
+    def same(now: Any, then: Any) -> bool:
+        if len(now) != len(then):
+            return False
+        if isinstance(then, dict):
+            return all(k in now and now[k] is v for k, v in then.items())
+        if isinstance(then, list):
+            return all(a is b for a, b in zip(now, then, strict=True))
+        return bool(now == then)
+
+    held = vars(module)
+    return next((k for k, then in before.items() if k in held and not same(held[k], then)), "")
 
 
 def _container(value: Any) -> Any:

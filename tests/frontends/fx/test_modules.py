@@ -410,3 +410,31 @@ def test_caches_that_a_forward_fills_are_left_as_they_were():
     folded = bnpass.fold(inserted, inputs((4, 8)))
     assert folded.cache == {} and folded.seen == []
     close(run(folded, inputs((4, 8))), run(inserted, inputs((4, 8))))
+
+
+class Noting(nn.Module):
+    """Its site lies inside of its own forward, which also notes what it sees."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.weight, self.out = nn.Parameter(torch.randn(6, 8)), nn.Linear(6, 2)
+        self.kind, self.seen = kind, kind()
+
+    def forward(self, x):
+        if self.kind is list:
+            self.seen.append(1)
+        elif self.kind is set:
+            self.seen.add(len(self.seen))
+        else:
+            self.seen["last"] = x
+        return self.out(F.relu(F.linear(x, self.weight)))
+
+
+@pytest.mark.parametrize("kind", [list, set, dict])
+def test_what_a_forward_notes_is_not_lost_without_a_word(kind):
+    module = Noting(kind)
+    plan = bnpass.insert(module, inputs((4, 8)), plan_only=True)
+    assert not plan.sites and "changes what self.seen holds" in plan.skipped[0].reason
+    made = bnpass.insert(module, inputs((4, 8)))
+    made(*inputs((4, 8)))
+    assert made.seen and not module.seen

@@ -432,7 +432,7 @@ class Noting(nn.Module):
 
 @pytest.mark.parametrize("kind", [list, set, dict])
 def test_what_a_forward_notes_is_not_lost_without_a_word(kind):
-    module = Noting(kind)
+    module = Noting(kind).double()
     plan = bnpass.insert(module, inputs((4, 8)), plan_only=True)
     assert not plan.sites and "changes what self.seen holds" in plan.skipped[0].reason
     made = bnpass.insert(module, inputs((4, 8)))

@@ -23,16 +23,26 @@ def run(quick: bool) -> dict[str, Any]:
     """Print one row a model, then why nonlinearities were skipped; return both."""
     paths = sorted(LIGHT.glob("light_*.onnx")) + sorted((ROOT / "models").glob("*.onnx"))
     paths = [p for p in paths if not quick or p.stem in QUICK]
-    found = {path.stem: measured(path) for path in paths}
+    found = {}
+    for path in paths:
+        model = with_random_weights(path)
+        found[path.stem] = measured(model)
+        if found[path.stem]["norms"]:
+            import bnpass
+
+            folded = bnpass.fold(model, verify=False)
+            found[f"{path.stem}, folded"] = measured(folded)
     heading("Insertion: known models, with seeded He-scaled weights and random statistics")
     print("error = max|a-b| / max|a| on onnxruntime, optimizations off: after insert(preserve), "
           "and after\ninsert(preserve) and fold; BN left: of those inserted, after folding back; "
           "varies = how far the\noutput moves when the input is redrawn, relative to its largest "
           "entry\n")
-    table(["model", "BN before", "nonlinearities", "sites", "skipped", "biases dropped", "BN left",
-           "preserve", "folded", "varies"],
-          [[name, f["norms"], f["nonlinearities"], f["sites"], sum(f["skipped"].values()),
-            f["dropped"], f["left"], f["preserve"], f["folded"], f["varies"]]
+    table(["model", "BN before", "nonlinearities", "sites", "of them on branches",
+           "sites (--sums value)", "skipped", "biases dropped", "BN left", "preserve", "folded",
+           "varies"],
+          [[name, f["norms"], f["nonlinearities"], f["sites"], f["branches"], f["sums_value"],
+            sum(f["skipped"].values()), f["dropped"], f["left"], f["preserve"], f["folded"],
+            f["varies"]]
            for name, f in found.items()])
     print()
     table(["skipped in", "how many", "why"],
@@ -41,11 +51,10 @@ def run(quick: bool) -> dict[str, Any]:
     return found
 
 
-def measured(path: Path) -> dict[str, Any]:
+def measured(model: onnx.ModelProto) -> dict[str, Any]:
     """Everything about one model."""
     import bnpass
 
-    model = with_random_weights(path)
     plan = bnpass.insert(model, plan_only=True)
     inserted = bnpass.insert(model, init="preserve")
     skip = [n.name for n in model.graph.node if n.op_type == "BatchNormalization" and n.name]
@@ -62,6 +71,8 @@ def measured(path: Path) -> dict[str, Any]:
             "norms": before,
             "nonlinearities": plan.to_dict()["nonlinearities"],
             "sites": len(plan.sites),
+            "branches": sum(bool(site.branch_of) for site in plan.sites),
+            "sums_value": len(bnpass.insert(model, plan_only=True, sums="value").sites),
             "skipped": Counter(f"{s.kind}: {_general(s.reason)}" for s in plan.skipped),
             "dropped": sum(len(site.dropped) for site in plan.sites),
             "left": after - before,

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
 from bnpass.commands.checking import add_budget, check
-from bnpass.report.tables import Table, size
+from bnpass.report.box import Counted, say_result, say_unchanged
+from bnpass.report.tables import Table
 from bnpass.report.ui import Ui
+from bnpass.report.words import many
 
 if TYPE_CHECKING:
     from bnpass.frontends.onnx.collapsing import Collapsed
     from bnpass.passes.collapse import CollapsePlan
+    from bnpass.runtime.verify import VerifyReport
 
 
 EXAMPLES = (
@@ -54,28 +57,40 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     path = options.want_output(args, "collapsed")
     options.check_patterns((*args.only, *args.skip), args.model)
     wanted = Options(tuple(args.only), tuple(args.skip), "bn" if args.norms_only else "all")
+    counted = Counted()
+    reports: list[VerifyReport] = []
 
     def prove(done: Collapsed, after: Any) -> None:
         if not done.plan.collapsed:
             return
         edits = Edits(done.correspondences, None, done.correspondences.changed)
-        check(args.model, after, ui, edits=edits, provider=args.provider, seed=args.seed,
-              budget=args.check_budget, dims=args.dims)
+        reports.append(check(
+            args.model, after, ui, edits=edits, provider=args.provider, seed=args.seed,
+            budget=args.check_budget, dims=args.dims,
+        ))  # fmt: skip
 
     if path is None:
         plan = collapse(OnnxModel.of(args.model).copy(), wanted).plan
     else:
         proof = None if args.no_verify else prove
-        plan = edit_file(args.model, path, lambda m: collapse(m, wanted), force=args.force,
-                         check=proof).plan
-    _show(plan, args, ui)
-    if path is None:
-        ui.say("nothing written (no -o, or --dry-run)")
-    else:
+        plan = edit_file(args.model, path, counted.around(lambda m: collapse(m, wanted)),
+                         force=args.force, check=proof).plan
         ui.document["output"] = path
-        ui.say(f"wrote {path} ({size(path.stat().st_size)}) | next: bnpass fold {path} -o "
-               f"{options.sibling(path, 'folded')}")
-    return 1 if args.require_change and not plan.collapsed else 0
+    _show(plan, args, ui)
+    if not plan.collapsed:
+        why = f"{many(len(plan.refused), 'region')} stay: --explain gives the reasons" \
+            if plan.refused else "no branches that are linear in one value meet in the model"
+        say_unchanged(ui, why, path)
+        return options.unchanged(args, why, ui)
+    if path is None:
+        ui.say("nothing was written (no -o, or --dry-run)")
+        return 0
+    left = counted.found[-1].batch_norms
+    say_result(ui, counted, args.model, path,
+               reports[-1] if reports else "not verified: --no-verify",
+               f"bnpass fold {path} -o {options.sibling(path, 'folded')}" if left
+               else f"bnpass bench {args.model} {path}")
+    return 0
 
 
 def _show(plan: CollapsePlan, args: argparse.Namespace, ui: Ui) -> None:
@@ -84,12 +99,10 @@ def _show(plan: CollapsePlan, args: argparse.Namespace, ui: Ui) -> None:
         ui.document["plan"] = plan.to_dict()
     if args.explain and plan.entries:
         ui.table(collapse_table(plan))
-    if not plan.entries:
-        ui.say("nothing to do: no branches that are linear in one value meet in the model")
-        return
-    before, after = (sum(e.weights[k] for e in plan.collapsed) for k in (0, 1))
-    ui.say(f"{len(plan.collapsed)} regions became one operator each, {before} weights became "
-           f"{after}; {len(plan.refused)} stay")
+    if plan.collapsed:
+        before, after = (sum(e.weights[k] for e in plan.collapsed) for k in (0, 1))
+        ui.say(f"{many(len(plan.collapsed), 'region')} became one operator each, "
+               f"{many(before, 'weight')} became {after:,}; {len(plan.refused)} stay")
 
 
 def collapse_table(plan: CollapsePlan) -> Table:

@@ -15,15 +15,22 @@ from bnpass.commands import half, normalising, options
 from bnpass.commands.checking import add_budget, check
 from bnpass.errors import UsageError
 from bnpass.files import check_output, together
-from bnpass.report.plans import fold_table, refused_table, spared_summary, spared_table
+from bnpass.report.box import Counted, say_result, say_unchanged
+from bnpass.report.plans import (
+    fold_summary,
+    fold_table,
+    refused_table,
+    spared_summary,
+    spared_table,
+)
 from bnpass.report.tables import size
 from bnpass.report.ui import Ui
+from bnpass.report.words import many
 
 if TYPE_CHECKING:
-    import onnx
-
     from bnpass.deploy import Deployed, Proofs
     from bnpass.runtime.tolerance import Tolerance
+    from bnpass.runtime.verify import VerifyReport
 
 
 EXAMPLES = (
@@ -74,6 +81,8 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
 
     path = options.want_output(args, "folded")
     sidecar = _wanted_sidecar(args)
+    counted = Counted()
+    reports: list[VerifyReport] = []
     half.check_arguments(args)
     options.check_patterns((*args.only, *args.skip), args.model)
     wanted = DeployOptions(
@@ -83,36 +92,50 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     )  # fmt: skip
     if path is None:
         done = plan_deployment(OnnxModel.of(args.model, data=wanted.whole), wanted)
-        _show(done, args, ui)
-        ui.say("nothing written (no -o, or --dry-run)")
     else:
-        proofs = None if args.no_verify else _proofs(args, ui)
+        proofs = None if args.no_verify else _proofs(args, ui, reports)
         with together():
-            done = deploy_file(Path(args.model), path, wanted, proofs, force=args.force)
+            done = deploy_file(Path(args.model), path, wanted, proofs, force=args.force,
+                               shown=counted)
             if sidecar is not None:
                 _write_sidecar(args.model, path, sidecar)
         if done.half is not None:
             half.show(done.half, ui)
-        _show(done, args, ui)
-        if sidecar is not None:
-            ui.document["sidecar"] = sidecar
-            ui.say(f"wrote {sidecar} ({size(sidecar.stat().st_size)}): bnpass unfold {path} "
-                   f"{sidecar} undoes the fold")
-        left = _count_left(done.model, ui)
-        ui.document["output"] = path
-        ui.say(f"wrote {path} ({size(path.stat().st_size)}), {left} BatchNorm left | next: bnpass "
-               f"bench {args.model} {path}")
-    return 1 if args.require_change and not done.folded.plan.folded else 0
+        ui.document.update(output=path, left=counted.found[-1].batch_norms)
+    _show(done, args, ui)
+    if sidecar is not None:
+        ui.document["sidecar"] = sidecar
+        ui.say(f"wrote {sidecar} ({size(sidecar.stat().st_size)}): bnpass unfold {path} "
+               f"{sidecar} undoes the fold")
+    if not done.does_something:
+        why = _why_unchanged(done)
+        say_unchanged(ui, why, path)
+        return options.unchanged(args, why, ui)
+    if path is None:
+        ui.say("nothing was written (no -o, or --dry-run)")
+    else:
+        say_result(ui, counted, args.model, path,
+                   reports[-1] if reports else "not verified: --no-verify",
+                   f"bnpass bench {args.model} {path}")
+    return 0 if done.folded.plan.folded else options.unchanged(args, _why_unchanged(done), ui)
 
 
-def _proofs(args: argparse.Namespace, ui: Ui) -> Proofs:
-    """The proofs, which say what they found."""
+def _why_unchanged(done: Deployed) -> str:
+    refused = len(done.folded.plan.refused)
+    return f"{many(refused, 'map')} stay, --explain gives the reasons" if refused else \
+        "the model has no BatchNorm and no other per-channel scale or shift to fold"
+
+
+def _proofs(args: argparse.Namespace, ui: Ui, reports: list[VerifyReport]) -> Proofs:
+    """The proofs, which say what they found and keep it in ``reports``."""
     from bnpass.deploy import Proofs
 
     def prove(done: Deployed, result: Any, rule: Tolerance | None = None) -> None:
-        check(done.reference, result, ui, edits=done.edits, provider=args.provider,
-              seed=args.seed, rule=rule, prepare=done.prepare, budget=args.check_budget,
-              dims=args.dims)
+        reports.append(check(
+            done.reference, result, ui, edits=done.edits, provider=args.provider,
+            seed=args.seed, rule=rule, prepare=done.prepare, budget=args.check_budget,
+            dims=args.dims,
+        ))  # fmt: skip
 
     def prove_half(done: Deployed, result: Any) -> None:
         prove(done, result, half.tolerance(done, args, ui))
@@ -149,14 +172,6 @@ def _write_sidecar(model: str, folded: Path, sidecar: Path) -> None:
     atomic_write(sidecar, made)
 
 
-def _count_left(model: onnx.ModelProto, ui: Ui) -> int:
-    from bnpass.onnx_model.scopes import all_nodes
-
-    left = sum(node.op_type == "BatchNormalization" for node in all_nodes(model))
-    ui.document["left"] = left
-    return left
-
-
 def _show(done: Deployed, args: argparse.Namespace, ui: Ui) -> None:
     plan = done.folded.plan
     _warn_of_statistics(done, args, ui)
@@ -169,15 +184,10 @@ def _show(done: Deployed, args: argparse.Namespace, ui: Ui) -> None:
             if table.rows:
                 ui.table(table)
     if plan.spared:
-        ui.say(f"{len(plan.spared)} constants left alone: {spared_summary(plan)}")
-    if not plan.entries:
-        ui.say("nothing to do: the model has no BatchNorm and no other per-channel scale or shift "
-               "to fold")
-        return
-    ways = [entry.how for entry in plan.folded]
-    detail = ", ".join(f"{ways.count(way)} {way}" for way in dict.fromkeys(ways))
-    ui.say(f"{len(ways)} of {len(plan.entries)} maps folded" + (f" ({detail})" if detail else ""))
+        ui.say(f"{many(len(plan.spared), 'constant')} left alone: {spared_summary(plan)}")
+    if plan.entries:
+        ui.say(fold_summary(plan))
     normalising.show(done, ui)
-    if plan.refused and not args.explain:
-        ui.say(f"{len(plan.refused)} stay: --explain gives the reasons")
+    if plan.refused and plan.folded and not args.explain:
+        ui.say(f"{len(plan.refused):,} stay: --explain gives the reasons")
     options.say_overridable([e.reason for e in plan.refused], ui)

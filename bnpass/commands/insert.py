@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from bnpass.commands import options
 from bnpass.commands.checking import add_budget, check
 from bnpass.errors import UsageError
+from bnpass.report.box import Counted, say_result, say_unchanged
 from bnpass.report.plans import site_table, skipped_table
-from bnpass.report.tables import size
 from bnpass.report.ui import Ui
+from bnpass.report.words import many
 
 if TYPE_CHECKING:
     import onnx
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bnpass.frontends.onnx.inserting import Inserted, Measure
     from bnpass.onnx_model.model import OnnxModel
     from bnpass.passes.sites import InsertPlan, Policy
+    from bnpass.runtime.verify import VerifyReport
 
 
 _BATCH = 1000
@@ -92,14 +94,19 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     options.check_patterns((*args.only, *args.skip), args.model)
     job = _Insertion(args, ui)
     plan = job.planned() if path is None else job.written(path)
-    _show(plan, args, ui)
-    if path is None:
-        ui.say("nothing written (no -o, or --dry-run)")
-    else:
+    if path is not None:
         ui.document["output"] = path
-        ui.say(f"wrote {path} ({size(path.stat().st_size)}) | next: bnpass train {path} --data "
-               f"DATA -o {options.sibling(path, 'trained')}")
-    return 1 if args.require_change and not plan.sites else 0
+    _show(plan, args, ui)
+    if not plan.sites and not job.stripped:
+        why = plan.skipped[0].reason if plan.skipped else "the model has no nonlinearity"
+        say_unchanged(ui, why, path)
+        return options.unchanged(args, why, ui)
+    if path is None:
+        ui.say("nothing was written (no -o, or --dry-run)")
+    else:
+        say_result(ui, job.counted, args.model, path, job.proof(),
+                   f"bnpass train {path} --data DATA -o {options.sibling(path, 'trained')}")
+    return 0
 
 
 class _Insertion:
@@ -107,10 +114,15 @@ class _Insertion:
 
     Attributes:
         reference: computes what the written model must compute.
+        counted: the model before and after.
+        report: what the verdict found; None: it was not asked.
+        stripped: how many layers were taken out or reduced.
     """
 
     def __init__(self, args: argparse.Namespace, ui: Ui) -> None:
         self.args, self.ui = args, ui
+        self.counted, self.stripped = Counted(), 0
+        self.report: VerifyReport | None = None
         self.proves = args.init != "fresh" and not args.no_verify
         self.strips = bool(args.strip) or args.dropout is not None
         self.reference: Any = args.model
@@ -126,7 +138,7 @@ class _Insertion:
         from bnpass.onnx_model.editing import edit_file
 
         runs = self.args.init == "calibrated" or (self.proves and self.strips)
-        done = edit_file(self.args.model, path, self.edit, check=self.prove,
+        done = edit_file(self.args.model, path, self.counted.around(self.edit), check=self.prove,
                          force=self.args.force, whole=runs)
         return done.plan
 
@@ -149,14 +161,22 @@ class _Insertion:
         kinds = self.args.strip or ("dropout",)
         plan = strip(model, StripOptions(kinds, self.args.dropout)).plan
         self.ui.document["strip"] = plan.to_dict()
-        self.ui.say(f"strip: {len(plan.removed)} layers taken out, {len(plan.reduced)} Dropouts "
-                    "reduced")
+        self.stripped = len(plan.removed) + len(plan.reduced)
+        self.ui.say(f"strip: {many(len(plan.removed), 'layer')} taken out, "
+                    f"{many(len(plan.reduced), 'Dropout')} reduced")
 
     def prove(self, done: Inserted, result: Any) -> None:
         """Compare what is about to be written with what was given."""
         if self.proves and done.plan.sites:
-            check(self.reference, result, self.ui, budget=self.args.check_budget,
-                  dims=self.args.dims)
+            self.report = check(self.reference, result, self.ui, budget=self.args.check_budget,
+                                dims=self.args.dims)
+
+    def proof(self) -> VerifyReport | str:
+        """What the verdict found, or why it was not asked."""
+        if self.report is not None:
+            return self.report
+        return "not verified: --no-verify" if self.args.init != "fresh" else \
+            "not compared: fresh BatchNorms are there to be trained (--init preserve keeps outputs)"
 
 
 def _policy(args: argparse.Namespace) -> Policy:
@@ -186,14 +206,14 @@ def _show(plan: InsertPlan, args: argparse.Namespace, ui: Ui) -> None:
         for table in (site_table(plan), skipped_table(plan)):
             if table.rows:
                 ui.table(table)
-    if not plan.sites:
-        why = plan.skipped[0].reason if plan.skipped else "the model has no nonlinearity"
-        ui.say(f"nothing to do: {why}")
-    else:
-        ui.say(f"{len(plan.sites)} BatchNorms for {plan.nonlinearities - len(plan.skipped)} of "
-               f"{plan.nonlinearities} nonlinearities, {plan.dropped} biases dropped")
+    if plan.sites:
+        ui.say(f"{many(len(plan.sites), 'BatchNorm')} for "
+               f"{plan.nonlinearities - len(plan.skipped):,} of "
+               f"{many(plan.nonlinearities, 'nonlinearity')}, {many(plan.dropped, 'bias')} dropped")
     if plan.per_branch:
-        ui.say(f"{len(plan.per_branch)} nonlinearities read a sum that is normalised per branch")
+        branched = many(len(plan.per_branch), "nonlinearity")
+        ui.say(f"normalised per branch: the sums that {branched} read")
     if plan.skipped and plan.sites and not args.explain:
-        ui.say(f"{len(plan.skipped)} nonlinearities without one: --explain gives the reasons")
+        ui.say(f"{many(len(plan.skipped), 'nonlinearity')} without one: --explain gives the "
+               "reasons")
     options.say_overridable([e.reason for e in plan.skipped], ui)

@@ -8,7 +8,6 @@ every site, or the reason why there is none.
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,37 +61,20 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
 
 
 def _facts(model: onnx.ModelProto, path: Path) -> dict[str, Any]:
-    from bnpass.files import data_files
+    from bnpass.files import data_files, names_data
     from bnpass.onnx_model.attributes import opset_of
+    from bnpass.onnx_model.facts import parameters
 
-    data = data_files(path)
+    data = data_files(path) if names_data(path) else []
     return {
         "opset": opset_of(model),
         "ir_version": model.ir_version,
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
-        "parameters": _parameters(model),
+        "parameters": parameters(model),
         "bytes": sum(p.stat().st_size for p in (path, *data)),
         "data_files": [p.name for p in data],
         "metadata": {p.key: p.value for p in model.metadata_props},
     }
-
-
-def _parameters(model: onnx.ModelProto) -> int:
-    """Numbers in initializers, bodies' too, and in the Constant nodes that hold weights.
-
-    Those are float tensors of one axis or more: exporters write scalars and sizes that way.
-    """
-    import onnx
-
-    from bnpass.onnx_model.attributes import attribute, is_onnx
-    from bnpass.onnx_model.scopes import all_nodes, graphs
-
-    kinds = onnx.TensorProto
-    floats = (kinds.FLOAT, kinds.DOUBLE, kinds.FLOAT16, kinds.BFLOAT16)
-    tensors = [t for graph in graphs(model.graph) for t in graph.initializer]
-    held = (attribute(n, "value") for n in all_nodes(model) if is_onnx(n, "Constant"))
-    tensors += [t for t in held if t is not None and t.dims and t.data_type in floats]
-    return sum(math.prod(t.dims) for t in tensors)
 
 
 def _ports(found: Inspection) -> Table:

@@ -18,7 +18,8 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output on the terminal")
     group.add_argument("--json", action="store_true",
                        help="print one JSON object on stdout and nothing else there")
-    group.add_argument("-q", "--quiet", action="store_true", help="no log, no progress")
+    group.add_argument("-q", "--quiet", action="store_true",
+                       help="print nothing but warnings and errors")
     group.add_argument("-v", "--verbose", action="store_true", help="also details")
     group.add_argument("--debug", action="store_true", help="print tracebacks of errors")
 
@@ -176,6 +177,21 @@ def want_output(args: argparse.Namespace, suggested: str) -> Path | None:
         return None
     name = sibling(Path(args.model), suggested).name
     raise UsageError("no output given", f"add -o {name}, or --dry-run to plan only")
+
+
+def unchanged(args: argparse.Namespace, why: str, ui: Ui) -> int:
+    """The exit code where nothing changed: 1 with ``--require-change``, which is said.
+
+    Args:
+        args: with ``require_change``.
+        why: nothing changed.
+        ui: gets an ``error:`` line.
+    """
+    if args.require_change:
+        ui.document["ok"] = False
+        ui.error(f"--require-change, and nothing changed: {why}",
+                 "leave the option out to take that for success")
+    return int(args.require_change)
 
 
 def sibling(path: Path, word: str) -> Path:

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
 from bnpass.commands.checking import add_budget, check
-from bnpass.report.tables import Table, size
+from bnpass.report.box import Counted, say_result, say_unchanged
+from bnpass.report.tables import Table
 from bnpass.report.ui import Ui
+from bnpass.report.words import many
 
 if TYPE_CHECKING:
     from bnpass.frontends.onnx.inserting import Stripped
     from bnpass.passes.strip import StripPlan
+    from bnpass.runtime.verify import VerifyReport
 
 
 EXAMPLES = (
@@ -48,29 +51,36 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     path = options.want_output(args, "stripped")
     options.check_patterns((*args.only, *args.skip), args.model)
     wanted = StripOptions(args.strip, args.dropout, tuple(args.only), tuple(args.skip))
+    counted = Counted()
+    reports: list[VerifyReport] = []
 
     def prove(done: Stripped, after: Any) -> None:
         if not args.no_verify and _keeps_the_function(done.plan):
-            _prove(done.plan, after, args, ui)
+            reports.append(_prove(done.plan, after, args, ui))
 
     if path is None:
         plan = strip(OnnxModel.of(args.model, data=False), wanted).plan
     else:
-        plan = edit_file(args.model, path, lambda m: strip(m, wanted), force=args.force,
-                         check=prove).plan
+        plan = edit_file(args.model, path, counted.around(lambda m: strip(m, wanted)),
+                         force=args.force, check=prove).plan
+        ui.document["output"] = path
     ui.document.update(ok=True, plan=plan.to_dict())
     if args.explain:
         ui.table(strip_table(plan))
-    changes = len(plan.removed) + len(plan.reduced)
-    ui.say(f"{len(plan.removed)} layers taken out, {len(plan.reduced)} Dropouts reduced"
-           if changes else f"nothing to do: no {' and no '.join(args.strip)} in the model")
+    if not plan.removed and not plan.reduced:
+        why = f"no {' and no '.join(args.strip)} in the model"
+        say_unchanged(ui, why, path)
+        return options.unchanged(args, why, ui)
+    ui.say(f"{many(len(plan.removed), 'layer')} taken out, {many(len(plan.reduced), 'Dropout')} "
+           "reduced")
     if path is None:
-        ui.say("nothing written (no -o, or --dry-run)")
-    else:
-        ui.document["output"] = path
-        ui.say(f"wrote {path} ({size(path.stat().st_size)}) | next: bnpass insert {path} -o "
-               f"{options.sibling(path, 'bn')}")
-    return 1 if args.require_change and not changes else 0
+        ui.say("nothing was written (no -o, or --dry-run)")
+        return 0
+    gone = "not verified: --no-verify" if args.no_verify else \
+        "not compared: without LRN the network computes something else"
+    say_result(ui, counted, args.model, path, reports[-1] if reports else gone,
+               f"bnpass insert {path} -o {options.sibling(path, 'bn')}")
+    return 0
 
 
 def _keeps_the_function(plan: StripPlan) -> bool:
@@ -79,14 +89,14 @@ def _keeps_the_function(plan: StripPlan) -> bool:
     return bool(plan.removed or plan.reduced) and gone <= {"Dropout"}
 
 
-def _prove(plan: StripPlan, after: Any, args: argparse.Namespace, ui: Ui) -> None:
+def _prove(plan: StripPlan, after: Any, args: argparse.Namespace, ui: Ui) -> VerifyReport:
     """Compare what is about to be written with the original at inference."""
     from bnpass.files import load_model
     from bnpass.verdict.judge import Edits
 
     original = load_model(args.model, data=False)
     edits = Edits(plan.edits.correspondences, original)
-    check(args.model, after, ui, edits=edits, budget=args.check_budget, dims=args.dims)
+    return check(args.model, after, ui, edits=edits, budget=args.check_budget, dims=args.dims)
 
 
 def strip_table(plan: StripPlan) -> Table:

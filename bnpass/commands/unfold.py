@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bnpass.commands import options
 from bnpass.errors import UsageError
-from bnpass.report.tables import size
+from bnpass.report.box import Counted, say_result
 from bnpass.report.ui import Ui
 
 EXAMPLES = (
@@ -33,16 +33,18 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
     from bnpass.files import check_output, load_model, save_model
     from bnpass.frontends.onnx.sidecar import undo
-    from bnpass.pipeline.summary import count_norms
+    from bnpass.onnx_model.model import OnnxModel
 
     if not args.output:
         raise UsageError("no output given", "add -o FILE.onnx")
     sources = (args.model, args.sidecar)
     path = check_output(args.output, force=args.force, source=sources)
-    original = undo(load_model(args.model), Path(args.sidecar))
+    folded, counted = load_model(args.model), Counted()
+    original = undo(folded, Path(args.sidecar))
+    for model in (folded, original):
+        counted(OnnxModel.of(model))
     save_model(original, path, force=args.force, source=args.model)
-    norms = count_norms(original)
-    ui.document.update(ok=True, output=path, norms=norms)
-    ui.say(f"wrote {path} ({size(path.stat().st_size)}), {norms} BatchNorms | next: bnpass inspect "
-           f"{path}")
+    ui.document.update(ok=True, output=path, norms=counted.found[-1].batch_norms)
+    say_result(ui, counted, args.model, path,
+               "PASSED: both files are as they were written, to the byte")
     return 0

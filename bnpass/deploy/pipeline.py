@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from bnpass.deploy.proofs import Proofs
@@ -60,6 +61,7 @@ def deploy_file(
     proofs: Proofs | None = None,
     *,
     force: bool = False,
+    shown: Callable[[OnnxModel], None] = lambda _: None,
 ) -> Deployed:
     """Deploy ``path`` as ``output``; nothing is written where a proof fails.
 
@@ -71,14 +73,22 @@ def deploy_file(
         options: what is asked for.
         proofs: how the result is proved; None: not at all.
         force: replace an existing output.
+        shown: is shown the model before it is edited, and after.
 
     Raises:
         OutputError, and as :func:`deploy`.
     """
+
+    def edit(model: OnnxModel) -> Deployed:
+        shown(model)
+        done = _edit(model, options, proofs, path)
+        shown(model)
+        return done
+
     return edit_file(
         path,
         output,
-        lambda model: _edit(model, options, proofs, path),
+        edit,
         check=lambda done, result: _prove(done, result, proofs),
         force=force,
         whole=options.whole,

@@ -197,4 +197,5 @@ def data_names(model: Path) -> set[str]:
 def data_files(model: PathLike) -> list[Path]:
     """The external data files of a model file, each once."""
     path = check_input(model)
+    ext.follow(path)
     return sorted({place.path for place in ext.places(_parse(path), path.parent)})

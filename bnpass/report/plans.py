@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from bnpass.report.tables import Table
+from bnpass.report.words import plural
 
 if TYPE_CHECKING:
     from bnpass.passes.fold import FoldPlan
@@ -53,6 +54,20 @@ def spared_table(plan: FoldPlan) -> Table:
     for entry in plan.spared:
         table.add(entry.node, entry.kind, entry.reason)
     return table
+
+
+def fold_summary(plan: FoldPlan) -> str:
+    """``4 of 4 BatchNorms and 1 of 2 other scales and shifts fold (5 backward)``."""
+    said, gone = [], {id(entry) for entry in plan.folded}
+    for is_norm, what in ((True, "BatchNorm"), (False, "other scale and shift")):
+        here = [e for e in plan.entries if (e.kind == "BatchNormalization") == is_norm]
+        if here:
+            going = sum(id(e) in gone for e in here)
+            noun = what if len(here) == 1 else plural(what).replace("scale ", "scales ")
+            said.append(f"{going:,} of {len(here):,} {noun}")
+    ways = Counter(entry.how for entry in plan.folded)
+    how = ", ".join(f"{n:,} {way}" for way, n in ways.items())
+    return " and ".join(said) + " folded" + (f" ({how})" if how else "")
 
 
 def spared_summary(plan: FoldPlan) -> str:

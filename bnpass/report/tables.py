@@ -24,6 +24,7 @@ class Table:
         rows: as many texts each as there are columns.
         right: indices of the columns with numbers, aligned to the right.
         note: a line below; may be empty.
+        framed: a box around it.
     """
 
     title: str
@@ -31,6 +32,7 @@ class Table:
     rows: list[Sequence[str]] = field(default_factory=list)
     right: frozenset[int] = frozenset()
     note: str = ""
+    framed: bool = False
 
     def add(self, *cells: object) -> None:
         """Add a row; cells are shown by :func:`text`."""
@@ -38,11 +40,13 @@ class Table:
 
 
 def text(value: object) -> str:
-    """A cell: floats with 4 significant digits, None as a dash, sequences with commas."""
+    """A cell: 4 significant digits, thousands apart, None as a dash, sequences with commas."""
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, tuple | list):
@@ -94,7 +98,8 @@ def render(table: Table, file: TextIO, terminal: TextIO | None = None) -> None:
     from rich.table import Table as RichTable
 
     rich_table = RichTable(
-        title=_safe(table.title) or None, title_justify="left", box=box.SIMPLE_HEAD,
+        title=_safe(table.title) or None, title_justify="left",
+        box=box.ROUNDED if table.framed else box.SIMPLE_HEAD,
         caption=_safe(table.note) or None, caption_justify="left", title_style="bold",
     )
     for index, heading in enumerate(table.columns):

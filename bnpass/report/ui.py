@@ -50,7 +50,7 @@ class Ui:
 
     Attributes:
         json: print :attr:`document` on stdout at the end, and no tables.
-        quiet: no log and no progress.
+        quiet: nothing but warnings, errors, and the document where it is asked for.
         verbose: also details.
         document: what ``--json`` prints, filled by the command.
         lost: why a result could not be printed on stdout, or None.
@@ -98,8 +98,8 @@ class Ui:
         streams.write(sys.stderr, lines(text), flush=True)
 
     def table(self, table: Table) -> None:
-        """A table on stdout."""
-        if not self.json:
+        """A table on stdout, but with ``-q``."""
+        if not self.json and not self.quiet:
             from bnpass.report.tables import render
 
             text = io.StringIO()
@@ -107,8 +107,8 @@ class Ui:
             self._result(text.getvalue())
 
     def say(self, text: str) -> None:
-        """A line of the result on stdout."""
-        if not self.json:
+        """A line of the result on stdout, but with ``-q``."""
+        if not self.json and not self.quiet:
             self._result(one_line(text) + "\n")
 
     def print(self, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,9 +41,12 @@ def test_the_norm_goes_into_the_weights(bnpass: Run, normed: Path, tmp_path: Pat
     result = bnpass("fold", normed, "-o", out)
     assert result.code == 0, result.err
     assert kinds(out) == ["Gemm", "Sigmoid", "Gemm"]
-    assert "1 of 1 maps folded (1 backward)" in result.out
+    assert "1 of 1 BatchNorm folded (1 backward)" in result.out
     assert "verified on" in result.out
-    assert "0 BatchNorm left" in result.out.splitlines()[-1]
+    assert [row.split()[1:-1] for row in result.out.splitlines() if "BatchNorm  " in row] == [
+        ["BatchNorm", "│", "1", "│", "0"]]
+    assert re.search(r"PASSED: largest error \S+ where \S+ is allowed", result.out)
+    assert result.out.splitlines()[-2:] == [f"wrote {out}", f"next: bnpass bench {normed} {out}"]
     assert bnpass("verify", normed, out).code == 0
 
 
@@ -76,9 +80,26 @@ def test_nothing_to_do_is_said_and_the_copy_is_the_same(
     out = tmp_path / "out.onnx"
     result = bnpass("fold", plain, "-o", out)
     assert result.code == 0
-    assert "nothing to do" in result.out
+    assert len(result.out.splitlines()) == 1 and "nothing to do" in result.out
     assert out.read_bytes() == plain.read_bytes()
-    assert bnpass("fold", plain, "--dry-run", "--require-change").code == 1
+    wanted = bnpass("fold", plain, "--dry-run", "--require-change")
+    assert wanted.code == 1
+    assert "--require-change, and nothing changed: the model has no BatchNorm" in wanted.errors[0]
+
+
+def test_quiet_prints_nothing_and_json_has_both_sides(
+    bnpass: Run, normed: Path, tmp_path: Path
+) -> None:
+    quiet = bnpass("fold", normed, "-o", tmp_path / "a.onnx", "-q")
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
+    document = bnpass("fold", normed, "-o", tmp_path / "b.onnx", "-q", "--json").document
+    numbers = 6 * 8 + 8 + 8 * 3 + 3
+    assert document["before"] == {
+        "batch_norms": 1, "nodes": 4, "parameters": numbers + 4 * 8,
+        "multiply_adds": 6 * 8 + 8 * 3, "bytes": normed.stat().st_size}
+    assert document["after"] == {
+        "batch_norms": 0, "nodes": 3, "parameters": numbers, "multiply_adds": 6 * 8 + 8 * 3,
+        "bytes": (tmp_path / "b.onnx").stat().st_size}
 
 
 def test_folding_twice_is_folding_once(bnpass: Run, normed: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_a_norm_goes_in_front_of_every_nonlinearity(
     assert result.code == 0, result.err
     assert kinds(out) == ["Gemm", "BatchNormalization", "Sigmoid", "Gemm"]
     assert len(onnx.load(out).graph.node[0].input) == 2
-    assert "1 BatchNorms for 1 of 1 nonlinearities, 1 biases dropped" in result.out
+    assert "1 BatchNorm for 1 of 1 nonlinearity, 1 bias dropped" in result.out
     assert "next: bnpass train" in result.out.splitlines()[-1]
 
 

@@ -35,7 +35,8 @@ def test_names_are_never_cut_and_are_no_markup() -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(None, "-"), (True, "yes"), (False, "no"), (0.123456, "0.1235"), (3, "3"), (("a", 1), "a, 1")],
+    [(None, "-"), (True, "yes"), (False, "no"), (0.123456, "0.1235"), (3, "3"),
+     (61706, "61,706"), (("a", 1), "a, 1")],
 )
 def test_cells(value: object, shown: str) -> None:
     assert text(value) == shown

@@ -20,6 +20,7 @@ from bnpass.importer.inlining import inline_functions
 from bnpass.onnx_model.attributes import opsets
 from bnpass.onnx_model.shapes import stated
 from bnpass.onnx_model.storage.detached import open_light_model
+from bnpass.onnx_model.validity import check_model
 
 OLDEST, META = 7, "bnpass"
 
@@ -69,11 +70,10 @@ def _imported(
     model: str | os.PathLike[str] | onnx.ModelProto, batch: Batch, values: Mapping[str, Any]
 ) -> torch.fx.GraphModule:
     folder: Path | None = None
-    if isinstance(model, onnx.ModelProto):
-        proto, shared = inline_functions(model)
-    else:
-        folder = Path(model).parent
-        proto, shared = inline_functions(open_light_model(model))
+    if not isinstance(model, onnx.ModelProto):
+        folder, model = Path(model).parent, open_light_model(model)
+    check_model(model)
+    proto, shared = inline_functions(model)
     versions = opset_versions(proto)
     given = given_inputs(proto, values)
     plan, refusal = _plan(with_constants(proto, given) if given else proto, batch)

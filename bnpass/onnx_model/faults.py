@@ -76,9 +76,9 @@ def _fault(model: onnx.ModelProto) -> str | None:
             onnx.shape_inference.infer_shapes(model, strict_mode=True)
         else:
             onnx.checker.check_model(model, full_check=True)
+        return _wrong_channels(model)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
         return " ".join(str(error).split())[:300]
-    return _wrong_channels(model)
 
 
 def _wrong_channels(model: onnx.ModelProto) -> str | None:

@@ -1,23 +1,26 @@
 """What is wrong with a model that is no valid ONNX, by the name of the node or tensor at fault.
 
 onnx's checker stops where it likes and often names nothing; a runtime says that a file cannot be
-loaded. Here every message names its place. The whole walk is made only once something has gone
-wrong with a model: of most folds it would take a third of the time.
+loaded. Here every message names its place. What steers the work (bytes of tensors, types of
+attributes, groups, cycles, values made twice) is looked at when a model is read; the whole walk is
+made only once something has gone wrong: of most folds it would take a third of the time.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
+from typing import Any
 
 import onnx
 
 from bnpass import limits
 from bnpass.errors import InputError
 from bnpass.onnx_model.attributes import ONNX_DOMAINS, node_name, opset_of
-from bnpass.onnx_model.scopes import bodies, nodes_within
+from bnpass.onnx_model.scopes import bodies, graphs, nodes_within
 from bnpass.onnx_model.storage import external
 
 HINT = "onnx.checker.check_model(model, full_check=True) says more; export it again"
@@ -31,6 +34,11 @@ _GROUPED = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "De
 
 _TYPES = {number: name for name, number in onnx.AttributeProto.AttributeType.items()}
 
+_ELEMENTS = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
+
+_FIELDS = {1: "float_data", 6: "int32_data", 7: "int64_data", 11: "double_data"}
+"""Where float, int32, int64 and double tensors without raw data hold a number an element."""
+
 Name = tuple[str, str]
 """Domain and name of a function."""
 
@@ -41,6 +49,7 @@ def first_fault(model: onnx.ModelProto) -> str | None:
 
 
 def _faults(model: onnx.ModelProto) -> Iterator[str]:
+    yield from _text_faults(model)
     for tensor in external.tensors(model):
         yield from tensor_faults(tensor)
     opset = opset_of(model)
@@ -50,17 +59,40 @@ def _faults(model: onnx.ModelProto) -> Iterator[str]:
             yield from _node_faults(node, opset)
 
 
+def _text_faults(message: Any) -> Iterator[str]:
+    """Text that is no UTF-8, anywhere in a message: protobuf gives it as bytes."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            for text in [value] if isinstance(value, str | bytes) else value:
+                if isinstance(text, bytes):
+                    yield f"the {field.name} {text[:60]!r} is not UTF-8"
+        elif field.type == field.TYPE_MESSAGE:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from _text_faults(part)
+
+
+def refuse(faults: Iterable[str]) -> None:
+    """Refuse a model for the first of its faults.
+
+    Raises:
+        InputError: there is one.
+    """
+    for fault in faults:
+        raise InputError(f"not a valid ONNX model: {fault}", HINT)
+
+
 # --- tensors
 
 
 def tensor_faults(tensor: onnx.TensorProto) -> Iterator[str]:
     """What is wrong with a tensor's type, shape and bytes."""
     where = f"tensor {tensor.name!r}"
-    if tensor.data_type not in onnx.TensorProto.DataType.values() or tensor.data_type == 0:
+    if tensor.data_type not in _ELEMENTS:
         yield f"{where} has the unknown element type {tensor.data_type}"
         return
-    if any(size < 0 for size in tensor.dims):
-        yield f"{where} has the shape {list(tensor.dims)[:8]}"
+    dims = tensor.dims[:]
+    if dims and min(dims) < 0:
+        yield f"{where} has the shape {dims[:8]}"
         return
     wanted = external.nbytes(tensor)
     if wanted is None or external.is_external(tensor):
@@ -68,9 +100,14 @@ def tensor_faults(tensor: onnx.TensorProto) -> Iterator[str]:
     if tensor.HasField("raw_data"):
         held = len(tensor.raw_data)
         if held != wanted:
-            yield f"{where} of shape {list(tensor.dims)[:8]} needs {wanted} bytes and has {held}"
-    elif wanted and not any(len(getattr(tensor, kind)) for kind in external.TYPED):
-        yield f"{where} of shape {list(tensor.dims)[:8]} has no numbers"
+            yield f"{where} of shape {dims[:8]} needs {wanted} bytes and has {held}"
+        return
+    field = _FIELDS.get(tensor.data_type)
+    held = 0 if field is None else len(getattr(tensor, field))
+    if field is not None and held != math.prod(dims):
+        yield f"{where} of shape {dims[:8]} has {held or 'no'} numbers"
+    elif field is None and wanted and not any(len(getattr(tensor, f)) for f in external.TYPED):
+        yield f"{where} of shape {dims[:8]} has no numbers"
 
 
 # --- nodes
@@ -84,9 +121,13 @@ def _graph_faults(graph: onnx.GraphProto, opset: int) -> Iterator[str]:
             yield f"value {name!r} is made {count} times"
     for info in graph.input:
         yield from _size_faults(info)
+    dims = {tensor.name: tensor.dims[:] for tensor in graph.initializer}
     for node in graph.node:
         yield from _node_faults(node, opset)
-        yield from _vector_faults(node, graph)
+        yield from group_faults(node, dims.get)
+        if node.op_type == "BatchNormalization":
+            fault = norm_fault(node, {n: dims[n] for n in node.input[1:5] if n in dims})
+            yield from [fault] if fault is not None else []
         for body in bodies(node):
             yield from _graph_faults(body, opset)
     names = cycle(graph.node)
@@ -120,36 +161,42 @@ def _node_faults(node: onnx.NodeProto, opset: int) -> Iterator[str]:
         yield f"{where} has {len(node.input)} inputs"
     if not schema.min_output <= len(node.output) <= schema.max_output:
         yield f"{where} has {len(node.output)} outputs"
-    for attribute in node.attribute:
-        known = schema.attributes.get(attribute.name)
-        wanted = known and _TYPES[int(known.type.value)]  # type: ignore[attr-defined]
-        given = _TYPES.get(attribute.type, str(attribute.type))
-        if wanted and given != wanted:
-            yield f"{where} has an attribute {attribute.name!r} of type {given}, not {wanted}"
-        elif attribute.name == "group" and node.op_type in _GROUPED and attribute.i < 1:
-            yield f"{where} has group {attribute.i}"
+    yield from attribute_faults(node, opset)
     there = {attribute.name for attribute in node.attribute}
     for name, known in schema.attributes.items():
         if known.required and name not in there:
             yield f"{where} lacks its attribute {name!r}"
 
 
-def _vector_faults(node: onnx.NodeProto, graph: onnx.GraphProto) -> Iterator[str]:
-    """The vectors of a BatchNormalization that do not fit each other; groups that do not divide."""
-    if node.op_type not in {"BatchNormalization", "Conv", "ConvTranspose"}:
+def attribute_faults(node: onnx.NodeProto, opset: int) -> Iterator[str]:
+    """Attributes of an ONNX operator that are of another type than it has; impossible groups."""
+    known = _attribute_types(node.op_type, opset) if node.domain in ONNX_DOMAINS else {}
+    for attribute in node.attribute if known else ():
+        name, wanted = attribute.name, known.get(attribute.name)
+        if wanted is not None and attribute.type != wanted:
+            given = _TYPES.get(attribute.type, str(attribute.type))
+            yield (f"node {node_name(node)!r} ({node.op_type}) has an attribute {name!r} of type "
+                   f"{given}, not {_TYPES[wanted]}")
+        elif name == "group" and node.op_type in _GROUPED and attribute.i < 1:
+            yield f"node {node_name(node)!r} ({node.op_type}) has group {attribute.i}"
+
+
+def group_faults(
+    node: onnx.NodeProto, dims: Callable[[str], Sequence[int] | None]
+) -> Iterator[str]:
+    """A convolution whose groups do not divide the first size of its weight.
+
+    Args:
+        node: any node.
+        dims: the shape of a tensor by its name, None where it is not known.
+    """
+    if node.op_type not in {"Conv", "ConvTranspose"} or len(node.input) < 2:
         return
-    held = {tensor.name: tensor for tensor in graph.initializer if tensor.name in node.input}
-    if node.op_type == "BatchNormalization":
-        shapes = {name: list(held[name].dims) for name in node.input[1:5] if name in held}
-        fault = norm_fault(node, shapes)
-        if fault is not None:
-            yield fault
-        return
-    where = f"node {node_name(node)!r} ({node.op_type})"
-    weight = held.get(node.input[1]) if len(node.input) > 1 else None
     group = next((a.i for a in node.attribute if a.name == "group"), 1)
-    if weight is not None and len(weight.dims) > 1 and group > 0 and weight.dims[0] % group:
-        yield f"{where} has group {group} and a weight of shape {list(weight.dims)[:6]}"
+    found = dims(node.input[1]) if group != 1 else None
+    if found is not None and len(found) > 1 and group > 0 and found[0] % group:
+        yield (f"node {node_name(node)!r} ({node.op_type}) has group {group} and a weight of "
+               f"shape {list(found)[:6]}")
 
 
 def norm_fault(
@@ -187,6 +234,15 @@ def _schema(kind: str, opset: int) -> onnx.defs.OpSchema | None:
         return None
 
 
+@lru_cache(maxsize=512)
+def _attribute_types(kind: str, opset: int) -> dict[str, int]:
+    """The numbers of the types of an operator's attributes, by their names."""
+    schema = _schema(kind, opset)
+    return {} if schema is None else {
+        name: int(known.type.value)  # type: ignore[attr-defined]
+        for name, known in schema.attributes.items()}
+
+
 def cycle(nodes: Sequence[onnx.NodeProto]) -> list[str]:
     """The names of nodes that wait for each other; empty where there is an order to run them."""
     makers = {name: place for place, node in enumerate(nodes) for name in node.output if name}
@@ -205,50 +261,51 @@ def not_text(name: str | bytes) -> InputError:
     return InputError(f"not a valid ONNX model: the name {shown!r} is not UTF-8", HINT)
 
 
-class Order:
-    """Watches the nodes of a graph go by: each value may be made once, and no node too early.
+def check_graph(graph: onnx.GraphProto, opset: int) -> None:
+    """Refuse a graph whose parts would lead the work astray; the bodies in it are not looked at.
 
-    Args:
-        graph: its nodes are given to :meth:`see`, one after the other.
+    Raises:
+        InputError: a value is made twice, nodes read each other in a cycle, a tensor's bytes do not
+            fit its shape, an attribute has another type than its operator's, groups do not divide,
+            or a name is no UTF-8.
     """
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        for info in (*graph.input, *graph.output):
-            if type(info.name) is not str:
-                raise not_text(info.name)
-        self._graph = graph
-        self._known = {"", *(info.name for info in graph.input)}
-        self._made: set[str] = {info.name for info in graph.input}
-        self._known.update(tensor.name for tensor in graph.initializer)
-        self._early = False
-
-    def see(self, node: onnx.NodeProto, inputs: list[str], outputs: list[str]) -> None:
-        """The next node.
-
-        Raises:
-            InputError: it makes a value that is there already.
-        """
-        self._early = self._early or not self._known.issuperset(inputs)
-        for name in outputs:
+    for info in (*graph.input, *graph.output):
+        if type(info.name) is not str:
+            raise not_text(info.name)
+    for tensor in graph.initializer:
+        refuse(tensor_faults(tensor))
+    dims = {tensor.name: tensor.dims for tensor in graph.initializer}
+    made = {info.name for info in graph.input}
+    known = {"", *made, *dims}
+    early = False
+    for node in graph.node:
+        early = early or not known.issuperset(node.input)
+        for name in node.output:
             if type(name) is not str:
                 raise not_text(name)
-            if name in self._made:
-                raise InputError(f"not a valid ONNX model: value {name!r} is made twice, again by "
-                                 f"node {node_name(node)!r}", HINT)
+            if name in made:
+                refuse([f"value {name!r} is made twice, again by node {node_name(node)!r}"])
             if name:
-                self._made.add(name)
-        self._known.update(outputs)
+                made.add(name)
+                known.add(name)
+        refuse(attribute_faults(node, opset))
+        refuse(group_faults(node, dims.get))
+    names = cycle(graph.node) if early else []
+    if names:
+        refuse([f"{_CYCLE}: {', '.join(map(repr, names[:4]))}"])
 
-    def end(self) -> None:
-        """All nodes were there.
 
-        Raises:
-            InputError: some read each other in a cycle.
-        """
-        names = cycle(self._graph.node) if self._early else []
-        if names:
-            shown = ", ".join(map(repr, names[:4]))
-            raise InputError(f"not a valid ONNX model: {_CYCLE}: {shown}", HINT)
+def check_model(model: onnx.ModelProto) -> None:
+    """Refuse a model for a fault of any of its graphs (:func:`check_graph`) or its functions.
+
+    Raises:
+        InputError: there is one.
+        BudgetError: its functions are too much work written out.
+    """
+    check_functions(model)
+    opset = opset_of(model)
+    for graph in graphs(model.graph):
+        check_graph(graph, opset)
 
 
 # --- functions

@@ -13,6 +13,7 @@ from onnx import helper
 
 import bnpass as package
 from bnpass.errors import BnpassError, InputError
+from bnpass.frontends.onnx.read import read
 from bnpass.limits import BudgetError
 from bnpass.onnx_model.faults import blame
 from bnpass.onnx_model.validity import check_functions, cycle, first_fault
@@ -101,6 +102,41 @@ def test_no_command_calls_a_bad_file_a_bug(bnpass: Run, tmp_path: Path, damage: 
             assert any(name in result.errors[0] for name in DAMAGES[damage]), result.err
 
 
+def group_of_none(model: onnx.ModelProto) -> None:
+    layer(model, group=0)
+
+
+def group_of_five(model: onnx.ModelProto) -> None:
+    layer(model, group=5)
+
+
+def layer(model: onnx.ModelProto, group: int) -> None:
+    """A convolution of 8 channels in place of everything else."""
+    made = helper.make_node("Conv", ["x", "w"], ["y"], "conv", group=group)
+    weight = onnx.numpy_helper.from_array(np.zeros((8, 3, 1, 1), np.float32), "w")
+    model.graph.CopyFrom(helper.make_graph(
+        [made], "g", [helper.make_tensor_value_info("x", 1, [1, 3, 4, 4])],
+        [helper.make_tensor_value_info("y", 1, None)], [weight]))
+
+
+def few_numbers(model: onnx.ModelProto) -> None:
+    weight = tensor(model, "w0")
+    weight.ClearField("raw_data")
+    weight.float_data.extend([1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("damage", [circle, twice, unknown_type, negative, too_long, empty,
+                                    few_numbers, text_for_a_number, group_of_none,
+                                    group_of_five], ids=lambda d: d.__name__)
+def test_what_steers_the_work_is_checked_when_it_is_read(damage: Damage) -> None:
+    model = add_norm(mlp())
+    damage(model)
+    for door in (read, package.inspect, package.to_torch):
+        with pytest.raises(InputError, match="not a valid ONNX model") as caught:
+            door(model)
+        assert caught.value.__cause__ is None, "it failed first, and was explained after that"
+
+
 @pytest.mark.parametrize("damage", [circle, no_outputs, too_long, negative],
                          ids=lambda d: d.__name__)
 def test_python_callers_get_the_same_errors(damage: Damage) -> None:
@@ -124,6 +160,16 @@ def test_names_that_are_not_utf8(bnpass: Run, tmp_path: Path) -> None:
     for words in (("inspect",), ("draw", "-o", tmp_path / "d.mmd"),
                   ("fold", "-o", tmp_path / "o.onnx")):
         bnpass(words[0], path, *words[1:]).assert_refused(2, "is not UTF-8")
+
+
+def test_any_text_that_is_not_utf8_is_named() -> None:
+    content = add_norm(mlp()).SerializeToString()
+    model = onnx.ModelProto.FromString(content.replace(b"producer", b"pr\xffducer"))
+    assert first_fault(model) is None  # there is no such text in it
+    model.metadata_props.add(key="abc", value="d")
+    broken = onnx.ModelProto.FromString(model.SerializeToString().replace(b"abc", b"a\xffc"))
+    fault = first_fault(broken)
+    assert fault is not None and "the key b'a\\xffc' is not UTF-8" in fault
 
 
 def test_unsorted_nodes_are_no_cycle() -> None:

@@ -25,7 +25,7 @@ from bnpass.onnx_model.constants import (
 from bnpass.onnx_model.inference import is_settled
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import Place, captured_by, has_bodies, placed_bodies
-from bnpass.onnx_model.validity import HINT, Order, norm_fault, not_text
+from bnpass.onnx_model.validity import HINT, check_graph, norm_fault, not_text
 
 OVERRIDABLE = "an input with a default, which callers may override (--freeze-inputs fixes it)"
 
@@ -115,8 +115,9 @@ def read(model: OnnxModel | onnx.ModelProto, *, freeze_inputs: bool = False) -> 
         freeze_inputs: take defaults that callers may override for constants.
 
     Raises:
-        InputError: a value is made twice, nodes or functions wait for each other, or a node's
-            constants cannot be read.
+        InputError: a value is made twice, nodes or functions wait for each other, a tensor's
+            bytes do not fit its shape, an attribute has another type, or a node's constants
+            cannot be read.
         BudgetError: functions, or constants computed from others, are beyond their limits.
     """
     model = OnnxModel.of(model)
@@ -134,10 +135,10 @@ def _read_scope(
     path: str,
     freeze_inputs: bool,
 ) -> None:
+    check_graph(proto, reading.opset)
     builder = _Builder(reading, proto, place, outer, freeze_inputs)
     for node in proto.node:
         builder.add(node)
-    builder.order.end()
     scope = builder.finish(path)
     reading.scopes.append(scope)
     for name in builder.with_bodies:
@@ -167,7 +168,6 @@ class _Builder:
     ) -> None:
         self.model, self.proto, self.outer = reading.model, proto, outer
         self._types = reading.model.known(place)
-        self.order = Order(proto)
         self.with_bodies: list[str] = []
         self.reads: list[str] = []
         fixed = freeze_inputs or reading.model.proto.ir_version < 4 or outer is not None
@@ -216,7 +216,6 @@ class _Builder:
 
     def add(self, node: onnx.NodeProto) -> None:
         inputs, outputs = node.input[:], node.output[:]
-        self.order.see(node, inputs, outputs)
         self.reads += inputs
         if is_onnx(node, "BatchNormalization"):
             self._check_norm(node, inputs)

@@ -90,7 +90,7 @@ def _read(path: Path) -> onnx.ModelProto:
     keys = [p.key for p in sidecar.metadata_props]
     if whole and keys[-2:] == [_NOTE, _ITSELF]:
         return sidecar
-    if not any(key.startswith(_NOTE) for key in keys):
+    if not any(str(key).startswith(_NOTE) for key in keys):  # bytes where it is no UTF-8
         raise InputError(f"this is no sidecar of a fold: {path}",
                          "bnpass fold --sidecar FILE writes one")
     raise InputError(f"the sidecar is damaged, its checksum does not agree: {path}", _AGAIN)

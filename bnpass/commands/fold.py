@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import half, normalising, options
+from bnpass.commands import many as many_files
 from bnpass.commands.checking import add_budget, check
 from bnpass.errors import UsageError
 from bnpass.files import check_output, together
@@ -36,17 +37,23 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "bnpass fold out/lenet.ready.onnx -o out/lenet.deploy.onnx",
     "bnpass fold out/lenet.ready.onnx --dry-run --explain",
+    "bnpass fold out/lenet.ready.onnx models/lenet.onnx -o out/folded --jobs 2",
 )
-COMMON = ("-o", "--force", "--explain", "--dry-run", "--require-change", "--only", "--skip",
-          "--collapse", "--freeze-inputs", "--max-growth", "--fold-normalisation", "--to",
-          "--sidecar", "--no-verify", "--dims", "--json", "-q")
+COMMON = ("-o", "--force", "--jobs", "--explain", "--dry-run", "--check", "--only", "--skip",
+          "--collapse", "--fold-normalisation", "--to", "--sidecar", "--no-verify", "--dims",
+          "--json", "-q")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    options.add_model(parser)
+    parser.add_argument("model", metavar="MODEL.onnx", nargs="+",
+                        help="the models to read, or folders of them; never written")
     options.add_written(parser)
+    parser.add_argument("--jobs", type=options.at_least_one, default=1, metavar="N",
+                        help="so many files at a time, where several are given (default 1)")
     options.add_plan_options(parser)
+    parser.add_argument("--check", action="store_true",
+                        help="exit with 1 if anything would fold, and write nothing")
     group = parser.add_argument_group("folding")
     group.add_argument("--leftover", choices=("bn", "affine"), default="bn",
                        help="what a chain becomes that cannot fold: one BatchNorm (default), or "
@@ -74,7 +81,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ui: Ui) -> int:
-    """Run the command."""
+    """Run the command on one file or on many."""
+    if args.check and (args.output or args.require_change):
+        other = "-o" if args.output else "--require-change"
+        raise UsageError(f"--check with {other}", "leave one of them out: --check writes nothing, "
+                         "and a fold that it finds is its failure")
+    args.dry_run |= args.check
+    if many_files.is_many(args):
+        return many_files.fold_many(args, ui)
+    (args.model,) = args.model
+    return _fold(args, ui)
+
+
+def _fold(args: argparse.Namespace, ui: Ui) -> int:
+    """Fold one file."""
     from bnpass.deploy import DeployOptions, deploy_file, plan_deployment
     from bnpass.frontends.onnx.folding import FoldOptions
     from bnpass.onnx_model.model import OnnxModel
@@ -107,6 +127,8 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         ui.document["sidecar"] = sidecar
         ui.say(f"wrote {sidecar} ({size(sidecar.stat().st_size)}): bnpass unfold {path} "
                f"{sidecar} undoes the fold")
+    if args.check:
+        return _checked(done, args, ui)
     if not done.does_something:
         why = _why_unchanged(done)
         say_unchanged(ui, why, path)
@@ -118,6 +140,17 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
                    reports[-1] if reports else "not verified: --no-verify",
                    f"bnpass bench {args.model} {path}")
     return 0 if done.folded.plan.folded else options.unchanged(args, _why_unchanged(done), ui)
+
+
+def _checked(done: Deployed, args: argparse.Namespace, ui: Ui) -> int:
+    """The end of ``--check``: 1 if anything would fold."""
+    ui.document["check"] = True
+    if not done.does_something:
+        ui.say(f"nothing would fold: {_why_unchanged(done)}")
+        return 0
+    ui.document["ok"] = False
+    ui.say(f"next: bnpass fold {args.model} -o {options.sibling(Path(args.model), 'folded')}")
+    return 1
 
 
 def _why_unchanged(done: Deployed) -> str:
@@ -186,7 +219,7 @@ def _show(done: Deployed, args: argparse.Namespace, ui: Ui) -> None:
     if plan.spared:
         ui.say(f"{many(len(plan.spared), 'constant')} left alone: {spared_summary(plan)}")
     if plan.entries:
-        ui.say(fold_summary(plan))
+        ui.say(fold_summary(plan, done=not args.dry_run))
     normalising.show(done, ui)
     if plan.refused and plan.folded and not args.explain:
         ui.say(f"{len(plan.refused):,} stay: --explain gives the reasons")

@@ -78,6 +78,13 @@ def before_and_after(before: dict[str, Any], after: dict[str, Any], title: str) 
     return table
 
 
+def proof_of(document: dict[str, Any] | None) -> tuple[float | None, float]:
+    """The error nearest to its limit and that limit, out of a verdict's JSON; (None, 0): none."""
+    outputs = list(((document or {}).get("outputs") or {}).values())
+    pairs = [(float(found["max_abs"]), float(found["limit"])) for found in outputs]
+    return max(pairs, key=lambda p: (p[0] / p[1] if p[1] else 0.0, p[0]), default=(None, 0.0))
+
+
 def proof_line(report: VerifyReport) -> str:
     """``PASSED: largest error 1.2e-07 where 3.4e-06 is allowed``."""
     word = "PASSED" if report.passed else "FAILED"

@@ -56,8 +56,8 @@ def spared_table(plan: FoldPlan) -> Table:
     return table
 
 
-def fold_summary(plan: FoldPlan) -> str:
-    """``4 of 4 BatchNorms and 1 of 2 other scales and shifts fold (5 backward)``."""
+def fold_summary(plan: FoldPlan, *, done: bool = True) -> str:
+    """``4 of 4 BatchNorms and 1 of 2 other scales and shifts folded (5 backward)``."""
     said, gone = [], {id(entry) for entry in plan.folded}
     for is_norm, what in ((True, "BatchNorm"), (False, "other scale and shift")):
         here = [e for e in plan.entries if (e.kind == "BatchNormalization") == is_norm]
@@ -67,7 +67,8 @@ def fold_summary(plan: FoldPlan) -> str:
             said.append(f"{going:,} of {len(here):,} {noun}")
     ways = Counter(entry.how for entry in plan.folded)
     how = ", ".join(f"{n:,} {way}" for way, n in ways.items())
-    return " and ".join(said) + " folded" + (f" ({how})" if how else "")
+    verb = "folded" if done else "would fold"
+    return f"{' and '.join(said)} {verb}" + (f" ({how})" if how else "")
 
 
 def spared_summary(plan: FoldPlan) -> str:

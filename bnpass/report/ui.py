@@ -62,6 +62,7 @@ class Ui:
         self.verbose = verbose
         self.document: dict[str, Any] = {}
         self.lost: OSError | None = None
+        self._by_line = False
 
     @classmethod
     def from_arguments(cls, arguments: Sequence[str]) -> Ui:
@@ -128,6 +129,17 @@ class Ui:
         with open_progress(title, total, quiet=self.quiet) as progress:
             yield progress
 
+    def record(self, document: dict[str, Any]) -> None:
+        """With ``--json``, one of several documents: a line of its own, now.
+
+        Nothing else is printed at the end then.
+        """
+        self._by_line = True
+        if self.json:
+            from bnpass.report.document import to_json
+
+            self._result(to_json(document, indent=None) + "\n", flush=True)
+
     def flush(self) -> None:
         """Print what is held back, so that a failure is known."""
         self._result("", flush=True)
@@ -135,7 +147,7 @@ class Ui:
     def close(self) -> None:
         """Print the JSON document if one was asked for, and what is held back of the rest."""
         text = ""
-        if self.json:
+        if self.json and not self._by_line:
             from bnpass.report.document import to_json
 
             text = to_json(self.document) + "\n"

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
                          "and a fold that it finds is its failure")
     args.dry_run |= args.check
     if many_files.is_many(args):
-        return many_files.fold_many(args, ui)
+        return many_files.fold_many(args, ui, add_arguments)
     (args.model,) = args.model
     return _fold(args, ui)
 

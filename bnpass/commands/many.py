@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +29,15 @@ def is_many(args: argparse.Namespace) -> bool:
     return len(args.model) > 1 or Path(args.model[0]).is_dir()
 
 
-def fold_many(args: argparse.Namespace, ui: Ui) -> int:
+def fold_many(
+    args: argparse.Namespace, ui: Ui, declare: Callable[[argparse.ArgumentParser], None]
+) -> int:
     """Fold every file; 1 where one of them failed.
+
+    Args:
+        args: of ``fold``.
+        ui: is told of every file.
+        declare: declares the options of ``fold``, for they are handed on as they were written.
 
     Raises:
         UsageError: no folder to write, or two files that would be written to the same place.
@@ -39,7 +46,7 @@ def fold_many(args: argparse.Namespace, ui: Ui) -> int:
     if args.sidecar:
         raise UsageError("--sidecar with several files", "fold them one by one")
     jobs = _jobs(args)
-    given = _given(args)
+    given = _given(args, declare)
     running = _Running([sys.executable, "-P", "-m", "bnpass", "fold", "--json", *given])
     table = _table()
     results = []
@@ -91,12 +98,12 @@ def _within(path: Path, folder: Path | None) -> list[tuple[Path, Path]]:
     return [(p, p.relative_to(path)) for p in inside]
 
 
-def _given(args: argparse.Namespace) -> list[str]:
+def _given(
+    args: argparse.Namespace, declare: Callable[[argparse.ArgumentParser], None]
+) -> list[str]:
     """The options as they were written, but for those of this process."""
-    from bnpass.commands import fold
-
     parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    fold.add_arguments(parser)
+    declare(parser)
     for action in parser._actions:
         action.default = argparse.SUPPRESS
         action.type = None

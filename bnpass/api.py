@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
@@ -306,6 +306,9 @@ def fold(
     to: str | None = None,
     to_io: bool = False,
     verify: bool = True,
+    trust_shapes: bool = False,
+    dims: Mapping[str, int] | None = None,
+    data: Iterable[Any] | None = None,
     plan_only: bool = False,
     force: bool = False,
 ) -> Any:
@@ -333,6 +336,11 @@ def fold(
             :mod:`bnpass.frontends.onnx.half`.
         to_io: with ``to``: inputs and outputs too; they stay float32 otherwise.
         verify: ONNX only: compare with the original on onnxruntime before returning.
+        trust_shapes: ONNX only: fold also where a shape is only what the file declares behind an
+            operator that nobody knows, and the network cannot be run to check that.
+        dims: ONNX only, for the check: sizes of free dimensions by name (``input:axis`` where
+            they have none), and values of inputs that are counts.
+        data: ONNX only, for the check: batches of inputs instead of random ones.
         plan_only: return the :class:`~bnpass.passes.fold.FoldPlan` and change nothing.
         force: replace an existing ``output``.
 
@@ -368,10 +376,11 @@ def fold(
         ),
         to=to,
         io=to_io,
+        trust_shapes=trust_shapes,
     )  # fmt: skip
     if plan_only:
         return plan_deployment(OnnxModel.of(model, data=False), wanted).folded.plan
-    proofs = verified if verify else None
+    proofs = verified(dims, data) if verify else None
     if output is not None and _is_path(model):
         deploy_file(Path(model), Path(output), wanted, proofs, force=force)
         return Path(output)
@@ -390,6 +399,7 @@ def collapse(
     skip: Sequence[str] = (),
     norms_only: bool = False,
     verify: bool = True,
+    trust_shapes: bool = False,
     plan_only: bool = False,
     force: bool = False,
 ) -> Any:
@@ -408,6 +418,7 @@ def collapse(
             or of all its operators where it has none.
         norms_only: only regions with a BatchNorm in them, as :func:`fold` does.
         verify: ONNX only: compare with the original before returning.
+        trust_shapes: ONNX only: as :func:`fold` takes it.
         plan_only: return the :class:`~bnpass.passes.collapse.CollapsePlan` and change nothing.
         force: replace an existing ``output``.
 
@@ -438,7 +449,8 @@ def collapse(
     if verify:
         from bnpass.verdict.judge import Edits, judge
 
-        edits = Edits(done.correspondences, None, done.correspondences.changed)
+        edits = Edits(done.correspondences, None, done.correspondences.changed,
+                      tuple(sorted(done.declared)), trust_shapes)
         judge(given.proto, edited.proto, edits).raise_if_failed()
     return _written(edited.proto, model, output, force)
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
@@ -67,6 +67,9 @@ class FoldKeywords(SelectKeywords, total=False):
     to: str | None
     to_io: bool
     verify: bool
+    trust_shapes: bool
+    dims: Mapping[str, int] | None
+    data: Iterable[Any] | None
     force: bool
 
 

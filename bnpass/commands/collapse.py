@@ -12,7 +12,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
-from bnpass.commands.checking import add_budget, check
+from bnpass.commands.checking import add_budget, add_data, add_trust, check, samples
 from bnpass.report.box import Counted, say_result, say_unchanged
 from bnpass.report.tables import Table
 from bnpass.report.ui import Ui
@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="only regions with a BatchNorm in them, as fold does")
     parser.add_argument("--no-verify", action="store_true",
                         help="do not compare with the original before writing")
+    add_trust(parser)
     add_budget(parser)
+    add_data(parser)
     options.add_seed(parser)
     options.add_provider(parser)
     options.add_output_options(parser)
@@ -63,10 +65,11 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     def prove(done: Collapsed, after: Any) -> None:
         if not done.plan.collapsed:
             return
-        edits = Edits(done.correspondences, None, done.correspondences.changed)
+        edits = Edits(done.correspondences, None, done.correspondences.changed,
+                      tuple(sorted(done.declared)), args.trust_shapes)
         reports.append(check(
             args.model, after, ui, edits=edits, provider=args.provider, seed=args.seed,
-            budget=args.check_budget, dims=args.dims,
+            budget=args.check_budget, dims=args.dims, data=samples(after, args, ui),
         ))  # fmt: skip
 
     if path is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import half, normalising, options
 from bnpass.commands import many as many_files
-from bnpass.commands.checking import add_budget, check
+from bnpass.commands.checking import add_budget, add_data, add_trust, check, samples
 from bnpass.errors import UsageError
 from bnpass.files import check_output, together
 from bnpass.report.box import Counted, say_result, say_unchanged
@@ -74,7 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     normalising.add_arguments(parser)
     group.add_argument("--no-verify", action="store_true",
                        help="do not compare with the original before writing")
+    add_trust(group)
     add_budget(group)
+    add_data(group)
     options.add_seed(parser)
     options.add_provider(parser)
     options.add_output_options(parser)
@@ -108,7 +110,7 @@ def _fold(args: argparse.Namespace, ui: Ui) -> int:
     wanted = DeployOptions(
         FoldOptions(tuple(args.only), tuple(args.skip), args.leftover, args.training_mode,
                     args.freeze_inputs, args.max_growth, args.fold_norms, args.collapse),
-        normalising.normalisation(args, ui), args.to, args.to_io,
+        normalising.normalisation(args, ui), args.to, args.to_io, args.trust_shapes,
     )  # fmt: skip
     if path is None:
         done = plan_deployment(OnnxModel.of(args.model, data=wanted.whole), wanted)
@@ -167,7 +169,7 @@ def _proofs(args: argparse.Namespace, ui: Ui, reports: list[VerifyReport]) -> Pr
         reports.append(check(
             done.reference, result, ui, edits=done.edits, provider=args.provider,
             seed=args.seed, rule=rule, prepare=done.prepare, budget=args.check_budget,
-            dims=args.dims,
+            dims=args.dims, data=samples(done.model, args, ui),
         ))  # fmt: skip
 
     def prove_half(done: Deployed, result: Any) -> None:
@@ -220,6 +222,9 @@ def _show(done: Deployed, args: argparse.Namespace, ui: Ui) -> None:
         ui.say(f"{many(len(plan.spared), 'constant')} left alone: {spared_summary(plan)}")
     if plan.entries:
         ui.say(fold_summary(plan, done=not args.dry_run))
+    if plan.declared:
+        ui.say(f"{len(plan.declared)} of them rest on shapes that only the file declares, of "
+               f"{', '.join(map(repr, plan.stated[:3]))}{' ...' if plan.stated[3:] else ''}")
     normalising.show(done, ui)
     if plan.refused and plan.folded and not args.explain:
         ui.say(f"{len(plan.refused):,} stay: --explain gives the reasons")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
-from bnpass.commands.checking import add_budget, check
+from bnpass.commands.checking import add_budget, add_split, add_trust, check, samples
 from bnpass.errors import UsageError
 from bnpass.report.box import Counted, say_result, say_unchanged
 from bnpass.report.plans import site_table, skipped_table
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bnpass.onnx_model.model import OnnxModel
     from bnpass.passes.sites import InsertPlan, Policy
     from bnpass.runtime.verify import VerifyReport
+    from bnpass.verdict.judge import Edits
 
 
 _BATCH = 1000
@@ -70,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        "unchanged, without data; unchanged, with the statistics of --data")
     group.add_argument("--zero-gamma", action="store_true",
                        help="gamma 0 at the end of residual branches, with --init fresh")
-    group.add_argument("--data", metavar="DATA", help="samples for --init calibrated")
+    group.add_argument("--data", metavar="DATA",
+                       help="samples for --init calibrated, and for the check")
     group.add_argument("--eps", type=options.positive, default=1e-5, metavar="N",
                        help="added to the variance (default 1e-5)")
     group.add_argument("--momentum", type=options.fraction, default=0.1, metavar="N",
@@ -78,7 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        "(default 0.1)")
     group.add_argument("--no-verify", action="store_true",
                        help="do not compare with the original (not done for fresh anyway)")
+    add_trust(group)
     add_budget(group)
+    add_split(group)
     options.add_output_options(parser)
 
 
@@ -169,7 +173,15 @@ class _Insertion:
         """Compare what is about to be written with what was given."""
         if self.proves and done.plan.sites:
             self.report = check(self.reference, result, self.ui, budget=self.args.check_budget,
-                                dims=self.args.dims)
+                                dims=self.args.dims, edits=self._edits(done.plan),
+                                data=samples(result, self.args, self.ui))
+
+    def _edits(self, plan: InsertPlan) -> Edits:
+        """What the check is told: names tell the rest."""
+        from bnpass.verdict.judge import Edits
+
+        return Edits(declared=tuple(site.name for site in plan.sites if site.declared),
+                     trust_shapes=self.args.trust_shapes)
 
     def proof(self) -> VerifyReport | str:
         """What the verdict found, or why it was not asked."""
@@ -210,6 +222,9 @@ def _show(plan: InsertPlan, args: argparse.Namespace, ui: Ui) -> None:
         ui.say(f"{many(len(plan.sites), 'BatchNorm')} for "
                f"{plan.nonlinearities - len(plan.skipped):,} of "
                f"{many(plan.nonlinearities, 'nonlinearity')}, {many(plan.dropped, 'bias')} dropped")
+    resting = sum(site.declared for site in plan.sites)
+    if resting:
+        ui.say(f"{resting:,} of them rest on shapes that only the file declares")
     if plan.per_branch:
         branched = many(len(plan.per_branch), "nonlinearity")
         ui.say(f"normalised per branch: the sums that {branched} read")

@@ -10,7 +10,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
-from bnpass.commands.checking import add_budget, check
+from bnpass.commands.checking import add_budget, add_data, check, samples
 from bnpass.report.box import Counted, say_result, say_unchanged
 from bnpass.report.tables import Table
 from bnpass.report.ui import Ui
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-verify", action="store_true",
                         help="do not compare with the original (not done where an LRN goes anyway)")
     add_budget(parser)
+    add_data(parser)
     options.add_output_options(parser)
 
 
@@ -96,7 +97,8 @@ def _prove(plan: StripPlan, after: Any, args: argparse.Namespace, ui: Ui) -> Ver
 
     original = load_model(args.model, data=False)
     edits = Edits(plan.edits.correspondences, original)
-    return check(args.model, after, ui, edits=edits, budget=args.check_budget, dims=args.dims)
+    return check(args.model, after, ui, edits=edits, budget=args.check_budget, dims=args.dims,
+                 data=samples(after, args, ui))
 
 
 def strip_table(plan: StripPlan) -> Table:

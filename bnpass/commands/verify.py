@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
-from bnpass.commands.checking import add_budget, answers, status
+from bnpass.commands.checking import add_budget, answers, samples, status
 from bnpass.errors import UsageError
 from bnpass.report.tables import Table
 from bnpass.report.ui import Ui
@@ -199,18 +198,9 @@ def _determinism(args: argparse.Namespace, model: str, data: Any, ui: Ui) -> boo
     return report.passed
 
 
-def _data(args: argparse.Namespace, ui: Ui) -> Any:
-    if args.data is None:
-        return None
-    from bnpass.data import Stream
-    from bnpass.pipeline.datasets import open_for
-
-    data = open_for(args.candidate or args.reference, args.data, labels=False, split=args.split)
-    ui.document["data"] = data.recipe
+def _data(args: argparse.Namespace, ui: Ui) -> list[Any] | None:
     size = max(args.batches) if not args.determinism else max(64, *args.batches)
-    if isinstance(data, Stream):
-        return list(islice(data, 4 * args.draws))
-    return [x for x, _ in data.batches(size)][: 4 * args.draws]
+    return samples(args.candidate or args.reference, args, ui, size=size, count=4 * args.draws)
 
 
 def verify_table(report: VerifyReport) -> Table:

@@ -106,6 +106,7 @@ def _edit(
         model.proto = done.folded.model
     else:
         done = Deployed(reference, folding.fold(model, options.fold))
+    done.trust_shapes = options.trust_shapes
     if options.to is not None:
         _prove(done, done.model, proofs)
         done.half = to_half(done.folded.model, options.to, io=options.io)

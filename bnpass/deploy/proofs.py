@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from bnpass.deploy.result import Deployed, Model
+
+if TYPE_CHECKING:
+    from bnpass.runtime.tolerance import Tolerance
 
 Proof = Callable[[Deployed, Model], object]
 """(what was done, the model to be proved) -> anything, or raises."""
@@ -22,21 +26,27 @@ class Proofs:
     half: Proof
 
 
-def _verify_fold(done: Deployed, result: Model) -> None:
-    from bnpass.verdict.judge import judge
+def verified(
+    dims: Mapping[str, int] | None = None, data: Iterable[Any] | None = None
+) -> Proofs:
+    """Edit by edit, and on onnxruntime; see :func:`bnpass.verdict.judge.judge`.
 
-    judge(done.reference, result, done.edits, prepare=done.prepare).raise_if_failed()
+    Args:
+        dims: sizes of free dimensions, and values of inputs that are counts.
+        data: batches to run both models on instead of random inputs.
+    """
+    batches = None if data is None else list(data)
 
+    def fold(done: Deployed, result: Model, rule: Tolerance | None = None) -> None:
+        from bnpass.verdict.judge import judge
 
-def _verify_half(done: Deployed, result: Model) -> None:
-    from bnpass.runtime.precision import precision
-    from bnpass.verdict.judge import judge
+        judge(done.reference, result, done.edits, prepare=done.prepare, rule=rule, dims=dims,
+              data=batches).raise_if_failed()
 
-    assert done.half is not None
-    rule = precision(done.reference, done.half.dtype).rule
-    judge(done.reference, result, done.edits, prepare=done.prepare, rule=rule).raise_if_failed()
+    def half(done: Deployed, result: Model) -> None:
+        from bnpass.runtime.precision import precision
 
+        assert done.half is not None
+        fold(done, result, precision(done.reference, done.half.dtype).rule)
 
-verified = Proofs(_verify_fold, _verify_half)
-"""Edit by edit, and on onnxruntime; see :func:`bnpass.verdict.judge.judge`."""
-
+    return Proofs(fold, half)

@@ -33,12 +33,14 @@ class DeployOptions:
         normalisation: of the input, which the deployed model does itself; None: none.
         to: the narrow type, see :func:`bnpass.frontends.onnx.half.to_half`; None: none.
         io: with ``to``: inputs and outputs too.
+        trust_shapes: take what only the file declares of shapes, even where no check can run.
     """
 
     fold: FoldOptions = field(default_factory=FoldOptions)
     normalisation: Normalisation | None = None
     to: str | None = None
     io: bool = False
+    trust_shapes: bool = False
 
     @property
     def whole(self) -> bool:
@@ -57,6 +59,7 @@ class Deployed:
         front: the normalisation in front of the model, before it was folded.
         half: the narrowed model.
         normalisation: as asked for.
+        trust_shapes: as asked for.
     """
 
     reference: Model
@@ -64,6 +67,7 @@ class Deployed:
     front: InFront | None = None
     half: HalfModel | None = None
     normalisation: Normalisation | None = None
+    trust_shapes: bool = False
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -81,7 +85,9 @@ class Deployed:
         """What a verdict is told of the fold."""
         from bnpass.verdict.judge import Edits
 
-        return Edits(self.folded.correspondences, self.folded.original, self.folded.changed)
+        folded = self.folded
+        return Edits(folded.correspondences, folded.original, folded.changed, folded.declared,
+                     self.trust_shapes)
 
     @property
     def prepare(self) -> Callable[[Feeds], Feeds] | None:

@@ -35,6 +35,7 @@ class OnnxModel:
         folder: where its external data lies, if it has any.
         store: takes new numbers of external tensors; None: they come into the model.
         again: makes the proto anew, as it was before any edit; None: it cannot be had.
+        trust: take the file's own word of shapes where nothing else tells them.
 
     Attributes:
         proto, folder, store: as given.
@@ -49,8 +50,9 @@ class OnnxModel:
         folder: Path | None = None,
         store: PatchedData | None = None,
         again: Callable[[], onnx.ModelProto] | None = None,
+        trust: bool = True,
     ) -> None:
-        self.folder, self.store, self._again = folder, store, again
+        self.folder, self.store, self._again, self._trust = folder, store, again, trust
         self.proto = proto
 
     @classmethod
@@ -92,6 +94,10 @@ class OnnxModel:
         """The same proto, which may be replaced in one of them by another."""
         return OnnxModel(self.proto, self.folder, self.store, self.as_given)
 
+    def doubting(self) -> OnnxModel:
+        """The same proto, of whose shapes the file's own word does not count."""
+        return OnnxModel(self.proto, self.folder, self.store, self.as_given, trust=False)
+
     def as_given(self) -> onnx.ModelProto:
         """The model as it was before any edit, where that can be had."""
         return self.proto if self._again is None else self._again()
@@ -110,7 +116,7 @@ class OnnxModel:
         """The proto was edited by others: names and shapes are read anew."""
         self.evaluated = Evaluations(self._proto)
         self._names: Names | None = None
-        self._types = shapes.LazyTypes(self._proto)
+        self._types = shapes.LazyTypes(self._proto, self._trust)
 
     # --- what it says
 
@@ -136,6 +142,11 @@ class OnnxModel:
     def known(self, place: Place = ()) -> Callable[[], shapes.Known]:
         """A function that returns what is known of the values of the graph at a place."""
         return self._types.at(place)
+
+    @property
+    def stated(self) -> tuple[str, ...]:
+        """Values of whose shapes only the file's word was there, of those asked for so far."""
+        return self._types.stated
 
     # --- numbers
 

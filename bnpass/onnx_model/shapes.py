@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import onnx
 
@@ -10,14 +11,16 @@ from bnpass.ir.graph import Dim
 from bnpass.onnx_model import carrying
 from bnpass.onnx_model.attributes import opsets
 from bnpass.onnx_model.inference import Known, ShapeEngine, ValueTypes, complete, dims
-from bnpass.onnx_model.scopes import Place, placed_bodies
+from bnpass.onnx_model.scopes import Place, graphs, placed_bodies
 
 __all__ = ["Known", "LazyTypes", "ValueTypes", "dims", "free_sizes", "infer", "stated",
            "with_open_sizes"]
 
 _KEPT_ELEMENTS = 256  # constants up to this size may be shapes that inference needs
 
-def infer(model: onnx.ModelProto, *, demands: bool = False) -> dict[Place, Known]:
+def infer(
+    model: onnx.ModelProto, *, demands: bool = False, trust: bool = True
+) -> dict[Place, Known]:
     """What is known of the values of the main graph (the empty place) and of every nested body.
 
     ONNX's own inference first; where it leaves something open, or sizes are computed, what weights,
@@ -26,6 +29,7 @@ def infer(model: onnx.ModelProto, *, demands: bool = False) -> dict[Place, Known
     Args:
         model: its weights are not read.
         demands: also find what layers ask of inputs with free sizes, where all else is known.
+        trust: take the file's own word where nothing else tells a shape.
     """
     skeleton = _skeleton(model)
     try:
@@ -33,15 +37,16 @@ def infer(model: onnx.ModelProto, *, demands: bool = False) -> dict[Place, Known
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         inferred = skeleton
     found: dict[Place, Known] = {}
-    _collect(model.graph, inferred.graph, (), opsets(model.opset_import), None, found, demands)
+    versions = opsets(model.opset_import)
+    _Collector(versions, found, demands, trust).collect(model.graph, inferred.graph, (), None)
     return found
 
 
 class LazyTypes:
     """Shape inference that runs when the first shape is asked for: many folds need none."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._model = model
+    def __init__(self, model: onnx.ModelProto, trust: bool = True) -> None:
+        self._model, self._trust = model, trust
         self._found: dict[Place, Known] | None = None
 
     def at(self, place: Place) -> Callable[[], Known]:
@@ -49,10 +54,16 @@ class LazyTypes:
 
         def known() -> Known:
             if self._found is None:
-                self._found = infer(self._model)
+                self._found = infer(self._model, trust=self._trust)
             return self._found.get(place) or Known({})
 
         return known
+
+    @property
+    def stated(self) -> tuple[str, ...]:
+        """Values of whose shapes only the file's word was there, if any shape was asked for."""
+        found = (self._found or {}).values()
+        return tuple(sorted(name for known in found for name in known.stated))
 
 
 def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -62,7 +73,7 @@ def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     graph, source = skeleton.graph, model.graph
     graph.name = source.name or "g"
     graph.input.extend(free_sizes(value) for value in source.input)
-    graph.output.extend(free_sizes(value) for value in source.output)
+    graph.output.extend(_shapeless(value) for value in source.output)
     listed = {i.name for i in source.input}
     small: dict[str, onnx.TensorProto] = {}
     for tensor in source.initializer:
@@ -85,6 +96,8 @@ def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
                 graph.input.append(_typed(copy, copy.name))
         else:
             graph.node.append(node)
+    for body in graphs(graph):
+        del body.value_info[:]  # it comes last, see `infer`
     return skeleton
 
 
@@ -143,26 +156,39 @@ def _typed(tensor: onnx.TensorProto, name: str) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
 
 
-def _collect(
-    graph: onnx.GraphProto,
-    inferred: onnx.GraphProto,
-    place: Place,
-    versions: Mapping[str, int],
-    outer: Known | None,
-    found: dict[Place, Known],
-    demands: bool = False,
-) -> None:
-    known = found[place] = Known(_types(inferred), outer=outer)
-    declared = _types(graph)
-    for value in graph.input:  # what the format calls the contract with the caller
-        known.types.setdefault(value.name, declared.get(value.name) or onnx.TypeProto.Tensor())
-    followed = outer is not None and bool(outer.numbers)
-    if demands or followed or _counts(graph) or not complete(graph, known.types):
-        ShapeEngine(graph, known, declared, versions).run()
-    twins = {at: body for node in inferred.node for at, body in placed_bodies(node, place)}
-    for node in graph.node:
-        for at, body in placed_bodies(node, place):
-            _collect(body, twins.get(at, body), at, versions, known, found)
+def _shapeless(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    """An output without what the file says of its shape, which comes last, see :func:`infer`."""
+    found = onnx.ValueInfoProto()
+    found.CopyFrom(value)
+    if found.type.HasField("tensor_type"):
+        found.type.tensor_type.ClearField("shape")
+    return found
+
+
+@dataclass(frozen=True)
+class _Collector:
+    """Completes what ONNX's inference has found, graph by graph."""
+
+    versions: Mapping[str, int]
+    found: dict[Place, Known]
+    demands: bool
+    trust: bool
+
+    def collect(
+        self, graph: onnx.GraphProto, inferred: onnx.GraphProto, place: Place, outer: Known | None
+    ) -> None:
+        """Of one graph and the bodies in it."""
+        known = self.found[place] = Known(_types(inferred), outer=outer)
+        declared = _types(graph)
+        for value in graph.input:  # what the format calls the contract with the caller
+            known.types.setdefault(value.name, declared.get(value.name) or onnx.TypeProto.Tensor())
+        followed = outer is not None and bool(outer.numbers)
+        if self.demands or followed or _counts(graph) or not complete(graph, known.types):
+            ShapeEngine(graph, known, declared, self.versions, self.trust).run()
+        twins = {at: body for node in inferred.node for at, body in placed_bodies(node, place)}
+        for node in graph.node:
+            for at, body in placed_bodies(node, place):
+                self.collect(body, twins.get(at, body), at, known)
 
 
 def _counts(graph: onnx.GraphProto) -> bool:

@@ -50,6 +50,8 @@ class FoldEntry:
             (of constants: it is evaluated); empty: it stays.
         into: the operators that took it in.
         reason: why it stays, or why it was only merged.
+        declared: it leaves only because the file's own word counts for a shape that nothing else
+            tells.
     """
 
     node: str
@@ -58,6 +60,7 @@ class FoldEntry:
     how: str
     into: tuple[str, ...] = ()
     reason: str = ""
+    declared: bool = False
 
     @property
     def what(self) -> str:
@@ -66,7 +69,8 @@ class FoldEntry:
             return "stays"
         if self.how == "merged":
             return "takes its neighbours in but stays"
-        return f"folds {self.how} into {', '.join(self.into)}" if self.into else "goes"
+        trusting = ", trusting a shape that only the file declares" if self.declared else ""
+        return (f"folds {self.how} into {', '.join(self.into)}" if self.into else "goes") + trusting
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,14 @@ class FoldPlan:
         edits: what is to be done.
         arithmetic: single Adds, Muls and the like that stay, as they do in most networks.
         spared: constants of composites, which are left alone.
+        stated: values of whose shapes the file's own word was all that there is.
     """
 
     entries: list[FoldEntry] = field(default_factory=list)
     edits: GraphEdits = field(default_factory=GraphEdits)
     arithmetic: list[FoldEntry] = field(default_factory=list)
     spared: list[FoldEntry] = field(default_factory=list)
+    stated: tuple[str, ...] = ()
 
     @property
     def folded(self) -> list[FoldEntry]:
@@ -96,11 +102,17 @@ class FoldPlan:
         """Entries that stay, as they are or merged."""
         return [e for e in self.entries if e.how in ("", "merged")]
 
+    @property
+    def declared(self) -> list[FoldEntry]:
+        """Entries that leave only because the file is taken at its word for a shape."""
+        return [e for e in self.folded if e.declared]
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {
             "folds": [asdict(e) for e in self.entries],
             "spared": [asdict(e) for e in self.spared],
+            "stated_shapes": list(self.stated),
         }
 
     def __str__(self) -> str:

@@ -30,6 +30,7 @@ class Site:
         branch_of: the sum of several values in front of the nonlinearities, where the BatchNorm
             stands on one of its branches; empty: it stands on what they read.
         zero: its gamma starts at 0: it ends a residual branch, which then starts as nothing.
+        declared: the file's own word had to count for a shape that nothing else tells.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Site:
     clones: tuple[Op, ...] = ()
     branch_of: str = ""
     zero: bool = False
+    declared: bool = False
 
     @property
     def node(self) -> str:
@@ -75,6 +77,7 @@ class Site:
             "cloned": [op.name for op in self.clones],
             "branch_of": self.branch_of,
             "zero_gamma": self.zero,
+            "declared": self.declared,
         }
 
 
@@ -112,7 +115,11 @@ class InsertPlan:
         return [*self.sites, *self.skipped]
 
     def __str__(self) -> str:
-        sites = ((site, f"normalises {site.value}") for site in self.sites)
+        trusting = ", trusting a shape that only the file declares"
+        sites = (
+            (site, f"normalises {site.value}{trusting if site.declared else ''}")
+            for site in self.sites
+        )
         skipped = ((skip, "gets no BatchNorm") for skip in self.skipped)
         return lines([*sites, *skipped], "no nonlinearity")
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from bnpass.passes.sites import InsertPlan
 
 
+_TRUSTING = ", trusting a declared shape"
+
+
 def site_table(plan: InsertPlan) -> Table:
     """Every BN to insert: where, how many channels, before what, foldable into what."""
     table = Table("BatchNorm to insert", ["site", "channels", "before", "folds into",
@@ -20,7 +23,8 @@ def site_table(plan: InsertPlan) -> Table:
     for site in plan.sites:
         branch = (f"(a branch of {site.branch_of})",) if site.branch_of else ()
         before = (*site.nonlinearities, *branch)
-        table.add(site.name, site.channels, before, site.absorbers, site.dropped or None)
+        name = f"{site.name}{_TRUSTING if site.declared else ''}"
+        table.add(name, site.channels, before, site.absorbers, site.dropped or None)
     return table
 
 
@@ -36,7 +40,8 @@ def fold_table(plan: FoldPlan) -> Table:
     """Every map that leaves, and where it goes."""
     table = Table("folds", ["node", "kind", "how", "into"])
     for entry in plan.folded:
-        table.add(entry.node, entry.kind, entry.how, entry.into)
+        how = f"{entry.how}{_TRUSTING if entry.declared else ''}"
+        table.add(entry.node, entry.kind, how, entry.into)
     return table
 
 

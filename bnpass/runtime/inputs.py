@@ -198,7 +198,9 @@ def _array(
     if dtype.kind == "c":
         return (generator.normal(size=shape) + 1j * generator.normal(size=shape)).astype(dtype)
     if dtype.kind not in "iu":
-        raise InputError(f"no random values for input {port.name!r} of type {dtype}", "give data=")
+        raise InputError(
+            f"no random values for input {port.name!r} of type {dtype}", "give samples: --data DATA"
+        )
     if dtype.itemsize == 1:
         return np.asarray(generator.integers(*_byte_range(dtype), shape, endpoint=True)).astype(
             dtype

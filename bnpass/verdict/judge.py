@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from bnpass.errors import NotLoadedError, RefusedError
 from bnpass.ir.correspondence import Correspondences
 from bnpass.onnx_model.attributes import is_onnx
 from bnpass.onnx_model.scopes import graphs
@@ -31,11 +32,21 @@ class Edits:
         original: the model that was edited, where that is not quite the one given (its functions
             written out, its BNs taken for inference); None: it is the one given.
         changed: values whose meaning the edits changed on purpose.
+        declared: edits that rest on shapes which only the file declares: they want the whole
+            network to be run.
+        trust_shapes: they do not.
     """
 
     pairs: Correspondences | None = None
     original: onnx.ModelProto | None = None
     changed: frozenset[str] = field(default_factory=frozenset)
+    declared: tuple[str, ...] = ()
+    trust_shapes: bool = False
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether nothing but running the whole network tells that they are right."""
+        return bool(self.declared) and not self.trust_shapes
 
 
 Given = str | Path | onnx.ModelProto
@@ -53,6 +64,7 @@ def judge(
     budget: float | None = DEFAULT,
     says: Callable[[str], None] = lambda _: None,
     dims: Mapping[str, int] | None = None,
+    data: Iterable[Any] | None = None,
 ) -> VerifyReport:
     """Ask all three questions about a rewritten model.
 
@@ -68,6 +80,11 @@ def judge(
         budget: seconds for questions 2 and 3; None for no limit, 0: they are not asked.
         says: is told what is being done.
         dims: sizes of free dimensions, and values of inputs that are counts.
+        data: batches of real inputs instead of random ones.
+
+    Raises:
+        RefusedError: edits rest on shapes that only the file declares, and the whole was not run.
+        VerificationError, InputError, MissingDependencyError: as :func:`verify`.
     """
     start = time.perf_counter()
     proof = None
@@ -78,15 +95,25 @@ def judge(
         return _proof_alone(proof, "questions 2 and 3: an edit is wrong",
                             time.perf_counter() - start)  # fmt: skip
     if budget == 0 and proof is not None:
+        _refuse_doubtful(edits, "a budget of 0 was given")
         return _proof_alone(proof, "questions 2 and 3: a budget of 0 was given",
                             time.perf_counter() - start)  # fmt: skip
     says("running both models")
     reference, candidate, notes = _at_inference(before, after, edits)
-    report = verify(
-        reference, candidate, changed=edits.changed, provider=provider, seed=seed,
-        rtol=rule.rtol if rule else None, atol=rule.atol if rule else None, prepare=prepare,
-        budget=budget, edits=proof, dims=dims,
-    )  # fmt: skip
+    try:
+        report = verify(
+            reference, candidate, changed=edits.changed, provider=provider, seed=seed,
+            rtol=rule.rtol if rule else None, atol=rule.atol if rule else None, prepare=prepare,
+            budget=budget, edits=proof, dims=dims, data=data,
+        )  # fmt: skip
+    except NotLoadedError as error:
+        if not edits.declared or proof is None:
+            raise
+        _refuse_doubtful(edits, error.message)
+        return _proof_alone(proof, f"running the whole network: {error.message}",
+                            time.perf_counter() - start)  # fmt: skip
+    if not report.outputs:
+        _refuse_doubtful(edits, "; ".join(report.left_out))
     report.notes[:0] = notes
     for found in proof.open if proof is not None else ():
         report.notes.append(
@@ -95,6 +122,22 @@ def judge(
         )
     report.seconds = time.perf_counter() - start
     return report
+
+
+def _refuse_doubtful(edits: Edits, why: str) -> None:
+    """Where the whole was not run, edits that rest on the file's word alone are not right enough.
+
+    Raises:
+        RefusedError: there are such edits, and nobody said that the file is to be trusted.
+    """
+    if edits.doubtful:
+        named = ", ".join(repr(name) for name in edits.declared[:3])
+        more = f" and {len(edits.declared) - 3} more" if len(edits.declared) > 3 else ""
+        raise RefusedError(
+            f"{named}{more}: right only if shapes are what the file declares, and the check could "
+            f"not run the network ({why})",
+            "--trust-shapes takes the file's word; --skip leaves them as they are",
+        )
 
 
 def proven(before: Given, after: Given, edits: Edits, seed: int = 0) -> ProofReport:

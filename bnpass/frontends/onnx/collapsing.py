@@ -62,17 +62,22 @@ class Collapsed:
         plan: entries of all graphs.
         correspondences: of the main graph: values inside of regions are gone.
         candidates: whether there was anything to look at.
+        declared: names of regions that rest on a shape that only the file declares.
+        stated: values with such shapes.
     """
 
     plan: CollapsePlan = field(default_factory=CollapsePlan)
     correspondences: Correspondences = field(default_factory=Correspondences)
     candidates: bool = False
+    declared: frozenset[str] = frozenset()
+    stated: tuple[str, ...] = ()
 
     @property
     def folds(self) -> list[FoldEntry]:
         """Every BatchNorm that went with a region, or the region, as an entry of a fold."""
         return [
-            FoldEntry(name, kind, entry.nodes, "collapsed", (entry.into,))
+            FoldEntry(name, kind, entry.nodes, "collapsed", (entry.into,),
+                      declared=entry.node in self.declared)
             for entry in self.plan.collapsed
             for name, kind in [(n, "BatchNormalization") for n in entry.norms]
             or [(entry.node, "region")]
@@ -105,10 +110,10 @@ def _plans(model: OnnxModel, options: CollapseOptions, *, edit: bool) -> Collaps
         return done
     done.candidates = True
     reading = read(model, freeze_inputs=options.freeze_inputs)
-    for scope in reversed(reading.scopes):
-        plan = plan_collapse(
-            scope.graph, mode=options.collapse, only=options.only, skip=options.skip
-        )
+    planned = [(scope, _planned(scope, options)) for scope in reversed(reading.scopes)]
+    if model.stated:
+        done.stated, done.declared = model.stated, _doubtful(model, planned, options)
+    for scope, plan in planned:
         rounded = [_rounded(scope, one) for one in plan.edits]
         edits = [one for one in rounded if one is not None]
         if edit and edits:
@@ -122,6 +127,23 @@ def _plans(model: OnnxModel, options: CollapseOptions, *, edit: bool) -> Collaps
     if edit and done.plan.collapsed:
         model.forget()
     return done
+
+
+def _planned(scope: Scope, options: CollapseOptions) -> CollapsePlan:
+    return plan_collapse(scope.graph, mode=options.collapse, only=options.only, skip=options.skip)
+
+
+def _doubtful(
+    model: OnnxModel, planned: Sequence[tuple[Scope, CollapsePlan]], options: CollapseOptions
+) -> frozenset[str]:
+    """Regions that are none where the file's own word for shapes does not count."""
+    reading = read(model.doubting(), freeze_inputs=options.freeze_inputs)
+    bare = [(scope, _planned(scope, options)) for scope in reading.scopes]
+    return _regions(planned) - _regions(bare)
+
+
+def _regions(planned: Sequence[tuple[Scope, CollapsePlan]]) -> frozenset[str]:
+    return frozenset(scope.path + e.node for scope, plan in planned for e in plan.collapsed)
 
 
 def may_collapse(model: OnnxModel, options: CollapseOptions) -> bool:

@@ -89,6 +89,11 @@ class Folded:
         """Values of the main graph whose numbers differ from the original's."""
         return self.correspondences.changed
 
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """Names of what was folded only because the file is taken at its word for a shape."""
+        return tuple(entry.node for entry in self.plan.declared)
+
 
 def _stop_training(model: onnx.ModelProto) -> bool:
     """Let BatchNormalizations use their running statistics, but those whose new ones are read."""
@@ -175,7 +180,8 @@ def _joined(done: Folded, more: Folded, entries: Sequence[FoldEntry] = ()) -> Fo
     """Two rounds as one; what the second one takes out are no maps of the model as given."""
     gone = {entry.node for entry in entries}
     kept = [entry for entry in done.plan.entries if entry.node not in gone]
-    plan = replace(done.plan, entries=[*entries, *kept])
+    stated = tuple(sorted({*done.plan.stated, *more.plan.stated}))
+    plan = replace(done.plan, entries=[*entries, *kept], stated=stated)
     found = done.correspondences.then(more.correspondences)
     return replace(done, plan=plan, correspondences=found, grown=done.grown + more.grown,
                    unsettled=more.unsettled, rounds=[*done.rounds, *more.rounds])
@@ -204,7 +210,10 @@ def _with(collapsed: Collapsed, done: Folded) -> Folded:
     entries = [*collapsed.folds, *done.plan.entries]
     return replace(
         done,
-        plan=replace(done.plan, entries=entries),
+        plan=replace(
+            done.plan, entries=entries,
+            stated=tuple(sorted({*collapsed.stated, *done.plan.stated})),
+        ),
         correspondences=collapsed.correspondences.then(done.correspondences),
     )
 
@@ -276,7 +285,26 @@ def _plan(
         if stopped.keys() <= avoid.keys():
             raise RuntimeError(f"a plan that avoids nothing: {sorted(stopped)}")
         avoid |= stopped
+    stated = reading.model.stated
+    if stated:
+        plans = _marked(reading, plans, options, avoid)
+        plans[0] = replace(plans[0], stated=stated)
     return _Planned(reading, plans, numbers[::-1], calculation.growth.total())
+
+
+def _marked(
+    reading: Reading, plans: Sequence[FoldPlan], options: FoldOptions, avoid: Mapping[str, str]
+) -> list[FoldPlan]:
+    """The plans; what stays where the file's own word for shapes does not count is marked."""
+    doubting = read(reading.model.doubting(), freeze_inputs=options.freeze_inputs)
+    marked = []
+    for plan, bare in zip(plans, _plans(doubting, options, avoid), strict=True):
+        sure = {name for entry in bare.folded for name in entry.nodes}
+        marked.append(replace(plan, entries=[
+            e if sure.issuperset(e.nodes) or e not in plan.folded else replace(e, declared=True)
+            for e in plan.entries
+        ]))
+    return marked
 
 
 def _planned(

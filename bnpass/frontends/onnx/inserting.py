@@ -87,7 +87,7 @@ def insert(
     within = _inside_bodies(reading)
     plan = replace(plan, skipped=[*plan.skipped, *within],
                    nonlinearities=plan.nonlinearities + len(within))  # fmt: skip
-    plan = without_growth(reading, plan, options.max_growth)
+    plan = without_growth(reading, _marked(reading, plan, options), options.max_growth)
     if plan_only or not plan.sites:
         return Inserted(model, plan)
     plan = initialised(
@@ -130,6 +130,15 @@ def _attempt(
     plan = plan_insert(reading.main.graph, options.policy)
     plan.notes.extend(notes)
     return reading, plan
+
+
+def _marked(reading: Reading, plan: InsertPlan, options: InsertOptions) -> InsertPlan:
+    """The plan; sites that are none where the file's own word for shapes does not count marked."""
+    if not reading.model.stated or not plan.sites:
+        return plan
+    doubting = read(reading.model.doubting(), freeze_inputs=options.freeze_inputs)
+    sure = {site.value for site in plan_insert(doubting.main.graph, options.policy).sites}
+    return replace(plan, sites=[replace(s, declared=s.value not in sure) for s in plan.sites])
 
 
 @dataclass

@@ -36,12 +36,14 @@ class Known:
         types: element type and dimensions by name.
         numbers: entries of small values of whole numbers, by name.
         declared: names of values whose shape rests on what the file says of some value alone.
+        stated: those of them of which the file says it.
         outer: of the graph around.
     """
 
     types: ValueTypes
     numbers: dict[str, Numbers] = field(default_factory=dict)
     declared: set[str] = field(default_factory=set)
+    stated: set[str] = field(default_factory=set)
     outer: Known | None = None
 
     def type(self, name: str) -> onnx.TypeProto.Tensor | None:
@@ -103,6 +105,7 @@ class ShapeEngine:
         known: what is known so far; it is filled.
         declared: what the file's own value_info says.
         opsets: domain -> version.
+        trust: take what the file says of shapes where nothing else tells them.
     """
 
     def __init__(
@@ -111,8 +114,10 @@ class ShapeEngine:
         known: Known,
         declared: Mapping[str, onnx.TypeProto.Tensor],
         opsets: Mapping[str, int],
+        trust: bool = True,
     ) -> None:
         self.graph, self.known, self._declared, self._opsets = graph, known, declared, opsets
+        self._trusts = trust
         self._at_least: dict[str, Dims] = {}
         self._better: set[str] = set()
         self._computed: set[str] = set()
@@ -147,7 +152,8 @@ class ShapeEngine:
             self._learn(name, found, self._rests_on(node), self._kind(node, name))
         self._computed_shape(node)
         self._by_onnx(node)
-        self._trust(node)
+        if self._trusts:
+            self._trust(node)
 
     # --- numbers
 
@@ -231,7 +237,7 @@ class ShapeEngine:
             tensor = None
         self.known.types[name] = _typed(tensor.elem_type if tensor is not None else kind, new)
         self._better.add(name)
-        if declared:
+        if declared and _says_more(old, new):
             self.known.declared.add(name)
 
     def _rests_on(self, node: onnx.NodeProto) -> bool:
@@ -292,12 +298,22 @@ class ShapeEngine:
             if name not in self.known.types:
                 self.known.types[name] = _typed(said.elem_type, None)
             old = self.known.dims(name)
-            if old is None or None in old:
-                self._learn(name, dims(said), declared=True)
+            if old is None or any(d is None or is_made_up(d) for d in old):
+                stated = tuple(d or None for d in dims(said) or ())  # 0 is a word for unknown
+                self._learn(name, stated, declared=True)
+                if name in self.known.declared:
+                    self.known.stated.add(name)
 
 
 def _has_graph(node: onnx.NodeProto) -> bool:
     return any(a.HasField("g") or a.graphs for a in node.attribute)
+
+
+def _says_more(old: Dims | None, new: Dims) -> bool:
+    """Whether a number of axes or a size is new; a mere name is none."""
+    return old is None or any(
+        isinstance(b, int) and not isinstance(a, int) for a, b in zip(old, new, strict=True)
+    )
 
 
 def _merged(old: Dims, new: Dims) -> Dims | None:

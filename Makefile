@@ -7,6 +7,7 @@
 # make mutants small mistakes in the core that a test should notice, N of them (N=40)
 # make paper   the paper's experiments, over an hour (DATA=folder with mnist/ and fashion-mnist/)
 # make paper-quick   the same at a fiftieth of the steps: a smoke test, minutes
+# make branches  BN alone against branches that are trained and collapsed (DATA as above)
 # make clean   remove the environment, the caches and what the demo wrote
 #
 # The first call makes .venv and installs everything into it; later calls start at once.
@@ -32,7 +33,7 @@ PY := $(BIN)/python
 STAMP := $(VENV)/.installed-$(ORT)
 INPUTS := pyproject.toml $(wildcard $(CONSTRAINTS))
 
-.PHONY: help install demo test lint fuzz mutants paper paper-quick clean
+.PHONY: help install demo test lint fuzz mutants paper paper-quick branches clean
 .DEFAULT_GOAL := help
 
 help:
@@ -92,6 +93,9 @@ paper: $(STAMP)
 
 paper-quick: $(STAMP)
 	$(PY) $(PAPER) -o out/paper-quick --quick
+
+branches: $(STAMP)
+	$(PY) -m benchmarks.branches --data $(DATA) -o out/branches.json
 
 clean:
 	rm -rf $(VENV) out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

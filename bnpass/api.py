@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from bnpass.errors import UsageError, close_matches
+from bnpass.errors import UnsupportedError, UsageError, close_matches
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -41,6 +41,7 @@ R = TypeVar("R")
 
 INITS = ("fresh", "preserve", "calibrated")
 SUMS = ("branches", "value")
+BRANCHES = ("repvgg", "acnet")
 LEFTOVERS = ("bn", "affine")
 TRAINING_MODES = ("refuse", "inference")
 COLLAPSES = ("bn", "all", "none")
@@ -167,6 +168,8 @@ def insert(
     eps: float = 1e-5,
     momentum: float = 0.1,
     sync: bool = False,
+    branches: str = "",
+    seed: int = 0,
     freeze_inputs: bool = False,
     max_growth: float = 4.0,
     plan_only: bool = False,
@@ -201,6 +204,9 @@ def insert(
         eps: added to the variance.
         momentum: torch's momentum of the running statistics.
         sync: torch only: insert SyncBatchNorm.
+        branches: ONNX only: ``repvgg`` or ``acnet``: parallel branches beside the convolutions that
+            get a BatchNorm, see :mod:`bnpass.passes.branches`; :func:`fold` makes them one again.
+        seed: of the branches' weights.
         freeze_inputs: ONNX only: take initializers that callers may override for constants.
         max_growth: ONNX only: none goes where its fold would copy shared weights until the model
             is more than so many times as large.
@@ -221,6 +227,7 @@ def insert(
     if init == "calibrated" and data is None and not plan_only:
         raise UsageError("init='calibrated' needs data", "pass data=..., or use init='preserve'")
     _choice("sums", sums, SUMS)
+    _choice("branches", branches, ("", *BRANCHES))
     if zero_gamma and init != "fresh":
         raise UsageError(f"zero_gamma changes the function, init={init!r} keeps it",
                          "leave one of them out")
@@ -231,6 +238,11 @@ def insert(
     if is_module(model):
         from bnpass.frontends.fx import fx_insert
 
+        if branches:
+            raise UnsupportedError(
+                "branches are put into ONNX models, not into modules",
+                "insert into the exported file; bnpass.to_torch makes a module of it",
+            )
         if strip:
             model = _strip(model, strip, example_inputs)
         return fx_insert(
@@ -242,7 +254,7 @@ def insert(
 
     moments = _moments(data) if init == "calibrated" else None
     options = onnx_passes.InsertOptions(
-        policy, init, eps, momentum, max_growth, freeze_inputs
+        policy, init, eps, momentum, max_growth, freeze_inputs, branches, seed
     )
 
     def edit(proto: OnnxModel) -> Any:

@@ -51,6 +51,8 @@ class InsertKeywords(SelectKeywords, total=False):
     momentum: float
     sync: bool
     freeze_inputs: bool
+    branches: str
+    seed: int
     max_growth: float
     force: bool
 

@@ -18,10 +18,11 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
+from typing import Protocol
 
 from benchmarks.common import machine, parser
 from benchmarks.paper.jobs import cores
@@ -104,7 +105,7 @@ def table(done: list[Outcome], chosen: dict[Key, float]) -> list[str]:
         means = [_mean(arms[arm], chosen.get((net, arm, opt))) for arm in ARMS]
         other = arms["published"] or arms["plain"]
         lines.append(f"| {net} | {opt} | {counts} | {' | '.join(means)} | "
-                     f"{_interval(arms['ours'], other)}{'' if arms['published'] else ' (plain)'} | "
+                     f"{interval(arms['ours'], other)}{'' if arms['published'] else ' (plain)'} | "
                      f"{max(o.left for o in arms['ours'])} | {_cost(arms['ours'], other)} |")
     return lines
 
@@ -120,14 +121,22 @@ def _cost(ours: list[Outcome], other: list[Outcome]) -> str:
     return f"{statistics.median(a.ms / b.ms for a, b in zip(ours, other, strict=True)):.2f}"
 
 
-def _interval(ours: list[Outcome], other: list[Outcome]) -> str:
+class Tested(Protocol):
+    """A run that ended with an accuracy."""
+
+    @property
+    def accuracy(self) -> float:
+        """A share."""
+
+
+def interval(ours: Sequence[Tested], other: Sequence[Tested]) -> str:
     """The mean paired difference in points, and half of its 95 % confidence interval."""
     pairs = [100 * (a.accuracy - b.accuracy) for a, b in zip(ours, other, strict=True)]
     if len(pairs) < 2:
         return f"{pairs[0]:+.1f}"
     t = T95.get(len(pairs), 2.0)
     half = t * statistics.stdev(pairs) / math.sqrt(len(pairs))
-    return f"{statistics.mean(pairs):+.1f} ± {half:.1f}"
+    return f"{statistics.mean(pairs):+.2f} ± {half:.2f}"
 
 
 if __name__ == "__main__":

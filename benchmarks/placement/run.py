@@ -83,9 +83,17 @@ def build(trial: Trial) -> nn.Module:
 
 def run(trial: Trial) -> Outcome:
     """Train, measure population statistics, fold, test."""
+    x, _, test_x, test_y = images(trial.data)
+    net = build(trial)
+    ms = train(net, trial)
+    return Outcome(trial, *_deployed(net, x, test_x, test_y), ms)
+
+
+def train(net: nn.Module, trial: Trial) -> float:
+    """Train as a trial says; ms a step."""
     torch.set_num_threads(1)
-    x, y, test_x, test_y = images(trial.data)
-    net = build(trial).train()
+    x, y, _, _ = images(trial.data)
+    net.train()
     order = torch.Generator().manual_seed(1000 + trial.seed)
     optimizer = _optimizer(net, trial)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, trial.steps)
@@ -97,8 +105,7 @@ def run(trial: Trial) -> Outcome:
         loss.backward()
         optimizer.step()
         schedule.step()
-    ms = 1000 * (time.perf_counter() - start) / trial.steps
-    return Outcome(trial, *_deployed(net, x, test_x, test_y), ms)
+    return 1000 * (time.perf_counter() - start) / trial.steps
 
 
 def _optimizer(net: nn.Module, trial: Trial) -> torch.optim.Optimizer:
@@ -114,9 +121,7 @@ def _deployed(
     count = _norms(net)
     if count:
         bnpass.calibrate(net, x[:2000].split(500))
-    net.eval()
-    with torch.no_grad():
-        outputs = torch.cat([net(part) for part in test_x.split(2000)])
+    outputs = logits(net, test_x)
     accuracy = float((outputs.argmax(1) == test_y).float().mean())
     left, error = 0, 0.0
     if count:
@@ -126,6 +131,13 @@ def _deployed(
         error = float(wrong / outputs[:64].abs().max())
         left = _norms(folded)
     return accuracy, count, left, error
+
+
+def logits(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What a network makes of images, in eval mode."""
+    net.eval()
+    with torch.no_grad():
+        return torch.cat([net(part) for part in x.split(2000)])
 
 
 def _norms(net: Any) -> int:

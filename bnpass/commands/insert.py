@@ -73,6 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="gamma 0 at the end of residual branches, with --init fresh")
     group.add_argument("--data", metavar="DATA",
                        help="samples for --init calibrated, and for the check")
+    group.add_argument("--branches", choices=("repvgg", "acnet"), default="",
+                       help="beside every convolution with a wider kernel also a 1x1 and the "
+                       "identity (repvgg), or a row and a column (acnet), each with a BatchNorm "
+                       "of its own; fold makes one convolution of them")
+    group.add_argument("--seed", type=int, default=0, metavar="N",
+                       help="of the branches' weights (default 0)")
     group.add_argument("--eps", type=options.positive, default=1e-5, metavar="N",
                        help="added to the variance (default 1e-5)")
     group.add_argument("--momentum", type=options.fraction, default=0.1, metavar="N",
@@ -156,7 +162,7 @@ class _Insertion:
             if self.proves and not plan_only:
                 self.reference = model.copy().proto
         wanted = InsertOptions(_policy(args), args.init, args.eps, args.momentum,
-                               args.max_growth, args.freeze_inputs)
+                               args.max_growth, args.freeze_inputs, args.branches, args.seed)
         return insert(model, wanted, plan_only=plan_only, moments=_moments(model.proto, args))
 
     def _strip(self, model: OnnxModel) -> None:
@@ -228,6 +234,9 @@ def _show(plan: InsertPlan, args: argparse.Namespace, ui: Ui) -> None:
     if plan.per_branch:
         branched = many(len(plan.per_branch), "nonlinearity")
         ui.say(f"normalised per branch: the sums that {branched} read")
+    if args.branches:
+        count = sum(bool(site.branches) for site in plan.sites)
+        ui.say(f"{many(count, 'convolution')} with branches beside them ({args.branches})")
     if plan.skipped and plan.sites and not args.explain:
         ui.say(f"{many(len(plan.skipped), 'nonlinearity')} without one: --explain gives the "
                "reasons")

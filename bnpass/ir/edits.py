@@ -126,6 +126,38 @@ class BiasDrop:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """Something linear beside a convolution, with a BatchNorm of its own; both are added up.
+
+    Attributes:
+        name: of the new convolution, or of its BatchNorm where there is none.
+        root: the value that it reads.
+        shape: of the convolution's weight (out, in/group, ...); None: the root alone is it.
+        attrs: of the convolution.
+    """
+
+    name: str
+    root: str
+    shape: tuple[int, ...] | None
+    attrs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class NewBranch:
+    """A branch with its numbers.
+
+    Attributes:
+        branch: what it is.
+        weight: float64; None for the root itself.
+        scale: float64 (C,): gamma of its BatchNorm, which starts with beta 0, mean 0, variance 1.
+    """
+
+    branch: Branch
+    weight: np.ndarray | None
+    scale: np.ndarray
+
+
+@dataclass(frozen=True)
 class NewNorm:
     """A BatchNorm to insert: it replaces ``value`` for all its readers.
 
@@ -139,6 +171,7 @@ class NewNorm:
         readers: operators that read the normalised value; None: all that read ``value``.
         clones: operators, in order, to be duplicated: the copy of the last one makes the value
             that is normalised for ``readers``; the others keep what they read.
+        branches: what is added to the normalised value.
     """
 
     name: str
@@ -154,6 +187,7 @@ class NewNorm:
     drops: tuple[BiasDrop, ...] = ()
     readers: frozenset[str] | None = None
     clones: tuple[Op, ...] = ()
+    branches: tuple[NewBranch, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from bnpass.ir.edits import NewNorm
+from bnpass.ir.edits import NewBranch, NewNorm
+from bnpass.passes.branches import drawn
 from bnpass.passes.sites import InsertPlan, Site
 
 Moments = Callable[[Sequence[Site]], dict[str, tuple[np.ndarray, np.ndarray]]]
@@ -21,9 +22,10 @@ def initialised(
     epsilon: float = 1e-5,
     momentum: float = 0.1,
     moments: Moments | None = None,
+    seed: int = 0,
 ) -> InsertPlan:
     """The plan with its BatchNorms among the edits; for the arguments see :func:`new_norms`."""
-    norms = new_norms(plan, init, epsilon=epsilon, momentum=momentum, moments=moments)
+    norms = new_norms(plan, init, epsilon=epsilon, momentum=momentum, moments=moments, seed=seed)
     return replace(plan, edits=replace(plan.edits, norms=tuple(norms)))
 
 
@@ -34,6 +36,7 @@ def new_norms(
     epsilon: float = 1e-5,
     momentum: float = 0.1,
     moments: Moments | None = None,
+    seed: int = 0,
 ) -> list[NewNorm]:
     """The BatchNorms of a plan with their initial parameters.
 
@@ -46,6 +49,7 @@ def new_norms(
         epsilon: added to the variance.
         momentum: torch's: the share of the new batch in the running statistics.
         moments: for ``calibrated``: measures the sites' values in the original network.
+        seed: of the branches' weights; with an ``init`` that keeps the function their gamma is 0.
     """
     measured = moments(plan.sites) if init == "calibrated" and moments is not None else {}
     norms = []
@@ -74,6 +78,16 @@ def new_norms(
                 site.drops,
                 site.readers,
                 site.clones,
+                _branches(site, init, seed),
             )
         )
     return norms
+
+
+def _branches(site: Site, init: str, seed: int) -> tuple[NewBranch, ...]:
+    """A site's branches: they count from the start, or add nothing where the function is kept."""
+    scale = np.ones(site.channels) if init == "fresh" else np.zeros(site.channels)
+    return tuple(
+        NewBranch(branch, None if branch.shape is None else drawn(branch, seed), scale)
+        for branch in site.branches
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bnpass.ir.affine import Map
-from bnpass.ir.edits import BiasDrop, GraphEdits
+from bnpass.ir.edits import BiasDrop, Branch, GraphEdits
 from bnpass.ir.graph import Op
 from bnpass.passes.plan import lines
 from bnpass.passes.propagation import Propagation
@@ -31,6 +31,7 @@ class Site:
             stands on one of its branches; empty: it stands on what they read.
         zero: its gamma starts at 0: it ends a residual branch, which then starts as nothing.
         declared: the file's own word had to count for a shape that nothing else tells.
+        branches: what stands beside the convolution in front, each with a BatchNorm of its own.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Site:
     branch_of: str = ""
     zero: bool = False
     declared: bool = False
+    branches: tuple[Branch, ...] = ()
 
     @property
     def node(self) -> str:
@@ -78,6 +80,7 @@ class Site:
             "branch_of": self.branch_of,
             "zero_gamma": self.zero,
             "declared": self.declared,
+            "branches": [branch.name for branch in self.branches],
         }
 
 

@@ -10,7 +10,7 @@ import onnx
 from bnpass.frontends.onnx.editor import Editor
 from bnpass.frontends.onnx.numbers import NewOperator, ScopeNumbers
 from bnpass.frontends.onnx.read import Scope
-from bnpass.ir.edits import LEFTOVER_EPSILON, GraphEdits, Leftover, NewNorm
+from bnpass.ir.edits import LEFTOVER_EPSILON, GraphEdits, Leftover, NewBranch, NewNorm
 from bnpass.ir.graph import Op
 from bnpass.onnx_model.attributes import set_attributes
 from bnpass.onnx_model.messages import become, np_dtype
@@ -147,15 +147,8 @@ def _drop_bias(editor: Editor, op: Op, index: int) -> None:
 
 
 def _insert_norm(editor: Editor, norm: NewNorm) -> None:
-    dtype = np_dtype(editor.scope.graph.dtype(norm.value) or "float32")
-    arrays = {
-        "weight": norm.scale,
-        "bias": norm.bias,
-        "running_mean": norm.mean,
-        "running_var": norm.var,
-    }
     name = editor.model.fresh(norm.name)
-    names = [editor.add_initializer(f"{name}.{k}", a.astype(dtype)) for k, a in arrays.items()]
+    names = _norm_inputs(editor, norm, name, norm.scale, norm.bias, norm.mean, norm.var)
     anchor, value = _source(editor, norm)
     result = editor.model.fresh(f"{name}.output")
     source, behind = value, []
@@ -182,11 +175,45 @@ def _insert_norm(editor: Editor, norm: NewNorm) -> None:
             onnx.helper.make_node("Transpose", [inner], [result], f"{name}.out", perm=perm)
         )
     editor.insert_behind(anchor, *behind)
+    for branch in norm.branches:
+        result = _insert_branch(editor, norm, branch, anchor, result)
     if norm.readers is None:
         editor.redirect(norm.value, result)
         return
     for op in norm.readers:
         editor.replace_reads(editor.scope.nodes[op], norm.value, result)
+
+
+def _norm_inputs(editor: Editor, norm: NewNorm, name: str, *numbers: np.ndarray) -> list[str]:
+    """Names of new constants: gamma, beta, mean and variance in the type of the value."""
+    dtype = np_dtype(editor.scope.graph.dtype(norm.value) or "float32")
+    keys = ("weight", "bias", "running_mean", "running_var")
+    return [editor.add_initializer(f"{name}.{key}", array.astype(dtype))
+            for key, array in zip(keys, numbers, strict=True)]  # fmt: skip
+
+
+def _insert_branch(
+    editor: Editor, norm: NewNorm, new: NewBranch, anchor: onnx.NodeProto, total: str
+) -> str:
+    """Add a branch with its BatchNorm to a value; the sum's name."""
+    fresh, branch, make = editor.model.fresh, new.branch, onnx.helper.make_node
+    source, nodes = editor.resolve(branch.root), []
+    if new.weight is not None:
+        name, inner = fresh(branch.name), fresh(f"{branch.name}.product")
+        dtype = np_dtype(editor.scope.graph.dtype(norm.value) or "float32")
+        weight = editor.add_initializer(f"{name}.weight", new.weight.astype(dtype))
+        nodes.append(make("Conv", [source, weight], [inner], name))
+        set_attributes(nodes[0], **branch.attrs)
+        source = inner
+    name = fresh(f"{branch.name}_bn")
+    zeros, ones = np.zeros_like(new.scale), np.ones_like(new.scale)
+    inputs = [source, *_norm_inputs(editor, norm, name, new.scale, zeros, zeros, ones)]
+    output, result = fresh(f"{name}.output"), fresh(f"{branch.name}.sum")
+    nodes.append(make("BatchNormalization", inputs, [output], name, epsilon=norm.epsilon,
+                      momentum=1.0 - norm.momentum))  # fmt: skip
+    nodes.append(make("Add", [total, output], [result], fresh(f"{branch.name}.add")))
+    editor.insert_behind(anchor, *nodes)
+    return result
 
 
 def _source(editor: Editor, norm: NewNorm) -> tuple[onnx.NodeProto, str]:

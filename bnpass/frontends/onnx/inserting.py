@@ -18,6 +18,7 @@ from bnpass.frontends.onnx.read import Reading, read
 from bnpass.ir.graph import Op
 from bnpass.ir.operators import RECURRENT, operator
 from bnpass.onnx_model.model import OnnxModel
+from bnpass.passes.branches import with_branches
 from bnpass.passes.initial import initialised
 from bnpass.passes.insert import plan_insert
 from bnpass.passes.nonlinear import find_nonlinearities
@@ -38,6 +39,8 @@ class InsertOptions:
     momentum: float = 0.1
     max_growth: float = 4.0
     freeze_inputs: bool = False
+    branches: str = ""
+    seed: int = 0
 
 
 @dataclass
@@ -88,6 +91,8 @@ def insert(
     plan = replace(plan, skipped=[*plan.skipped, *within],
                    nonlinearities=plan.nonlinearities + len(within))  # fmt: skip
     plan = without_growth(reading, _marked(reading, plan, options), options.max_growth)
+    if options.branches:
+        plan = with_branches(plan, reading.main.graph, options.branches)
     if plan_only or not plan.sites:
         return Inserted(model, plan)
     plan = initialised(
@@ -96,6 +101,7 @@ def insert(
         epsilon=options.epsilon,
         momentum=options.momentum,
         moments=None if moments is None else partial(moments, model.proto),
+        seed=options.seed,
     )
     apply_insert(model, reading.main, plan.edits.norms)
     return Inserted(model, plan)

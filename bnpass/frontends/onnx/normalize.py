@@ -58,20 +58,31 @@ def _pads(node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], contex
     if auto == "VALID":
         attrs["pads"] = []
     elif auto in ("SAME_UPPER", "SAME_LOWER"):
-        attrs["pads"] = [] if _needs_none(node, inputs, attrs, context) else None
+        attrs["pads"] = _same_pads(node, inputs, attrs, context, auto)
     if node.op_type == "ConvTranspose" and "output_shape" in attrs:
         attrs["pads"] = None
 
 
-def _needs_none(
-    node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context
-) -> bool:
-    """SAME pads nothing when the kernel is 1 in every direction (whatever the stride)."""
+def _same_pads(
+    node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context, auto: str
+) -> list[int] | None:
+    """What SAME pads where that does not depend on the size: nothing for a kernel of 1, whatever
+    the stride; all that a convolution's window reaches beyond its position, where it moves by 1.
+    """
     kernel = attrs.get("kernel_shape")
     if kernel is None:
         weight = context.constant(inputs[1]) if len(inputs) > 1 else None
         kernel = weight.shape[2:] if weight is not None else None
-    return kernel is not None and all(k == 1 for k in kernel)
+    if kernel is None:
+        return None
+    if all(k == 1 for k in kernel):
+        return []
+    if node.op_type != "Conv" or any(s != 1 for s in attrs.get("strides", ())):
+        return None
+    dilations = attrs.get("dilations", [1] * len(kernel))
+    total = [d * (k - 1) for k, d in zip(kernel, dilations, strict=True)]
+    less, more = [n // 2 for n in total], [n - n // 2 for n in total]
+    return more + less if auto == "SAME_LOWER" else less + more
 
 
 def _axes(node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context) -> None:

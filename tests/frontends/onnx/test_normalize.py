@@ -68,12 +68,16 @@ def test_pad_and_clip_of_old_opsets():
 
 
 @pytest.mark.parametrize(
-    ("pad", "kernel", "wanted"),
-    [("VALID", 3, []), ("SAME_UPPER", 3, None), ("SAME_LOWER", 3, None), ("SAME_UPPER", 1, [])],
-)
-def test_auto_pad_is_resolved_or_unknown(pad, kernel, wanted):
+    ("pad", "kernel", "more", "wanted"),
+    [("VALID", 3, "", []), ("SAME_UPPER", 1, ", strides = [2,2]", []),
+     ("SAME_UPPER", 3, "", [1, 1, 1, 1]), ("SAME_UPPER", 2, "", [0, 0, 1, 1]),
+     ("SAME_LOWER", 2, "", [1, 1, 0, 0]), ("SAME_LOWER", 4, "", [2, 2, 1, 1]),
+     ("SAME_UPPER", 4, ", dilations = [1,2]", [1, 3, 2, 3]),
+     ("SAME_UPPER", 3, ", strides = [2,2]", None)],
+)  # fmt: skip
+def test_auto_pad_is_resolved_or_unknown(pad, kernel, more, wanted):
     text = f"""(float[N,3,8,8] x) => (float[] y) {{
-      y = Conv <auto_pad = "{pad}"> (x, w)
+      y = Conv <auto_pad = "{pad}"{more}> (x, w)
     }}"""
     op = only(graph(text, {"w": (4, 3, kernel, kernel)}), "Conv")
     assert "auto_pad" not in op.attrs and op.attrs["pads"] == wanted

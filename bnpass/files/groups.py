@@ -18,8 +18,9 @@ from pathlib import Path
 
 from bnpass.errors import OutputError
 from bnpass.files import locks
-from bnpass.files.leftovers import MAGIC, new_name, owner_of, state, superseded
+from bnpass.files.leftovers import MAGIC, new_name, owner_of, superseded
 from bnpass.files.reading import PathLike
+from bnpass.onnx_model.storage.watching import state
 
 
 @contextlib.contextmanager

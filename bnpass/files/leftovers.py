@@ -19,6 +19,7 @@ from typing import Any
 
 from bnpass.files import locks
 from bnpass.files.reading import contains, data_names
+from bnpass.onnx_model.storage.watching import state
 
 MAGIC = b"bnpass journal 1\n"
 
@@ -84,15 +85,6 @@ def _may_be_model(path: Path) -> bool:
         return True
     with path.open("rb") as file:
         return file.read(1) == b"\x08"
-
-
-def state(path: Path) -> list[int] | None:
-    """What tells a file from any other at that place; None where there is none."""
-    try:
-        about = path.lstat()
-    except OSError:
-        return None
-    return [about.st_ino, about.st_size, about.st_mtime_ns]
 
 
 def sweep(path: Path) -> None:

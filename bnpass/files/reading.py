@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bnpass.errors import InputError, close_matches
 from bnpass.onnx_model.storage import external as ext
+from bnpass.onnx_model.storage.watching import unchanged
 
 if TYPE_CHECKING:
     import onnx
@@ -113,8 +114,9 @@ def _parse(path: Path) -> onnx.ModelProto:
                          "save it with external data (onnx.save_model(..., "
                          "save_as_external_data=True))")
     try:
-        _check_frame(path)
-        content = path.read_bytes()
+        with unchanged(path):
+            _check_frame(path)
+            content = path.read_bytes()
         proto: onnx.ModelProto = onnx.ModelProto.FromString(content)
     except OSError as error:
         raise InputError(f"cannot be read: {path} ({error.strerror})", "check the file") from error

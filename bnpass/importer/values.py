@@ -83,8 +83,7 @@ def to_tensor(proto: TensorProto, folder: Path | None = None) -> torch.Tensor:
 def _read(proto: TensorProto, folder: Path) -> np.ndarray:
     place = external.place(proto, folder)
     kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(proto.data_type))
-    content = np.fromfile(place.path, np.uint8, place.length, offset=place.offset)
-    little = content.view(kind)
+    little = external.read(place).view(kind)
     return (little if sys.byteorder == "little" else little.byteswap()).reshape(tuple(proto.dims))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import lru_cache
-from io import RawIOBase
 from typing import Any, Protocol
 
 import numpy as np
@@ -72,21 +71,7 @@ def load_tensor(tensor: onnx.TensorProto, source: Places) -> np.ndarray:
         return numpy_helper.to_array(tensor)
     where = source.place(tensor)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    with external.opened(where.path) as file:
-        file.seek(where.offset)
-        data = _read_into(file, np.empty(where.length, np.uint8))
-    return data.view(dtype).reshape(list(tensor.dims))
-
-
-def _read_into(file: RawIOBase, buffer: np.ndarray) -> np.ndarray:
-    """Fill all of a buffer: the system may hand out less at a time than was asked for."""
-    view, end = buffer.data, 0
-    while end < len(view):
-        got = file.readinto(view[end:])
-        if not got:
-            raise OSError(f"{file.name} ends too early")  # type: ignore[attr-defined]
-        end += got
-    return buffer
+    return external.read(where).view(dtype).reshape(list(tensor.dims))
 
 
 class TensorConstant(Constant):
@@ -119,7 +104,7 @@ class TensorConstant(Constant):
             file.seek(where.offset)
             left = where.length
             while left > 0:
-                got = _read_into(file, buffer[: min(left, buffer.size)])
+                got = external.read_into(file, buffer[: min(left, buffer.size)])
                 yield got.view(dtype)
                 left -= got.size
 

@@ -76,7 +76,8 @@ class Whole:
         kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
         if not where.length:
             return np.zeros(tuple(tensor.dims), kind)
-        return np.memmap(where.path, kind, "r", where.offset, tuple(tensor.dims))
+        with external.opened(where.path) as file:
+            return np.memmap(file, kind, "r", where.offset, tuple(tensor.dims))
 
 
 class Side:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -71,6 +72,101 @@ def test_a_file_that_is_swapped_after_the_check_is_refused(
     swap(tmp_path / "m.data")
     with pytest.raises(OSError, match=r"m\.data"):
         external.opened(places[0].path)
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="no links here")
+def test_a_folder_that_is_swapped_after_the_check_is_refused(tmp_path: Path) -> None:
+    folder, secret = tmp_path / "in" / "deep" / "er", tmp_path / "secret"
+    (secret / "er").mkdir(parents=True)
+    folder.mkdir(parents=True)
+    (secret / "er" / "m.data").write_bytes(bytes(1 << 16))
+    path = saved(tmp_path / "in", data="deep/er/m.data")
+    proto = load_model(path, data=False)
+    where = external.places(proto, tmp_path / "in")[0]
+    assert external.read(where).nbytes == where.length
+    (tmp_path / "in" / "deep").rename(tmp_path / "in" / "was")
+    (tmp_path / "in" / "deep").symlink_to(secret)
+    with pytest.raises(OSError, match="deep"):
+        external.read(where)
+
+
+def test_data_in_a_folder_that_is_a_link_inside_of_the_models(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    path = saved(tmp_path, data="real/m.data")
+    (tmp_path / "real").rename(tmp_path / "other")
+    (tmp_path / "real").symlink_to("other")
+    assert load_model(path).graph.initializer[0].raw_data
+
+
+def written_over(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(bytes(8))
+    os.utime(path, ns=(1, 1))
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path, 100)
+
+
+def replaced(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    other.replace(path)
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("change", [written_over, cut_short, replaced, gone])
+@pytest.mark.parametrize("command", [
+    ("fold", "--no-verify"), ("insert",), ("insert", "--dry-run", "--explain")],
+    ids=" ".join)
+def test_data_that_changes_while_it_is_read(
+    bnpass: Run, tmp_path: Path, change: Callable[[Path], None], command: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After the first reading of numbers: the command refuses, or it had read all it needs."""
+    path, done = saved(tmp_path), list[Path]()
+    before, opened = files(tmp_path), external.opened
+
+    def late(data: Path) -> Any:
+        if not done:
+            done.append(data)
+            file = opened(data)
+            change(data)
+            return file
+        return opened(data)
+
+    monkeypatch.setattr(external, "opened", late)
+    made = [] if "--dry-run" in command else ["-o", tmp_path / "o.onnx"]
+    result = bnpass(command[0], path, *made, *command[1:])
+    left = set(files(tmp_path)) - set(before) - {"other"}
+    if done and made:
+        result.assert_refused(2, "m.data")
+    assert result.code in {0, 2}
+    assert "internal" not in result.err
+    assert not left
+
+
+@pytest.mark.parametrize("change", [written_over, cut_short, replaced, gone])
+def test_a_model_that_changes_while_it_is_read(
+    tmp_path: Path, change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(add_norm(mlp()), path)
+    read = Path.read_bytes
+
+    def late(file: Path) -> bytes:
+        content = read(file)
+        if file == path:
+            monkeypatch.setattr(Path, "read_bytes", read)
+            change(file)
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", late)
+    with pytest.raises(InputError, match=r"changed while it was read.*m\.onnx"):
+        load_model(path)
 
 
 def test_a_model_by_a_link_into_another_folder(bnpass: Run, tmp_path: Path) -> None:

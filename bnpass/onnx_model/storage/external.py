@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bnpass.errors import InputError
+from bnpass.onnx_model.storage.watching import State, changed, check, state
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
 INLINE_BELOW = 1024
@@ -35,7 +37,10 @@ ALIGN = 4096
 
 @dataclass(frozen=True)
 class Place:
-    """Where the bytes of one tensor lie: a file, an offset and a length in bytes."""
+    """Where the bytes of one tensor lie: a file, an offset and a length in bytes.
+
+    The file's path has no links in it: :func:`opened` refuses one that comes in later.
+    """
 
     tensor: str
     path: Path
@@ -151,7 +156,7 @@ def _broken(name: str, why: str) -> InputError:
 
 
 def inside(location: str, folder: Path, name: str) -> Path:
-    """The data file that ``location`` names, if it is a file inside ``folder``.
+    """The data file that ``location`` names, if it is a file inside ``folder``: its real path.
 
     Raises:
         InputError: it is absolute, climbs out of the folder (``..`` or a link), or is no file.
@@ -164,10 +169,10 @@ def inside(location: str, folder: Path, name: str) -> Path:
                          "relative location (onnx.save_model(..., location='model.data'))")
     path = _found(pure, folder, name, location)
     try:
-        about = path.stat()
+        about = path.lstat()
     except OSError:
-        raise InputError(f"external data file not found: {path}", "copy the data file into the "
-                         "model's folder; it belongs to the model") from None
+        raise InputError(f"external data file not found: {folder / pure}", "copy the data file "
+                         "into the model's folder; it belongs to the model") from None
     if not stat.S_ISREG(about.st_mode):
         raise InputError(f"external data of {name!r} is no file: {location!r}",
                          "copy the data file into the model's folder; it belongs to the model")
@@ -203,23 +208,55 @@ def _found(pure: str, folder: Path, name: str, location: str) -> Path:
     if not (real.is_relative_to(here) or real.is_relative_to(there)):
         raise InputError(f"external data of {name!r} leaves the model's folder through a link: "
                          f"{location!r}", "replace the link by the file it points to")
-    plain = folder / pure
-    return real if plain.is_symlink() or (not plain.exists() and real.exists()) else plain
+    return real
 
 
 def opened(path: Path) -> FileIO:
-    """A data file that was checked, opened; a link or a pipe that took its place is refused.
+    """A data file that was checked, opened; what took its place or its folders' is refused.
+
+    Every folder on the way is opened from the one above it, and none through a link, as onnx does
+    since 1.22: between the check and this call somebody may have put a link in its place.
+
+    Args:
+        path: a real path, as in a :class:`Place`.
 
     Raises:
-        OSError: it is none any more.
+        OSError: it is no file of its own any more, or a link is on the way.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
-    about = os.fstat(descriptor)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = FileIO(str(path), "rb", opener=lambda *_: _without_links(path, flags))
+    about = os.fstat(file.fileno())
     if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+        file.close()
+        raise OSError(f"{path} was replaced while it was read")
+    return file
+
+
+def _without_links(path: Path, flags: int) -> int:
+    """A descriptor of a file that is reached through no link.
+
+    Where folders cannot be opened (Windows) the path is compared afterwards.
+    """
+    if os.open not in os.supports_dir_fd:
+        descriptor = os.open(path, flags)
+        if os.path.realpath(path) == str(path.absolute()):
+            return descriptor
         os.close(descriptor)
         raise OSError(f"{path} was replaced while it was read")
-    return FileIO(descriptor, "rb")
+    first, *folders, name = path.absolute().parts
+    way = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
+    place = os.open(first, way)
+    try:
+        for folder in folders:
+            below = os.open(folder, way, dir_fd=place)
+            os.close(place)
+            place = below
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=place)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        os.close(place)
 
 
 def location(tensor: onnx.TensorProto) -> str:
@@ -249,24 +286,53 @@ def overlapping(found: Iterable[Place]) -> set[tuple[Path, int]]:
 def embed(model: onnx.ModelProto, folder: Path, kept: Collection[str] = ()) -> None:
     """Read the external data into the model, changed in place; that of tensors ``kept`` stays."""
     files: dict[Path, BinaryIO | FileIO] = {}
+    before: dict[Path, State] = {}
     try:
         for tensor in externals(model):
             if tensor.name in kept:
                 continue
             where = place(tensor, folder)
             if where.path not in files:
+                before[where.path] = state(where.path)
                 files[where.path] = opened(where.path)
             _read(tensor, where, files[where.path])
+        for path, was in before.items():
+            check(path, was)
     finally:
         for file in files.values():
             file.close()
+
+
+def read(where: Place) -> np.ndarray:
+    """The bytes at a place, in an array of their own.
+
+    Raises:
+        OSError: the file is another one now (:func:`opened`).
+        InputError: it became shorter.
+    """
+    import numpy as np
+
+    with opened(where.path) as file:
+        file.seek(where.offset)
+        return read_into(file, np.empty(where.length, np.uint8))
+
+
+def read_into(file: FileIO, buffer: np.ndarray) -> np.ndarray:
+    """Fill all of a buffer: the system may hand out less at a time than was asked for."""
+    view, end = buffer.data, 0
+    while end < len(view):
+        got = file.readinto(view[end:])
+        if not got:
+            raise changed(file.name)
+        end += got
+    return buffer
 
 
 def _read(tensor: onnx.TensorProto, where: Place, file: BinaryIO | FileIO) -> None:
     file.seek(where.offset)
     content = file.read(where.length)
     if len(content) < where.length:
-        raise OSError(f"{where.path} became shorter while it was read")
+        raise changed(where.path)
     tensor.raw_data = content
     del tensor.external_data[:]
     tensor.ClearField("data_location")

@@ -22,6 +22,7 @@ from bnpass import limits
 from bnpass.files.groups import note_fresh
 from bnpass.files.leftovers import new_data_name
 from bnpass.onnx_model.storage import external
+from bnpass.onnx_model.storage.watching import changed, check, state
 
 if TYPE_CHECKING:
     import onnx
@@ -36,7 +37,7 @@ def copy_range(source: FileIO, target: FileIO, start: int, count: int, to: int) 
     while count > 0:
         done = _copied(source.fileno(), target.fileno(), start, min(count, _CHUNK), to)
         if done == 0:
-            raise OSError(f"{source.name!r} became shorter while it was copied")
+            raise changed(source.name)
         start, count, to = start + done, count - done, to + done
 
 
@@ -87,6 +88,7 @@ class PatchedData:
             for tensor, place in zip(tensors, places, strict=True)
         }
         self._ends = _ends(places)
+        self._before = {source: state(source) for source in self._ends}
         target = Path(os.path.realpath(output))
         self.files = {source: new_data_name(target) for source in self._ends}
         self._written: dict[Path, dict[int, int]] = {}  # by old file: offset -> length
@@ -172,12 +174,17 @@ class PatchedData:
         external.point(tensor, location, start, length)
 
     def complete(self) -> None:
-        """Copy what was not written: all that stays as it is."""
+        """Copy what was not written: all that stays as it is.
+
+        Raises:
+            InputError: an old file is not what it was when the work began.
+        """
         for source, target in self.files.items():
             gaps = _gaps(self._written[source], self._ends[source])
             with external.opened(source) as old, target.open("r+b", buffering=0) as new:
                 for start, end in gaps:
                     copy_range(old, new, start, end - start, start)
+            check(source, self._before[source])
 
     def flush(self) -> None:
         """Write the new files to the disk."""

@@ -10,12 +10,11 @@ import onnx
 import torch
 
 from bnpass.errors import UnsupportedError
-from bnpass.frontends.onnx.free_batch import BatchPlan
-from bnpass.frontends.onnx.free_batch.rules import Repeat
 from bnpass.importer import registry
 from bnpass.importer.functions.common import host_tensor
 from bnpass.importer.functions.shape import repeat_like
 from bnpass.importer.gates import Order, gate_orders
+from bnpass.importer.given import with_constants
 from bnpass.importer.graphs import steering
 from bnpass.importer.naming import identifier
 from bnpass.importer.node import ImportedNode, NotExactError
@@ -24,6 +23,9 @@ from bnpass.importer.sizes import evaluate, shape_of_result
 from bnpass.importer.store import Store
 from bnpass.importer.values import Const, Sizes, Traced, Value, dense, torch_dtype, type_name
 from bnpass.onnx_model.attributes import value_of
+from bnpass.onnx_model.scopes import Place
+from bnpass.onnx_model.shapes import Known, infer
+from bnpass.passes.free_batch import BatchPlan, Repeat
 
 STRUCTURE = frozenset({"Constant", "If"})
 """Operators that the walk itself takes apart: they are not in the table."""
@@ -68,7 +70,7 @@ class Importer:
         self._source: onnx.ModelProto | None = None
         self._numeric: set[str] = set()
         self._gates: Mapping[str, Order] = {}
-        self._shapes: Mapping[str, list[int | None]] | None = None
+        self._known: Mapping[Place, Known] | None = None
 
     def run(self, model: onnx.ModelProto) -> tuple[list[str], list[str]]:
         """Import the model's graph; return the names of its inputs and outputs.
@@ -147,18 +149,17 @@ class Importer:
         """A value that is known so far."""
         return self._values.get(name)
 
-    def static_shapes(self, model: onnx.ModelProto) -> Mapping[str, list[int | None]]:
-        """Dimensions by value name, from shape inference (done once, without the weights)."""
-        if self._shapes is None:
-            from bnpass.frontends.onnx.free_batch.shapes import infer_shapes
-            from bnpass.importer.given import with_constants
+    def known(self, name: str) -> Known | None:
+        """What is known, of one graph's values, where a value of that name is among them.
 
-            model = with_constants(model, self._given) if self._given else model
-            self._shapes = {
-                name: [d if isinstance(d, int) else None for d in dims]
-                for name, dims in infer_shapes(model).items()
-            }
-        return self._shapes
+        By shape inference (done once, without the weights).
+        """
+        if self._known is None:
+            assert self._source is not None
+            model = self._source
+            self._known = infer(with_constants(model, self._given) if self._given else model)
+        graphs = self._known.values()
+        return next((k for k in graphs if name in k.types or name in k.numbers), None)
 
     def _result(self, name: str) -> torch.fx.Node:
         return self._result_of(self._values[name], name)
@@ -205,8 +206,8 @@ class Importer:
             raise NotExactError(f"it fails on its constants: {error}") from error
 
     def _rank(self, name: str) -> int | None:
-        assert self._source is not None
-        dims = self.static_shapes(self._source).get(name)
+        known = self.known(name)
+        dims = None if known is None else known.dims(name)
         return None if dims is None else len(dims)
 
     def _is_ours(self, node: onnx.NodeProto) -> bool:
@@ -226,7 +227,7 @@ class Importer:
         name, use = node.input[index], (node.output[0], index)
         if use in self._overrides:
             override = self._overrides[use]
-            return None if override is None else Const(proto=override)
+            return None if override is None else Const(tensor=torch.from_numpy(override))
         if not name:
             return None
         if use in self._plan.repeated:

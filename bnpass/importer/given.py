@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from bnpass.errors import InputError, close_matches
 from bnpass.importer.values import from_array, to_array, torch_dtype, type_name
+from bnpass.onnx_model.messages import copied
 from bnpass.onnx_model.shapes import stated
 
 
@@ -60,10 +61,8 @@ def _tensor(name: str, value: Any, port: onnx.ValueInfoProto) -> torch.Tensor:
 
 
 def with_constants(model: onnx.ModelProto, given: Mapping[str, torch.Tensor]) -> onnx.ModelProto:
-    """A copy without weights' bytes, for analysis: the inputs given are initializers."""
-    from bnpass.frontends.onnx.free_batch.shapes import skeleton
-
-    result = skeleton(model)
+    """A copy for analysis, in which the inputs given are initializers."""
+    result = copied(model)
     kept = [i for i in result.graph.input if i.name not in given]
     del result.graph.input[:]
     result.graph.input.extend(kept)

@@ -12,7 +12,7 @@ import torch
 
 from bnpass.collector import collector_paused
 from bnpass.errors import InputError, UnsupportedError, UsageError
-from bnpass.frontends.onnx.free_batch import BatchPlan, plan_batch
+from bnpass.frontends.onnx.free_batch import plan_batch
 from bnpass.importer.convert import Importer
 from bnpass.importer.functions.common import fixed_batch
 from bnpass.importer.given import given_inputs, with_constants
@@ -21,6 +21,7 @@ from bnpass.onnx_model.attributes import opsets
 from bnpass.onnx_model.shapes import stated
 from bnpass.onnx_model.storage.detached import open_light_model
 from bnpass.onnx_model.validity import check_model
+from bnpass.passes.free_batch import BatchPlan
 
 OLDEST, META = 7, "bnpass"
 
@@ -76,7 +77,7 @@ def _imported(
     proto, shared = inline_functions(model)
     versions = opset_versions(proto)
     given = given_inputs(proto, values)
-    plan, refusal = _plan(with_constants(proto, given) if given else proto, batch)
+    plan, refusal = _plan(with_constants(proto, given) if given else proto, folder, batch)
     importer = Importer(versions, plan, folder, shared, given)
     inputs, outputs = importer.run(proto)
     if refusal is not None:
@@ -137,11 +138,13 @@ def _same_since(node: onnx.NodeProto, opset: int) -> bool:
     return bool(then == since)
 
 
-def _plan(proto: onnx.ModelProto, batch: Batch) -> tuple[BatchPlan | None, InputError | None]:
+def _plan(
+    proto: onnx.ModelProto, folder: Path | None, batch: Batch
+) -> tuple[BatchPlan | None, InputError | None]:
     if batch == "keep":
         return None, None
     try:
-        return plan_batch(proto), None
+        return plan_batch(proto, folder), None
     except InputError as error:
         if batch == "free":
             raise

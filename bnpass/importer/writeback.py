@@ -18,6 +18,7 @@ from bnpass.importer.model import notes_of
 from bnpass.importer.store import Origin
 from bnpass.importer.values import dense, to_array
 from bnpass.onnx_model.attributes import value_of
+from bnpass.onnx_model.messages import add_initializer
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import graphs, nodes_within
 
@@ -289,12 +290,8 @@ class _Writer:
         return name
 
     def _add(self, value: np.ndarray, name: str) -> None:
-        graph = self._model.graph
-        graph.initializer.append(numpy_helper.from_array(value, name))
-        self._holders[name] = _Holder(graph.initializer[-1])
-        if self._model.ir_version < 4:  # that format lists every initializer among the inputs
-            kind = graph.initializer[-1].data_type
-            graph.input.append(onnx.helper.make_tensor_value_info(name, kind, list(value.shape)))
+        made = add_initializer(self._model, numpy_helper.from_array(value, name))
+        self._holders[name] = _Holder(made)
 
     def drop_replaced(self) -> None:
         """Remove the Identity nodes whose output is an initializer now."""

@@ -36,6 +36,7 @@ class Operator:
         nonlinearity: it is one by itself, in front of which a BatchNorm belongs.
         bounded: its result is bounded, so that it may serve as a gate.
         bends: a composite activation has at least one such operator.
+        elementwise: entries of its result come of the entries at the same place (broadcast) alone.
         formula: elementwise: what it computes.
         sum: its operands add up, with a factor each; they may share a shift.
         product: its operands multiply.
@@ -49,6 +50,7 @@ class Operator:
         norm_in_front: a BatchNorm stands in front of it, not behind: the statistics behind differ
             in training, or count copies and padding.
         keeps_rank: its result has as many axes as its first input.
+        sees_shape: it reads the shape of its data, and no number.
     """
 
     rule: Rule | None = None
@@ -62,6 +64,7 @@ class Operator:
     nonlinearity: bool = False
     bounded: bool = False
     bends: bool = False
+    elementwise: bool = False
     formula: Formula | None = None
     sum: bool = False
     product: bool = False
@@ -74,6 +77,7 @@ class Operator:
     reads_part: bool = False
     norm_in_front: bool = False
     keeps_rank: bool = False
+    sees_shape: bool = False
 
     @property
     def bare_product(self) -> bool:
@@ -125,6 +129,7 @@ def _nonlinearity(
         nonlinearity=True,
         bounded=bounded,
         bends=formula is not None,
+        elementwise=True,
         formula=formula,
         keeps_rank=True,
     )
@@ -133,21 +138,36 @@ def _nonlinearity(
 def _extremum(formula: Formula) -> Operator:
     """A nonlinearity with one operand that is computed, or with several (maxout)."""
     return Operator(
-        elementwise.EXTREMUM, nonlinearity=True, bounded=True, bends=True, formula=formula
+        elementwise.EXTREMUM,
+        nonlinearity=True,
+        bounded=True,
+        bends=True,
+        elementwise=True,
+        formula=formula,
     )
 
 
 def _sum(formula: Formula | None = None, *, affine: bool = False) -> Operator:
-    return Operator(elementwise.SUM, sum=True, joins=True, formula=formula, affine=affine)
+    return Operator(
+        elementwise.SUM, sum=True, joins=True, elementwise=True, formula=formula, affine=affine
+    )
 
 
 def _product(formula: Formula) -> Operator:
-    return Operator(elementwise.PRODUCT, product=True, formula=formula, affine=True)
+    return Operator(
+        elementwise.PRODUCT, product=True, elementwise=True, formula=formula, affine=True
+    )
 
 
 def _function(function: Callable[..., np.ndarray], *, bends: bool = False) -> Operator:
     """An elementwise function that is no nonlinearity of its own but may be a part of one."""
-    return Operator(formula=plain(function), bends=bends)
+    return Operator(elementwise=True, formula=plain(function), bends=bends)
+
+
+def _repeats(formula: Formula | None = None, *, norm_in_front: bool = True) -> Operator:
+    """What hands its data on entry by entry."""
+    return Operator(elementwise.IDENTITY, elementwise=True, formula=formula, repeats=True,
+                    norm_in_front=norm_in_front)  # fmt: skip
 
 
 def _pool(rule: Rule) -> Operator:
@@ -157,6 +177,13 @@ def _pool(rule: Rule) -> Operator:
 def _reshape() -> Operator:
     return Operator(structure.RESHAPE, reshapes=True)
 
+
+_NO_MORE_THAN_ELEMENTWISE = (
+    "Acos", "Acosh", "And", "Asin", "Asinh", "Atan", "Atanh", "BitwiseAnd", "BitwiseNot",
+    "BitwiseOr", "BitwiseXor", "Ceil", "Cos", "Cosh", "Equal", "Floor", "Greater",
+    "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Mod", "Not", "Or", "Round", "Sign",
+    "Sin", "Sinh", "Tan", "Where", "Xor",
+)  # fmt: skip
 
 OPERATORS: dict[str, Operator] = {
     # layers
@@ -213,17 +240,21 @@ OPERATORS: dict[str, Operator] = {
     "Mean": _sum(),
     "Mul": _product(plain(np.multiply)),
     "Div": _product(plain(np.divide)),
-    "Neg": Operator(elementwise.NEG, formula=plain(np.negative), affine=True),
-    "Erf": Operator(formula=formulas.ERF, bends=True),
+    "Neg": Operator(elementwise.NEG, elementwise=True, formula=plain(np.negative), affine=True),
+    "Erf": Operator(elementwise=True, formula=formulas.ERF, bends=True),
     "Exp": _function(np.exp, bends=True),
     "Pow": _function(np.power),
     "Sqrt": _function(np.sqrt),
     "Log": _function(np.log),
     "Abs": _function(np.abs),
     "Reciprocal": _function(np.reciprocal),
-    "Identity": Operator(elementwise.IDENTITY, formula=formulas.SAME, repeats=True),
-    "Cast": Operator(elementwise.IDENTITY, formula=formulas.SAME, repeats=True, norm_in_front=True),
-    "Dropout": Operator(elementwise.IDENTITY, repeats=True, norm_in_front=True),
+    "Identity": _repeats(formulas.SAME, norm_in_front=False),
+    "Cast": _repeats(formulas.SAME),
+    "Dropout": _repeats(),
+    **dict.fromkeys(_NO_MORE_THAN_ELEMENTWISE, Operator(elementwise=True)),
+    # shapes
+    "Shape": Operator(sees_shape=True),
+    "Size": Operator(sees_shape=True),
     # structure
     "Transpose": Operator(structure.TRANSPOSE, permutes=True),
     "Reshape": _reshape(),

@@ -20,6 +20,24 @@ def copied(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
+def add_initializer(model: onnx.ModelProto, tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """Put a copy of a tensor among the main graph's initializers; returns that one."""
+    made: onnx.TensorProto = model.graph.initializer.add()
+    made.CopyFrom(tensor)
+    list_initializer(model, made)
+    return made
+
+
+def list_initializer(model: onnx.ModelProto, tensor: onnx.TensorProto) -> None:
+    """List an initializer of the main graph among the inputs, where the format demands it.
+
+    It does up to version 3.
+    """
+    if model.ir_version < 4:
+        value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        model.graph.input.append(value)
+
+
 def reorder(messages: Any, order: list[int]) -> None:
     """Put the messages of a repeated field in an order, given by their places; others go.
 

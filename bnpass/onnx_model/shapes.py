@@ -204,4 +204,7 @@ def _types(graph: onnx.GraphProto) -> ValueTypes:
             tensor.HasField("shape") or info.name not in types
         ):
             types[info.name] = tensor
+    for constant in graph.initializer:  # of which inference tells nothing
+        if constant.name not in types:
+            types[constant.name] = _typed(constant, constant.name).type.tensor_type
     return types

@@ -309,7 +309,7 @@ class _Inserter:
             return f"{value!r} is also an output of the graph"
         for use in self.graph.uses(value):
             op = use.op
-            if op.name in self.entries.get(value, ()) or op.kind == "Shape":
+            if op.name in self.entries.get(value, ()) or operator(op.kind).sees_shape:
                 continue
             also = f"{value!r} is also read by {op.kind} {op.name!r}"
             if use.index < 0 or not _may_cross(op) or value not in _data_inputs(op):

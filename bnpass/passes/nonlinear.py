@@ -123,7 +123,7 @@ def is_gate(n: Nonlinearity, graph: Graph) -> bool:
                 multiplied = True
             elif use.index == 0 and (operator(op.kind).passes_on or _scales(op, free)):
                 stack.append(op.outputs[0])
-            elif op.kind != "Shape":
+            elif not operator(op.kind).sees_shape:
                 return False
     return multiplied
 

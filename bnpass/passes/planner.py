@@ -186,9 +186,10 @@ class Planner:
     def _check_blind(self, use: Use, m: Map, value: str) -> None:
         """A reader that did not ask must not see the change (a Slice of other channels)."""
         reason = f"{value!r} is also read by {use.op.kind} {use.op.name!r}"
-        if use.index < 0 or not (use.op.kind == "Shape" or operator(use.op.kind).reads_part):
+        row = operator(use.op.kind)
+        if use.index < 0 or not (row.sees_shape or row.reads_part):
             raise MapRefusedError(reason)
-        if use.op.kind == "Shape":
+        if row.sees_shape:
             return
         (step,) = RULES[use.op.kind].forward(use.op, {use.index: m}, self.context)
         if any(not given.compact().is_identity for given in step.gives.values()):
@@ -226,7 +227,7 @@ class Planner:
     ) -> list[Step]:
         if op.name in self._removed:
             return [Step(gives={0: carried[self._removed[op.name]]})]
-        if op.kind == "Shape":
+        if operator(op.kind).sees_shape:
             return [Step()]
         rule = RULES.get(op.kind)
         if rule is None:

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from bnpass.errors import InputError, UnsupportedError, UsageError, close_matches
 from bnpass.onnx_model.attributes import attribute, node_name, opset_of
+from bnpass.onnx_model.messages import add_initializer
 from bnpass.onnx_model.scopes import all_nodes, captured_by
 
 Array = np.ndarray[Any, Any]
@@ -215,8 +216,4 @@ class Writer:
             tensor.doc_string = self._initializers[name].doc_string
             self._initializers[name].CopyFrom(tensor)
         else:
-            self._initializers[name] = self.model.graph.initializer.add()
-            self._initializers[name].CopyFrom(tensor)
-            if self.model.ir_version < 4:  # there, initializers are listed as inputs
-                value = helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
-                self.model.graph.input.append(value)
+            self._initializers[name] = add_initializer(self.model, tensor)

@@ -14,6 +14,7 @@ from bnpass.frontends.onnx.read import Scope
 from bnpass.ir.graph import Op
 from bnpass.onnx_model.messages import (
     become,
+    list_initializer,
     overwrite,
     rename_reads,
     reorder,
@@ -117,10 +118,8 @@ class Editor:
         else:
             overwrite(tensor, array)
         self._initializers[name] = tensor
-        if self.model.proto.ir_version < 4 and self.scope.outer is None:
-            self.graph.input.append(
-                onnx.helper.make_tensor_value_info(name, tensor.data_type, array.shape)
-            )
+        if self.scope.outer is None:
+            list_initializer(self.model.proto, tensor)
         return name
 
     def set_input(self, node: onnx.NodeProto, index: int, name: str) -> None:

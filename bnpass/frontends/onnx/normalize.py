@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from bnpass.ir.graph import Constant, Dim
-from bnpass.onnx_model.attributes import plain_attributes
+from bnpass.onnx_model.attributes import attribute, plain_attributes
 from bnpass.onnx_model.constants import dtype_name
 
 
@@ -47,7 +48,7 @@ def normalize(
     rewrite = _NORMALIZERS.get(kind)
     if rewrite is not None:
         rewrite(node, inputs, attrs, context)
-    return "Shape" if kind == "Size" else kind, attrs  # neither sees numbers
+    return kind, attrs
 
 
 _Normalizer = Callable[[onnx.NodeProto, list[str], dict[str, Any], Context], None]
@@ -176,6 +177,21 @@ def _scales(
     attrs["one_scale"] = context.opset < 13
 
 
+def _softmax(
+    node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context
+) -> None:
+    """Before opset 13 over all axes from ``axis`` on, the first of them 1 by default."""
+    if context.opset < 13:
+        attrs["axes_from"] = attrs.pop("axis", 1)
+
+
+def _constant_of_shape(
+    node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context
+) -> None:
+    filled = attribute(node, "value")
+    attrs["value"] = 0.0 if filled is None else numpy_helper.to_array(filled).reshape(-1)[0].item()
+
+
 _NORMALIZERS: dict[str, _Normalizer] = {
     "QuantizeLinear": _scales,
     "DequantizeLinear": _scales,
@@ -196,4 +212,8 @@ _NORMALIZERS: dict[str, _Normalizer] = {
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
     "GroupNormalization": _group_norm,
+    "Softmax": _softmax,
+    "LogSoftmax": _softmax,
+    "Hardmax": _softmax,
+    "ConstantOfShape": _constant_of_shape,
 }

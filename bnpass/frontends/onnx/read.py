@@ -12,6 +12,7 @@ import onnx
 
 from bnpass.errors import InputError
 from bnpass.frontends.onnx.normalize import Context, normalize
+from bnpass.ir.arithmetic import is_settled
 from bnpass.ir.graph import Constant, Dim, Graph, Op
 from bnpass.onnx_model import shapes
 from bnpass.onnx_model.attributes import OLDEST_OPSET, is_onnx, node_name, opset_of
@@ -22,7 +23,6 @@ from bnpass.onnx_model.constants import (
     like,
     node_constants,
 )
-from bnpass.onnx_model.inference import is_settled
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import Place, captured_by, has_bodies, placed_bodies
 from bnpass.onnx_model.validity import HINT, check_graph, norm_fault, not_text
@@ -40,6 +40,7 @@ class Scope:
         nodes: the NodeProto of every operator, by operator name.
         initializers: the tensors of the graph's initializers by name, sparse ones not among them.
         outer: the scope around a nested body.
+        place: where the body is.
         path: names of the operators whose bodies lead here, for reports.
         readers: how often each of its names is read, in the bodies inside of it too.
         released: its names that some reader has left.
@@ -51,6 +52,7 @@ class Scope:
     nodes: dict[str, onnx.NodeProto]
     initializers: dict[str, onnx.TensorProto]
     outer: Scope | None = None
+    place: Place = ()
     path: str = ""
     readers: Counter[str] = field(default_factory=Counter)
     released: set[str] = field(default_factory=set)
@@ -79,11 +81,13 @@ class Reading:
     Attributes:
         model: the model; edits are applied to it in place.
         opset: the version of ONNX's own operators.
+        settle: sizes that are the same in every run are constants.
         scopes: the main graph and every nested body.
     """
 
     model: OnnxModel
     opset: int
+    settle: bool = True
     scopes: list[Scope] = field(default_factory=list)
 
     @property
@@ -107,12 +111,15 @@ def checked_opset(model: onnx.ModelProto) -> int:
     return version
 
 
-def read(model: OnnxModel | onnx.ModelProto, *, freeze_inputs: bool = False) -> Reading:
+def read(
+    model: OnnxModel | onnx.ModelProto, *, freeze_inputs: bool = False, settle: bool = True
+) -> Reading:
     """Build the views of a model.
 
     Args:
         model: the model; it is referred to, not copied.
         freeze_inputs: take defaults that callers may override for constants.
+        settle: take sizes that are the same in every run, as the model says, for constants.
 
     Raises:
         InputError: a value is made twice, nodes or functions wait for each other, a tensor's
@@ -122,7 +129,7 @@ def read(model: OnnxModel | onnx.ModelProto, *, freeze_inputs: bool = False) -> 
     """
     model = OnnxModel.of(model)
     model.forget()
-    reading = Reading(model, checked_opset(model.proto))
+    reading = Reading(model, checked_opset(model.proto), settle)
     _read_scope(reading, model.proto.graph, (), None, "", freeze_inputs)
     return reading
 
@@ -168,6 +175,8 @@ class _Builder:
     ) -> None:
         self.model, self.proto, self.outer = reading.model, proto, outer
         self._types = reading.model.known(place)
+        self._settle = reading.settle
+        self.place = place
         self.with_bodies: list[str] = []
         self.reads: list[str] = []
         fixed = freeze_inputs or reading.model.proto.ir_version < 4 or outer is not None
@@ -250,6 +259,8 @@ class _Builder:
         if node.op_type == "CastLike":
             constant, kind = self.constants.get(node.input[0]), self.dtype(node.input[1])
             return None if constant is None or kind is None else like(name, constant, kind)
+        if not self._settle:
+            return None
         if node.op_type not in ("Shape", "Size") and self._sizes.isdisjoint(node.input):
             return None
         known = self._types()
@@ -300,8 +311,8 @@ class _Builder:
         outputs = [o.name for o in self.proto.output]
         pinned = dict.fromkeys(self.overridable, OVERRIDABLE)
         graph = Graph(self.ops, inputs, outputs, self.constants, self.shape, self.dtype, pinned)
-        scope = Scope(self.proto, graph, self.nodes, self.initializers, self.outer, path,
-                      settled=self.settled)  # fmt: skip
+        scope = Scope(self.proto, graph, self.nodes, self.initializers, self.outer, self.place,
+                      path, settled=self.settled)  # fmt: skip
         if self.outer is None:
             scope.readers.update(self.reads)
             scope.readers.update(outputs)

@@ -1,6 +1,5 @@
 """Shapes and sizes that ONNX's own inference leaves open."""
 
-from bnpass.onnx_model.inference.arithmetic import is_settled
 from bnpass.onnx_model.inference.engine import Known, ShapeEngine, ValueTypes, complete, dims
 
-__all__ = ["Known", "ShapeEngine", "ValueTypes", "complete", "dims", "is_settled"]
+__all__ = ["Known", "ShapeEngine", "ValueTypes", "complete", "dims"]

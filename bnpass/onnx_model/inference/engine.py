@@ -2,7 +2,7 @@
 
 1. What a node's weights say of its own inputs and outputs (:mod:`layers`).
 2. What follows from that: ONNX's rule of the node, on what is known now.
-3. Sizes that are computed, with free axes as symbols (:mod:`arithmetic`): a Reshape to them.
+3. Sizes that are computed, with free axes as symbols (:mod:`bnpass.ir.arithmetic`).
 4. Last, and marked as such, what the file declares of the output of a node that nobody knows.
 """
 
@@ -18,11 +18,12 @@ import onnx
 from onnx import numpy_helper
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
+from bnpass.ir.arithmetic import LARGEST, Numbers, evaluate, numbers, whole
+from bnpass.ir.extents import Extent, dimension, extent, over, product
 from bnpass.ir.graph import Dim
-from bnpass.onnx_model.attributes import attribute, is_onnx
+from bnpass.onnx_model.attributes import attribute, attributes, is_onnx
+from bnpass.onnx_model.constants import dtype_name
 from bnpass.onnx_model.inference import layers
-from bnpass.onnx_model.inference.arithmetic import LARGEST, Numbers, evaluate, numbers, whole
-from bnpass.onnx_model.inference.extents import Extent, dimension, extent, over, product
 
 Dims = tuple[Dim, ...]
 ValueTypes = dict[str, onnx.TypeProto.Tensor]
@@ -186,7 +187,7 @@ class ShapeEngine:
             if any(v is not None for v in inputs):
                 kind = self.known.type(node.output[0])
                 floating = kind is not None and kind.elem_type in _FLOATS
-                made = evaluate(node, inputs, floating)
+                made = evaluate(node.op_type, _attributes(node), inputs, floating)
         if made is not None:
             self.known.numbers[node.output[0]] = made
             self._computed.add(node.output[0])
@@ -303,6 +304,16 @@ class ShapeEngine:
                 self._learn(name, stated, declared=True)
                 if name in self.known.declared:
                     self.known.stated.add(name)
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """A node's attributes in the words of the neutral view."""
+    attrs = attributes(node)
+    if node.op_type == "Cast":
+        attrs["to"] = dtype_name(attrs["to"])
+    elif node.op_type == "ConstantOfShape" and "value" in attrs:
+        attrs["value"] = numpy_helper.to_array(attrs["value"]).item()
+    return attrs
 
 
 def _has_graph(node: onnx.NodeProto) -> bool:

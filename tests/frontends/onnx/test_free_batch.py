@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from bnpass.errors import InputError
-from bnpass.frontends.onnx.free_batch import free_batch
+from bnpass.frontends.onnx.free_batch import free_batch, plan_batch
 from tests import processes
 
 RNG = np.random.default_rng(0)
@@ -223,3 +223,74 @@ def test_an_output_that_merges_the_batch() -> None:
     each = np.concatenate([run(model, part) for part in np.split(x, 3)])
     np.testing.assert_allclose(run(freed, x), each, rtol=1e-5)
     assert freed.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "4*N"
+
+
+def test_sizes_that_are_given_to_expand_as_exporters_do() -> None:
+    """-1 stands for an axis that stays: Where(Equal(shape, -1), 1, shape)."""
+    model = parse(
+        """(float[1, 4] x) => (float[1, 3, 4] y) <int64[1] front = {0}, int64[1] one = {1},
+        int64[2] rest = {3, -1}, int64[3] minus = {-1, -1, -1}, int64[3] ones = {1, 1, 1},
+        int64[1] axes = {1}> {
+        s = Shape(x)  n = Slice(s, front, one)  k = Concat <axis = 0> (n, rest)
+        same = Equal(k, minus)  wanted = Where(same, ones, k)
+        u = Unsqueeze(x, axes)  y = Expand(u, wanted) }"""
+    )
+    check(model, 4)
+
+
+def test_what_rounds_the_batch_size_is_refused() -> None:
+    model = parse(
+        """(float[4, 2] x) => (float[2, 4] y) <int64[1] zero = {0}, int64[1] two = {2},
+        int64[1] rest = {-1}> {
+        s = Shape(x)  n = Gather(s, zero)  half = Div(n, two)
+        k = Concat <axis = 0> (half, rest)  y = Reshape(x, k) }"""
+    )
+    with pytest.raises(InputError, match=r"Div 'half'.*divides by or rounds"):
+        free_batch(model)
+
+
+def test_sizes_lose_the_batch_before_they_meet_other_numbers() -> None:
+    """Floor of a number that does not hold the batch size is nobody's business."""
+    model = parse(
+        """(float[1, 2, 6] x) => (float[1, 2, 3] y) <int64[1] two = {2}, int64[1] three = {3},
+        float[1] half = {0.5}, int64[1] front = {1}, int64[1] axis = {2}> {
+        s = Shape(x)  w = Slice(s, two, three)  f = Cast <to = 1> (w)  h = Mul(f, half)
+        r = Floor(h)  e = Cast <to = 7> (r)  start = Sub(three, three)
+        y = Slice(x, start, e, axis) }"""
+    )
+    check(model, 2, 6)
+
+
+def test_scales_along_the_batch_are_refused() -> None:
+    model = parse(
+        """(float[1, 1, 2, 2] x) => (float[2, 1, 2, 2] y) <float[4] scales = {2, 1, 1, 1}>
+        { y = Resize <mode = "nearest"> (x, , scales) }"""
+    )
+    with pytest.raises(InputError, match=r"Resize 'y'.*resizes the batch"):
+        free_batch(model)
+
+
+def test_the_branch_that_an_if_takes() -> None:
+    model = parse(
+        """(float[1, 4] x) => (float[1, 2] y) <int64 two = {2}> {
+        s = Shape(x)  rank = Size(s)  is = Equal(rank, two)
+        y = If (is) <then_branch = a () => (float[1, 2] t) { t = MatMul(x, W) },
+                     else_branch = b () => (float[1, 2] e)
+                     { m = Softmax <axis = 0> (x)  e = MatMul(m, W) }> }""",
+        W=normal(4, 2),
+    )
+    check(model, 4)
+
+
+def test_a_plan_says_what_changes() -> None:
+    model = parse(
+        "(float[1, 4, 6] x) => (float[1, 24] y) <int64[2] s = {1, 24}> { y = Reshape(x, s) }"
+    )
+    plan = plan_batch(model)
+    assert str(plan) == "Reshape y reads [-1, 24] as input 1"
+    assert plan.to_dict() == {
+        "symbol": "N",
+        "values": {"x": {"axis": 0, "factor": 1}, "y": {"axis": 0, "factor": 1}},
+        "changed": [{"node": "y", "kind": "Reshape", "what": "reads [-1, 24] as input 1"}],
+    }
+    assert str(plan_batch(free_batch(model))) == "no operator has to change"

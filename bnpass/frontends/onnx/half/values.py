@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from bnpass.errors import RefusedError
 from bnpass.onnx_model import shapes
-from bnpass.onnx_model.messages import overwrite
+from bnpass.onnx_model.messages import list_initializer, overwrite
 from bnpass.onnx_model.names import Names
 
 FLOAT = int(TensorProto.FLOAT)
@@ -118,10 +118,10 @@ class Versions:
             held = onnx.numpy_helper.from_array(array, new)
             owner.nodes.append(onnx.helper.make_node("Constant", [], [new], value=held))
         elif versions:
-            overwrite(owner.graph.initializer.add(name=new), array)
-            if self.model.ir_version < 4 and owner.outer is None:
-                value = onnx.helper.make_tensor_value_info(new, kind, array.shape)
-                owner.graph.input.append(value)
+            made = owner.graph.initializer.add(name=new)
+            overwrite(made, array)
+            if owner.outer is None:
+                list_initializer(self.model, made)
         elif kind != FLOAT:
             if elements(tensor) <= SMALL:  # something may ask for the float32 numbers too
                 owner.tensors[name] = onnx.numpy_helper.from_array(

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 
-from bnpass.onnx_model.attributes import attribute
-from bnpass.onnx_model.inference.extents import Extent, Product, over, plus, times
+from bnpass.ir.extents import Extent, Product, over, plus, times
 
 Numbers = np.ndarray[Any, np.dtype[Any]]
 """An object array with at most :data:`LARGEST` entries."""
@@ -26,7 +24,9 @@ LARGEST = 256
 
 _WHOLE = 2**24  # up to here float32 holds every whole number
 
-Rule = Callable[[onnx.NodeProto, Sequence["Numbers | None"]], "Numbers | None"]
+Attributes = Mapping[str, Any]
+
+SizeRule = Callable[[Attributes, Sequence["Numbers | None"]], "Numbers | None"]
 
 
 def numbers(array: np.ndarray) -> Numbers:
@@ -37,20 +37,22 @@ def numbers(array: np.ndarray) -> Numbers:
 
 
 def evaluate(
-    node: onnx.NodeProto, inputs: Sequence[Numbers | None], floating: bool = False
+    kind: str, attrs: Attributes, inputs: Sequence[Numbers | None], floating: bool = False
 ) -> Numbers | None:
-    """The output of a node of shape arithmetic; None where it is none or nothing is known.
+    """The output of an operator of shape arithmetic; None where it is none or nothing is known.
 
     Args:
-        node: of ONNX's own domain.
+        kind: one of ONNX's own operators.
+        attrs: its attributes; ``to`` of a Cast is numpy's name of a type, ``value`` of a
+            ConstantOfShape a number.
         inputs: what is known of its inputs.
         floating: its output is of a floating type.
     """
-    rule = RULES.get(node.op_type)
+    rule = RULES.get(kind)
     if rule is None:
         return None
     try:
-        made = rule(node, inputs)
+        made = rule(attrs, inputs)
     except (ArithmeticError, IndexError, TypeError, ValueError):
         return None
     if made is None or made.size > LARGEST:
@@ -59,7 +61,7 @@ def evaluate(
 
 
 def _as_floats(value: Numbers) -> Numbers:
-    return _lift(lambda e: float(e) if _exact(e) else e)(onnx.NodeProto(), [value])  # type: ignore[return-value]
+    return _lift(lambda e: float(e) if _exact(e) else e)({}, [value])  # type: ignore[return-value]
 
 
 def is_settled(value: Numbers) -> bool:
@@ -77,8 +79,8 @@ def whole(value: Numbers | None) -> list[int] | None:
 # --- elementwise
 
 
-def _lift(function: Callable[..., Any]) -> Rule:
-    def rule(_: onnx.NodeProto, inputs: Sequence[Numbers | None]) -> Numbers | None:
+def _lift(function: Callable[..., Any]) -> SizeRule:
+    def rule(_: Attributes, inputs: Sequence[Numbers | None]) -> Numbers | None:
         known = [v for v in inputs if v is not None]
         if len(known) < len(inputs):
             return None
@@ -171,70 +173,69 @@ def _extreme(function: Callable[..., Any]) -> Callable[..., Any]:
     return apply
 
 
-def _cast(node: onnx.NodeProto, inputs: Sequence[Numbers | None]) -> Numbers | None:
-    to = attribute(node, "to")
+def _cast(attrs: Attributes, inputs: Sequence[Numbers | None]) -> Numbers | None:
+    to = attrs.get("to")
 
     def cast(entry: Any) -> Any:
-        if to == onnx.TensorProto.BOOL:
+        if to == "bool":
             return bool(entry) if isinstance(entry, int) else None
         if to not in _WIDE or isinstance(entry, Product) or entry is None:
             return entry if to in _WIDE else None
         return int(entry) if abs(entry) < _WHOLE else None
 
-    return _lift(cast)(node, inputs)
+    return _lift(cast)(attrs, inputs)
 
 
-_WIDE = frozenset({onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.FLOAT,
-                   onnx.TensorProto.DOUBLE})  # fmt: skip
+_WIDE = frozenset({"int64", "int32", "float32", "float64"})
 
 
-def _same(_: onnx.NodeProto, inputs: Sequence[Numbers | None]) -> Numbers | None:
+def _same(_: Attributes, inputs: Sequence[Numbers | None]) -> Numbers | None:
     return inputs[0]
 
 
 # --- structure
 
 
-def _gather(node: onnx.NodeProto, inputs: Sequence[Numbers | None]) -> Numbers | None:
+def _gather(attrs: Attributes, inputs: Sequence[Numbers | None]) -> Numbers | None:
     data, index = inputs[0], inputs[1]
     if data is None or index is None or (where := whole(index)) is None:
         return None
     places = np.array(where, np.int64).reshape(index.shape)
-    return _array(np.take(data, places, axis=attribute(node, "axis", 0)))
+    return _array(np.take(data, places, axis=attrs.get("axis", 0)))
 
 
-def _concat(node: onnx.NodeProto, inputs: Sequence[Numbers | None]) -> Numbers | None:
+def _concat(attrs: Attributes, inputs: Sequence[Numbers | None]) -> Numbers | None:
     known = [v for v in inputs if v is not None]
     if len(known) < len(inputs):
         return None
-    return np.concatenate([np.atleast_1d(v) for v in known], axis=attribute(node, "axis", 0))
+    return np.concatenate([np.atleast_1d(v) for v in known], axis=attrs.get("axis", 0))
 
 
-def _axes(node: onnx.NodeProto, inputs: Sequence[Numbers | None]) -> list[int] | None:
+def _axes(attrs: Attributes, inputs: Sequence[Numbers | None]) -> list[int] | None:
     if len(inputs) > 1:
         return whole(inputs[1])
-    return [int(a) for a in attribute(node, "axes", [])]
+    return [int(a) for a in attrs.get("axes", [])]
 
 
-def _squeeze(node: onnx.NodeProto, inputs: Sequence[Numbers | None]) -> Numbers | None:
-    axes = _axes(node, inputs)
+def _squeeze(attrs: Attributes, inputs: Sequence[Numbers | None]) -> Numbers | None:
+    axes = _axes(attrs, inputs)
     if inputs[0] is None or axes is None:
         return None
     return _array(np.squeeze(inputs[0], tuple(axes) or None))
 
 
-def _unsqueeze(node: onnx.NodeProto, inputs: Sequence[Numbers | None]) -> Numbers | None:
-    axes = _axes(node, inputs)
+def _unsqueeze(attrs: Attributes, inputs: Sequence[Numbers | None]) -> Numbers | None:
+    axes = _axes(attrs, inputs)
     return None if inputs[0] is None or not axes else np.expand_dims(inputs[0], tuple(axes))
 
 
-def _slice(node: onnx.NodeProto, inputs: Sequence[Numbers | None]) -> Numbers | None:
+def _slice(attrs: Attributes, inputs: Sequence[Numbers | None]) -> Numbers | None:
     data = inputs[0]
     if data is None:
         return None
     if len(inputs) == 1:  # before opset 10
-        starts, ends = attribute(node, "starts"), attribute(node, "ends")
-        axes, steps = attribute(node, "axes"), None
+        starts, ends = attrs.get("starts"), attrs.get("ends")
+        axes, steps = attrs.get("axes"), None
     else:
         starts, ends, axes, steps = (*map(whole, inputs[1:]), None, None)[:4]
     if starts is None or ends is None:
@@ -248,12 +249,23 @@ def _slice(node: onnx.NodeProto, inputs: Sequence[Numbers | None]) -> Numbers | 
     return data
 
 
-def _reshape(node: onnx.NodeProto, inputs: Sequence[Numbers | None]) -> Numbers | None:
-    target = whole(inputs[1]) if len(inputs) > 1 else list(attribute(node, "shape", []))
+def _reshape(attrs: Attributes, inputs: Sequence[Numbers | None]) -> Numbers | None:
+    target = whole(inputs[1]) if len(inputs) > 1 else list(attrs.get("shape", []))
     return None if inputs[0] is None or target is None else inputs[0].reshape(target)
 
 
-def _expand(_: onnx.NodeProto, inputs: Sequence[Numbers | None]) -> Numbers | None:
+def _transpose(attrs: Attributes, inputs: Sequence[Numbers | None]) -> Numbers | None:
+    return None if inputs[0] is None else inputs[0].transpose(attrs.get("perm"))
+
+
+def _tile(_: Attributes, inputs: Sequence[Numbers | None]) -> Numbers | None:
+    data, repeats = inputs[0], whole(inputs[1])
+    if data is None or repeats is None or math.prod(repeats) * data.size > LARGEST:
+        return None
+    return np.tile(data, repeats)
+
+
+def _expand(_: Attributes, inputs: Sequence[Numbers | None]) -> Numbers | None:
     target = whole(inputs[1])
     if inputs[0] is None or target is None or np.prod(target) > LARGEST:
         return None
@@ -261,18 +273,16 @@ def _expand(_: onnx.NodeProto, inputs: Sequence[Numbers | None]) -> Numbers | No
     return np.array(np.broadcast_to(inputs[0], shape), object)
 
 
-def _constant_of_shape(node: onnx.NodeProto, inputs: Sequence[Numbers | None]) -> Numbers | None:
+def _constant_of_shape(attrs: Attributes, inputs: Sequence[Numbers | None]) -> Numbers | None:
     target = whole(inputs[0])
     if target is None or np.prod(target) > LARGEST:
         return None
-    filled = attribute(node, "value")
-    value = 0.0 if filled is None else onnx.numpy_helper.to_array(filled).item()
     result = np.empty(target, object)
-    result[...] = value
+    result[...] = attrs.get("value", 0.0)
     return result
 
 
-def _range(_: onnx.NodeProto, inputs: Sequence[Numbers | None]) -> Numbers | None:
+def _range(_: Attributes, inputs: Sequence[Numbers | None]) -> Numbers | None:
     ends = [whole(v) for v in inputs]
     exact = all(_exact(v.item()) for v in inputs if v is not None)
     if any(e is None for e in ends) or not exact:
@@ -281,14 +291,14 @@ def _range(_: onnx.NodeProto, inputs: Sequence[Numbers | None]) -> Numbers | Non
     return numbers(np.arange(start, stop, step)) if abs(stop - start) <= LARGEST else None
 
 
-def _reduce_prod(node: onnx.NodeProto, inputs: Sequence[Numbers | None]) -> Numbers | None:
+def _reduce_prod(attrs: Attributes, inputs: Sequence[Numbers | None]) -> Numbers | None:
     value = inputs[0]
     if value is None or value.ndim != 1:
         return None
     total: Any = 1
     for entry in value:
         total = times(total, entry) if _sized(entry) and total is not None else None
-    return _array(np.array(total, object).reshape((1,) if attribute(node, "keepdims", 1) else ()))
+    return _array(np.array(total, object).reshape((1,) if attrs.get("keepdims", 1) else ()))
 
 
 def _array(value: Any) -> Numbers:
@@ -300,7 +310,7 @@ def _array(value: Any) -> Numbers:
     return made
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, SizeRule] = {
     "Add": _lift(lambda a, b: _number(a, b, plus, operator.add)),
     "And": _lift(_known_only(operator.and_)),
     "Cast": _cast,
@@ -330,6 +340,8 @@ RULES: dict[str, Rule] = {
     "Slice": _slice,
     "Squeeze": _squeeze,
     "Sub": _lift(lambda a, b: _number(a, b, _minus, operator.sub)),
+    "Tile": _tile,
+    "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
     "Where": _lift(_where),
 }

@@ -22,7 +22,7 @@ from bnpass.importer.schema import output_dtypes
 from bnpass.importer.sizes import evaluate, shape_of_result
 from bnpass.importer.store import Store
 from bnpass.importer.values import Const, Sizes, Traced, Value, dense, torch_dtype, type_name
-from bnpass.onnx_model.attributes import value_of
+from bnpass.onnx_model.attributes import attribute, value_of
 from bnpass.onnx_model.scopes import Place
 from bnpass.onnx_model.shapes import Known, infer
 from bnpass.passes.free_batch import BatchPlan, Repeat
@@ -264,7 +264,7 @@ class Importer:
         assert self._source is not None
         taken = condition(self, node, self._source)
         wanted = "then_branch" if taken else "else_branch"
-        body = next(a.g for a in node.attribute if a.name == wanted)
+        body: onnx.GraphProto = attribute(node, wanted)
         check_ops(body.node, self._opsets)
         self.add_constants(body)
         self.add_nodes(body.node)

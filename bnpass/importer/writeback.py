@@ -20,6 +20,7 @@ from bnpass.importer.values import dense, to_array
 from bnpass.onnx_model.attributes import value_of
 from bnpass.onnx_model.messages import add_initializer
 from bnpass.onnx_model.model import OnnxModel
+from bnpass.onnx_model.names import Names
 from bnpass.onnx_model.scopes import graphs, nodes_within
 
 _ITS_MODEL = "give the model that the module came from"
@@ -167,7 +168,7 @@ class _Writer:
         self._identities: dict[str, onnx.NodeProto] = {}
         self._nodes: dict[str, onnx.NodeProto] = {}
         self._readers: dict[str, int] = {}
-        self._names = {i.name for i in model.graph.input}
+        self._names = Names(model)
         self._replaced: set[str] = set()
         self._before: dict[str, np.ndarray] = {}
         self._in_functions: dict[str, bool] = {}  # whether only statistics are read of it
@@ -183,7 +184,6 @@ class _Writer:
             name = sparse.values.name
             self._holders[name] = _Holder(dense(sparse), sparse_in=graph)
         for node in graph.node:
-            self._names.update(node.output)
             for name in node.input:
                 self._readers[name] = self._readers.get(name, 0) + 1
             if node.output:
@@ -248,7 +248,7 @@ class _Writer:
     def _split_off(self, origin: Origin, value: np.ndarray) -> None:
         """Store a statistic under a name of its own, for the BatchNormalizations that use it."""
         output, index = origin.uses[0]
-        name = self._fresh(f"{output}.{('mean', 'var')[index - 3]}")
+        name = self._names.fresh(f"{output}.{('mean', 'var')[index - 3]}")
         self._add(value, name)
         for output, index in origin.uses:
             if output not in self._nodes:
@@ -282,11 +282,6 @@ class _Writer:
     def _source(self, name: str) -> str:
         while name in self._identities and name not in self._replaced:
             name = self._identities[name].input[0]
-        return name
-
-    def _fresh(self, name: str) -> str:
-        while name in self._names or name in self._holders:
-            name += "_"
         return name
 
     def _add(self, value: np.ndarray, name: str) -> None:

@@ -65,6 +65,14 @@ class TensorSource(Places, Protocol):
     evaluated: Evaluations
 
 
+def held(tensor: onnx.TensorProto) -> np.ndarray:
+    """The data that a tensor holds itself, without a copy where it lies ready."""
+    plain = _PLAIN.get(tensor.data_type) if tensor.raw_data else None
+    if plain is None:
+        return numpy_helper.to_array(tensor)
+    return np.frombuffer(tensor.raw_data, plain).reshape(tensor.dims)
+
+
 def load_tensor(tensor: onnx.TensorProto, source: Places) -> np.ndarray:
     """A tensor's data."""
     if not external.is_external(tensor):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -12,12 +13,21 @@ from bnpass.onnx_model.attributes import set_attributes
 from bnpass.onnx_model.scopes import bodies
 from bnpass.onnx_model.storage import external
 
+_Message = TypeVar("_Message", onnx.ModelProto, onnx.NodeProto)
 
-def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+
+def copied(message: _Message) -> _Message:
     """A copy to be edited."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = type(message)()
+    copy.CopyFrom(message)
     return copy
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Put nodes in place of a graph's, whose own may be among them."""
+    copies = [copied(node) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def add_initializer(model: onnx.ModelProto, tensor: onnx.TensorProto) -> onnx.TensorProto:

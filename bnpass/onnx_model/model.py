@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from bnpass.files import load_model
 from bnpass.ir.graph import Constant
 from bnpass.onnx_model import shapes
 from bnpass.onnx_model.attributes import opset_of
-from bnpass.onnx_model.constants import TensorConstant, load_tensor
+from bnpass.onnx_model.constants import TensorConstant, held, load_tensor
 from bnpass.onnx_model.evaluation import Evaluations
 from bnpass.onnx_model.messages import copied
 from bnpass.onnx_model.names import Names
@@ -115,6 +116,7 @@ class OnnxModel:
     def forget(self) -> None:
         """The proto was edited by others: names and shapes are read anew."""
         self.evaluated = Evaluations(self._proto)
+        self.__dict__.pop("functions", None)
         self._names: Names | None = None
         self._types = shapes.LazyTypes(self._proto, self._trust)
 
@@ -148,6 +150,11 @@ class OnnxModel:
         """Values of whose shapes only the file's word was there, of those asked for so far."""
         return self._types.stated
 
+    @cached_property
+    def functions(self) -> dict[tuple[str, str], onnx.FunctionProto]:
+        """Its functions by domain and name."""
+        return {(f.domain, f.name): f for f in self.proto.functions}
+
     # --- numbers
 
     def place(self, tensor: onnx.TensorProto) -> external.Place:
@@ -165,6 +172,25 @@ class OnnxModel:
     def array(self, tensor: onnx.TensorProto) -> np.ndarray:
         """A tensor's numbers."""
         return load_tensor(tensor, self)
+
+    def view(self, tensor: onnx.TensorProto) -> np.ndarray:
+        """The same, without a copy where that can be had: external data is read as it is used."""
+        if not external.is_external(tensor):
+            return held(tensor)
+        where = self.place(tensor)
+        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        if not where.length:
+            return np.zeros(tuple(tensor.dims), kind)
+        with external.opened(where.path) as file:
+            return np.memmap(file, kind, "r", where.offset, tuple(tensor.dims))
+
+    def embedded(self) -> onnx.ModelProto:
+        """The proto with all of its data in it: a copy where some lies in files."""
+        if self.folder is None or not external.externals(self.proto):
+            return self.proto
+        copy = copied(self.proto)
+        external.embed(copy, self.folder)
+        return copy
 
     def constant(self, name: str, tensor: onnx.TensorProto) -> Constant:
         """A tensor as a constant of the neutral view; nothing is read before it is asked for."""

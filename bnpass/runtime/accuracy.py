@@ -121,7 +121,7 @@ def measure_accuracy(
         InputError: inputs or outputs of the two do not match.
     """
     start = time.perf_counter()
-    left, right = Loaded.of(reference), Loaded.of(candidate)
+    left, right = Loaded.load(reference), Loaded.load(candidate)
     truth = Float64Engine(left)
     if data is None:
         cases = RandomPlan(left.proto, seed, draws, tuple(batches), {}).cases(truth)
@@ -171,7 +171,7 @@ def conditioning(
         model: path or ModelProto.
         data: batches, as in :func:`bnpass.statistics.onnx_engine.batch_moments`.
     """
-    layers = _layers(Loaded.of(model).proto)
+    layers = _layers(Loaded.load(model).proto)
     if not layers:
         return []
     moments = batch_moments(model, [(value, axis) for value, (axis, _) in layers.items()], data)

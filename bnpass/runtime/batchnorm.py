@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from bnpass.errors import InputError, UnsupportedError, UsageError, close_matches
-from bnpass.onnx_model.attributes import attribute, node_name, opset_of
+from bnpass.onnx_model.attributes import attribute, node_name, opset_of, set_attributes
 from bnpass.onnx_model.messages import add_initializer
+from bnpass.onnx_model.names import Names
 from bnpass.onnx_model.scopes import all_nodes, captured_by
 
 Array = np.ndarray[Any, Any]
@@ -196,22 +198,17 @@ class Writer:
         name = node.input[slot]
         if old is None or self._readers[name] > 1:
             self._readers[name] -= 1
-            name = node.input[slot] = self._fresh(f"{node_name(node)}.running_{what}")
+            name = node.input[slot] = self._names.fresh(f"{node_name(node)}.running_{what}")
             self._readers[name] = 1
         self._store(name, numpy_helper.from_array(cast, name))
 
-    def _fresh(self, name: str) -> str:
-        taken = {*self._readers, *self._initializers, *self._constants, *self._inputs}
-        unique, count = name, 1
-        while unique in taken:
-            unique, count = f"{name}_{count}", count + 1
-        return unique
+    @cached_property
+    def _names(self) -> Names:
+        return Names(self.model)
 
     def _store(self, name: str, tensor: onnx.TensorProto) -> None:
         if name in self._constants:
-            for item in self._constants[name].attribute:
-                if item.name == "value":
-                    item.t.CopyFrom(tensor)
+            set_attributes(self._constants[name], value=tensor)
         elif name in self._initializers:
             tensor.doc_string = self._initializers[name].doc_string
             self._initializers[name].CopyFrom(tensor)

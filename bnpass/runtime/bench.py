@@ -133,7 +133,7 @@ def bench(
     if not models or runs < 1:
         raise UsageError("bench wants at least one model and one run", "give a model")
     start = time.perf_counter()
-    loaded = {label: Loaded.of(model) for label, model in _labels(models).items()}
+    loaded = {label: Loaded.load(model) for label, model in _labels(models).items()}
     report = BenchReport()
     generator = np.random.default_rng(seed)
     for count in threads:

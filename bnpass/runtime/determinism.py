@@ -118,7 +118,7 @@ def determinism(
         MissingDependencyError: onnxruntime or the provider is missing.
     """
     start = time.perf_counter()
-    loaded = Loaded.of(model)
+    loaded = Loaded.load(model)
     reasons = _reasons(loaded.proto)
     if in_training_mode(loaded.proto):
         return DeterminismReport(False, [], reasons, provider, time.perf_counter() - start)

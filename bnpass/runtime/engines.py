@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ import onnx
 
 from bnpass.errors import BnpassError, InputError, MissingDependencyError
 from bnpass.onnx_model.attributes import is_onnx
+from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import all_nodes
 from bnpass.onnx_model.shapes import with_open_sizes
 from bnpass.onnx_model.signature import inputs_of, is_float, outputs_of
@@ -33,28 +33,26 @@ class Engine(Protocol):
         """Return every output by name."""
 
 
-@dataclass
-class Loaded:
-    """An ONNX model and where it came from.
+class Loaded(OnnxModel):
+    """An ONNX model that can be run, and the file that it came from.
 
-    Attributes:
+    Args:
         proto: the model; external data is not read into it when it came from a file.
         path: the file, None for a model in memory.
         edited: ``proto`` is not what the file holds; the file's folder has its external data.
+
+    Sizes of 0 and below are left open: onnxruntime takes 0 by its word, and no input fits.
     """
 
-    proto: onnx.ModelProto
-    path: Path | None = None
-    edited: bool = False
-
-    def __post_init__(self) -> None:
-        """Leave sizes of 0 and below open: onnxruntime takes 0 by its word, and no input fits."""
-        freed = with_open_sizes(self.proto)
-        if freed is not self.proto:
-            self.proto, self.edited = freed, self.path is not None
+    def __init__(
+        self, proto: onnx.ModelProto, path: Path | None = None, edited: bool = False
+    ) -> None:
+        freed = with_open_sizes(proto)
+        super().__init__(freed, None if path is None else path.parent)
+        self.path, self.edited = path, edited or (freed is not proto and path is not None)
 
     @classmethod
-    def of(cls, model: str | os.PathLike[str] | onnx.ModelProto | Loaded) -> Loaded:
+    def load(cls, model: str | os.PathLike[str] | onnx.ModelProto | Loaded) -> Loaded:
         """Load a path, or wrap a ModelProto; what is loaded comes back."""
         from bnpass.files import load_model
 
@@ -83,19 +81,6 @@ class Loaded:
             return shared().session(self.path, limits=limits, **options)
         folder = self.path.parent.resolve()
         return shared().session(self.proto, limits=limits, name=name, folder=folder, **options)
-
-    def whole(self) -> onnx.ModelProto:
-        """Return the model with all its data."""
-        from bnpass.files import load_model
-        from bnpass.onnx_model.storage import external
-
-        if not self.edited:
-            return self.proto if self.path is None else load_model(self.path)
-        copy = onnx.ModelProto()
-        copy.CopyFrom(self.proto)
-        if self.path is not None:
-            external.embed(copy, self.path.parent)
-        return copy
 
 
 class OrtEngine:
@@ -274,7 +259,7 @@ def stand_in(model: Loaded, cause: BnpassError) -> Engine:
 
 
 def _own(model: Loaded) -> Engine:
-    return OwnEngine(model.whole())
+    return OwnEngine(model.embedded())
 
 
 def _torch_float64(model: Loaded) -> Engine:
@@ -290,7 +275,7 @@ class Float64Engine:
         """Import the model."""
         from bnpass.importer import to_torch
 
-        module = to_torch(model.whole()).double()
+        module = to_torch(model.embedded()).double()
         self.inner = TorchEngine(module, [p.name for p in inputs_of(model.proto)])
         self.names = [p.name for p in outputs_of(model.proto)]
 

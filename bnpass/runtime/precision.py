@@ -101,7 +101,7 @@ def derived(dtype: str, ratios: Sequence[float]) -> Tolerance:
 def _feeds(
     model: Any, seed: int, draws: int, batches: Sequence[int]
 ) -> list[dict[str, Any]]:
-    loaded = Loaded.of(model)
+    loaded = Loaded.load(model)
     engine = onnx_engine(loaded, optimize=False)
     cases = RandomPlan(loaded.proto, seed, draws, tuple(batches), {}).cases(engine)
     return [case.feeds for case in cases]

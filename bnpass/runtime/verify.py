@@ -425,7 +425,7 @@ class _Pair:
         assert self.left is not None
         if not time_left.allows(0.7):
             return False
-        moved = moved_weights(self.left.whole(), seed, codes=self.proven)
+        moved = moved_weights(self.left.embedded(), seed, codes=self.proven)
         if moved is None:
             return False
         try:
@@ -533,7 +533,7 @@ _NOISE_DRAWS = 4
 
 
 def _load(model: Verifiable) -> Loaded | None:
-    return None if is_module(model) else Loaded.of(model)
+    return None if is_module(model) else Loaded.load(model)
 
 
 def _batch_statistics(candidate: Loaded | None) -> Iterator[str]:

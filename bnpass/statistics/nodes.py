@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from bnpass.onnx_model.attributes import opset_of
+from bnpass.onnx_model.messages import replace_nodes
 from bnpass.onnx_model.names import Names
 from bnpass.onnx_model.scopes import captured_by
 
@@ -132,6 +133,4 @@ def prune(model: onnx.ModelProto) -> None:
         if needed & set(node.output):
             needed |= {n for n in (*node.input, *captured_by(node)) if n}
             kept.append(node)
-    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in reversed(kept)]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
+    replace_nodes(model.graph, reversed(kept))

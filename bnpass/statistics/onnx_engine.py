@@ -16,7 +16,8 @@ from onnx import TensorProto
 
 from bnpass.data.protocol import Arguments
 from bnpass.errors import InputError, UsageError, close_matches
-from bnpass.onnx_model.attributes import attribute, node_name, opset_of
+from bnpass.onnx_model.attributes import attribute, node_name, opset_of, set_attributes
+from bnpass.onnx_model.messages import copied, replace_nodes
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.signature import Port, inferred, inputs_of, is_float
 from bnpass.runtime.batchnorm import MEAN, VAR, Statistics, Writer, batch_norms
@@ -127,9 +128,7 @@ def _layer_by_layer(
     for node in work.graph.node:
         _dropout_off(node, opset_of(work))
         if node.op_type == "BatchNormalization":
-            kept = [a for a in node.attribute if a.name != "training_mode"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
+            set_attributes(node, training_mode=None)
     copies = {node.output[0]: node for node in work.graph.node if node.output}
     given = list(data) if iter(items(data)) is data else data  # an iterator would be used up
     writers = Writer(model), Writer(work)
@@ -290,9 +289,8 @@ def _on_batch_statistics(model: onnx.ModelProto, wanted: set[str]) -> dict[str, 
             nodes += build.nodes
         else:
             _dropout_off(node, opset_of(model))
-            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
-    del model.graph.node[:]
-    model.graph.node.extend([*build.head, *nodes])
+            nodes.append(node)
+    replace_nodes(model.graph, [*build.head, *nodes])
     _fetch_only(model, moments)
     return moments
 
@@ -327,11 +325,9 @@ def _normalise(build: Builder, node: onnx.NodeProto, found: MomentNodes) -> None
         build.add("Reshape", build.cast(m, found.kind, TensorProto.DOUBLE), flat)
         for m in (found.mean, found.var)
     )
-    copy = onnx.NodeProto.FromString(node.SerializeToString())
+    copy = copied(node)
     copy.input[3:5] = mean, var
-    kept = [a for a in copy.attribute if a.name not in ("training_mode", "momentum")]
-    del copy.attribute[:]
-    copy.attribute.extend(kept)
+    set_attributes(copy, training_mode=None, momentum=None)
     build.nodes.append(copy)
 
 

@@ -13,6 +13,8 @@ import onnx
 from bnpass.errors import NotLoadedError, RefusedError
 from bnpass.ir.correspondence import Correspondences
 from bnpass.onnx_model.attributes import is_onnx
+from bnpass.onnx_model.messages import copied
+from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import graphs
 from bnpass.runtime.engines import Loaded
 from bnpass.runtime.inputs import Feeds
@@ -20,7 +22,6 @@ from bnpass.runtime.tolerance import Tolerance
 from bnpass.runtime.verify import VerifyReport, verify
 from bnpass.verdict.budget import DEFAULT
 from bnpass.verdict.proof import UNTOUCHED, ProofReport, prove
-from bnpass.verdict.side import Whole
 
 
 @dataclass(frozen=True)
@@ -146,29 +147,24 @@ def proven(before: Given, after: Given, edits: Edits, seed: int = 0) -> ProofRep
     return prove(old, new, UNTOUCHED if edits.pairs is None else edits.pairs, seed=seed)
 
 
-def _whole(given: Given, instead: onnx.ModelProto | None) -> Whole:
+def _whole(given: Given, instead: onnx.ModelProto | None) -> OnnxModel:
     if isinstance(given, onnx.ModelProto):
-        return Whole(instead or given)
+        return OnnxModel(instead or given)
     from bnpass.files import load_model
+    from bnpass.onnx_model.storage import external
     from bnpass.onnx_model.storage.detached import detach
 
     path = Path(given)
     if path.is_symlink():  # its data may lie in two folders: it is read now
-        return Whole(load_model(path) if instead is None else _embedded(instead, path))
+        if instead is None:
+            return OnnxModel(load_model(path))
+        external.follow(path)
+        return OnnxModel(OnnxModel(instead, path.parent).embedded())
     if instead is not None:
-        return Whole(instead, path.resolve().parent)
+        return OnnxModel(instead, path.resolve().parent)
     light = detach(path.resolve())
-    return Whole(load_model(path, data=False) if light is None else light, path.resolve().parent)
-
-
-def _embedded(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    from bnpass.onnx_model.storage import external
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    external.follow(path)
-    external.embed(copy, path.parent)
-    return copy
+    proto = load_model(path, data=False) if light is None else light
+    return OnnxModel(proto, path.resolve().parent)
 
 
 def _proof_alone(proof: ProofReport, why: str, seconds: float) -> VerifyReport:
@@ -191,7 +187,7 @@ def _at_inference(before: Given, after: Given, edits: Edits) -> tuple[Any, Any, 
         return before, after, []
     path = None if isinstance(before, onnx.ModelProto) else Path(before)
     reference = Loaded(edits.original, path, edited=path is not None)
-    candidate = Loaded.of(after)
+    candidate = Loaded.load(after)
     quiet = [_without_dropout(m.proto) for m in (reference, candidate)]
     if not any(n for _, n in quiet):
         return reference, after, []
@@ -211,8 +207,7 @@ def _without_dropout(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     live = [n for g in graphs(model.graph) for n in g.node if _may_be_live(n)]
     if not live:
         return model, 0
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     for graph in graphs(copy.graph):
         for node in graph.node:
             if _may_be_live(node):

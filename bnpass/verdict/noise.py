@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from bnpass.onnx_model.attributes import attribute
+from bnpass.onnx_model.messages import copied
 from bnpass.onnx_model.signature import is_float
 from bnpass.onnx_model.storage import external
 from bnpass.runtime.inputs import Feeds
@@ -52,8 +54,7 @@ def moved_weights(
     if size > LARGEST or any(external.is_external(t) for t in tensors):
         return None
     rng = np.random.default_rng(seed)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     _unshare(copy.graph)
     biases = _bias_codes(copy.graph) if codes else set()
     for tensor in copy.graph.initializer:
@@ -105,9 +106,7 @@ def stepped_outputs(model: onnx.ModelProto) -> set[str]:
     """Outputs behind an operator that makes steps out of numbers."""
     behind: set[str] = set()
     for node in model.graph.node:
-        cast = node.op_type == "Cast" and any(
-            a.name == "to" and a.i not in (1, 10, 11, 16) for a in node.attribute
-        )
+        cast = node.op_type == "Cast" and attribute(node, "to") not in (1, 10, 11, 16)
         if cast or node.op_type in _STEPS or not behind.isdisjoint(node.input):
             behind.update(filter(None, node.output))
     return {o.name for o in model.graph.output} & behind

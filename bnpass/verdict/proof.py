@@ -20,6 +20,7 @@ from bnpass.errors import BnpassError
 from bnpass.ir.correspondence import Correspondences
 from bnpass.onnx_model.attributes import attribute, is_onnx
 from bnpass.onnx_model.constants import dtype_name
+from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import Place, has_bodies
 from bnpass.verdict.bounds import (
     LINEAR,
@@ -36,7 +37,7 @@ from bnpass.verdict.evaluator.run import wide
 from bnpass.verdict.naming import matched
 from bnpass.verdict.regions import Cutter, Region
 from bnpass.verdict.samples import SampleSizes, draw, fitted, floats, turns
-from bnpass.verdict.side import Array, Side, Whole
+from bnpass.verdict.side import Array, Side, sides_of
 from bnpass.verdict.stacked import Forms, Stack, chunks
 
 log = logging.getLogger("bnpass.verdict")
@@ -122,8 +123,8 @@ class ProofReport:
 
 
 def prove(
-    old: Whole,
-    new: Whole,
+    old: OnnxModel,
+    new: OnnxModel,
     pairs: Mapping[Place, Correspondences] | Correspondences = UNTOUCHED,
     *,
     seed: int = 0,
@@ -142,12 +143,13 @@ def prove(
     by_place: dict[Place, Correspondences] = {}
     by_place.update({(): pairs} if isinstance(pairs, Correspondences) else pairs)
     report = ProofReport()
-    for place, side in old.sides.items():
-        other = new.sides.get(place)
+    sides = sides_of(new)
+    for place, side in sides_of(old).items():
+        other = sides.get(place)
         if other is None:
             continue  # the node around it is evaluated as a whole
         claims = by_place.get(place, UNTOUCHED)
-        prover = _Prover(side, other, claims, new.sides.keys(), seed)
+        prover = _Prover(side, other, claims, sides.keys(), seed)
         for found in prover.proofs():
             _enter(report, found)
     report.passed = not report.failures
@@ -420,8 +422,8 @@ class _Stepped:
         codes, before = (side.tensor(node.input[0]) for side in (self.new, self.old))
         if codes is None or codes.data_type != onnx.TensorProto.INT32 or len(codes.dims) != 1:
             return None
-        array = self.new.whole.array(codes)
-        if before is not None and np.array_equal(self.old.whole.array(before), array):
+        array = self.new.whole.view(codes)
+        if before is not None and np.array_equal(self.old.whole.view(before), array):
             return None
         return scale_squared() * (_HALF_STEP / self.unit) ** 2
 
@@ -482,7 +484,7 @@ class _Run:
                 raise UnknownOperatorError(f"{name!r} comes from outside of the region")
             self._compute(node)
             return self.values[name]
-        return self._constant(name, self.side.whole.array(tensor))
+        return self._constant(name, self.side.whole.view(tensor))
 
     def _constant(self, name: str, array: Array, kind: str = "") -> Array:
         """A constant; ``kind``: its type in the file, where the array has another by now."""

@@ -231,7 +231,7 @@ def same_tensor(old: Side, a: onnx.TensorProto, new: Side, b: onnx.TensorProto) 
         return False
     if a.HasField("raw_data") and b.HasField("raw_data"):
         return bool(a.raw_data == b.raw_data)
-    one, other = old.whole.array(a), new.whole.array(b)
+    one, other = old.whole.view(a), new.whole.view(b)
     if one.dtype.kind in "OUS":
         return bool((one == other).all())
     left, right = (x.reshape(-1).view(np.uint8) for x in (one, other))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from bnpass.onnx_model import shapes
-from bnpass.onnx_model.attributes import is_onnx, node_name, opset_of
+from bnpass.onnx_model.attributes import is_onnx, node_name
+from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import Place, captured_by, has_bodies, placed_bodies
-from bnpass.onnx_model.storage import external
 
 Array = np.ndarray[Any, Any]
 
@@ -22,76 +19,35 @@ _RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "Rando
                      "Multinomial", "Bernoulli"})  # fmt: skip
 
 
-# Types whose raw data is numpy's own bytes: read without onnx's helper, which is far slower.
-_PLAIN: dict[int, np.dtype[Any]] = {
-    1: np.dtype("<f4"), 7: np.dtype("<i8"), 10: np.dtype("<f2"), 11: np.dtype("<f8"),
-}  # fmt: skip
+def sides_of(model: OnnxModel) -> dict[Place, Side]:
+    """Every graph of a model by its place: the main one and all bodies inside of it."""
+    found: dict[Place, Side] = {}
+    _collect(model, model.proto.graph, (), None, found)
+    return found
 
 
-@dataclass
-class Whole:
-    """A model, with the folder of its external data.
-
-    Attributes:
-        model: the proto; data that lies in other files is read when it is asked for.
-        folder: where those are; None for a model that holds all its data.
-    """
-
-    model: onnx.ModelProto
-    folder: Path | None = None
-    functions: dict[tuple[str, str], onnx.FunctionProto] = field(init=False)
-    opset: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        """What every graph of the model shares."""
-        self.functions = {(f.domain, f.name): f for f in self.model.functions}
-        self.opset = opset_of(self.model)
-        self.types = shapes.LazyTypes(self.model)
-
-    @cached_property
-    def sides(self) -> dict[Place, Side]:
-        """Every graph by its place: the main one and all bodies inside of it."""
-        found: dict[Place, Side] = {}
-        self._collect(self.model.graph, (), None, found)
-        return found
-
-    def _collect(
-        self, graph: onnx.GraphProto, place: Place, outer: Side | None, found: dict[Place, Side]
-    ) -> None:
-        side = found[place] = Side(self, graph, place, outer)
-        for node in graph.node:
-            for at, body in placed_bodies(node, place):
-                self._collect(body, at, side, found)
-
-    def array(self, tensor: onnx.TensorProto) -> Array:
-        """A tensor's numbers; of external data a view of the file, read piece by piece."""
-        if not external.is_external(tensor):
-            plain = _PLAIN.get(tensor.data_type) if tensor.raw_data else None
-            if plain is None:
-                return numpy_helper.to_array(tensor)
-            return np.frombuffer(tensor.raw_data, plain).reshape(tensor.dims)
-        if self.folder is None:
-            raise ValueError(f"the folder of the external data of {tensor.name!r} is not known")
-        where = external.place(tensor, self.folder)
-        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        if not where.length:
-            return np.zeros(tuple(tensor.dims), kind)
-        with external.opened(where.path) as file:
-            return np.memmap(file, kind, "r", where.offset, tuple(tensor.dims))
+def _collect(
+    model: OnnxModel, graph: onnx.GraphProto, place: Place, outer: Side | None,
+    found: dict[Place, Side],
+) -> None:
+    side = found[place] = Side(model, graph, place, outer)
+    for node in graph.node:
+        for at, body in placed_bodies(node, place):
+            _collect(model, body, at, side, found)
 
 
 class Side:
     """A graph: its nodes by what they make, and what is constant in it.
 
     Attributes:
-        whole: the model.
+        whole: the model that it is of.
         graph: the main graph or a body.
         place: where it is in the model.
         outer: the graph around a body.
     """
 
     def __init__(
-        self, whole: Whole, graph: onnx.GraphProto, place: Place, outer: Side | None
+        self, whole: OnnxModel, graph: onnx.GraphProto, place: Place, outer: Side | None
     ) -> None:
         self.whole, self.graph, self.place, self.outer = whole, graph, place, outer
         self.tensors = {t.name: t for t in graph.initializer}
@@ -165,14 +121,14 @@ class Side:
 
     def shape(self, name: str) -> tuple[int | str | None, ...] | None:
         """A value's dimensions, as far as they are known; None where not even the rank is."""
-        kind = self.whole.types.at(self.place)().types.get(name)
+        kind = self.whole.known(self.place)().types.get(name)
         if kind is None and name not in self._own and self.outer is not None:
             return self.outer.shape(name)
         return shapes.dims(kind)
 
     def element(self, name: str) -> int:
         """A value's ONNX element type; 0 where it is not known."""
-        kind = self.whole.types.at(self.place)().types.get(name)
+        kind = self.whole.known(self.place)().types.get(name)
         if kind is None and name not in self._own and self.outer is not None:
             return self.outer.element(name)
         return 0 if kind is None else int(kind.elem_type)

@@ -260,7 +260,7 @@ class Stack:
 
     def _constants(self, side: Side, names: Sequence[str], squares: bool) -> Array:
         tensors = [side.tensor(name) for name in names]
-        arrays = [side.whole.array(t) for t in tensors if t is not None]
+        arrays = [side.whole.view(t) for t in tensors if t is not None]
         self.kinds.add(arrays[0].dtype.name)
         stacked = wide(np.stack(arrays))
         return squared(stacked) if squares else stacked

@@ -19,8 +19,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from bnpass.frontends.onnx.folding import Folded, fold_model
+from bnpass.onnx_model.model import OnnxModel
 from bnpass.verdict.proof import ProofReport, prove
-from bnpass.verdict.side import Whole
 
 F32 = np.float32
 
@@ -269,7 +269,7 @@ def wrong(number: int) -> Outcome:
         layer = found[int(rng.integers(len(found)))]
         if fault(layer, rng):
             break
-    report = prove(Whole(model), Whole(done.model), done.correspondences)
+    report = prove(OnnxModel(model), OnnxModel(done.model), done.correspondences)
     name = f"{kind}, |mean|/sigma {conditioning:g}, {fault.__name__} of {layer.node.name}"
     named = {p.node for p in report.failures} == {layer.node.name}
     return Outcome(name, not report.passed, named, report)
@@ -281,7 +281,7 @@ def right(number: int) -> Outcome:
     kind = "wide" if number % 20 == 0 else kinds[number % len(kinds)]
     conditioning = (3e3, 3e4, 3e5)[number // 4 % 3]
     model, done = folded(kind, conditioning, 10_000 + number)
-    report = prove(Whole(model), Whole(done.model), done.correspondences)
+    report = prove(OnnxModel(model), OnnxModel(done.model), done.correspondences)
     return Outcome(f"{kind}, |mean|/sigma {conditioning:g}", not report.passed, True, report)
 
 

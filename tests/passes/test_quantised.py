@@ -9,8 +9,8 @@ from onnx import numpy_helper
 
 import bnpass
 from bnpass.errors import InputError
+from bnpass.onnx_model.model import OnnxModel
 from bnpass.verdict.proof import prove
-from bnpass.verdict.side import Whole
 from tests.helpers import Norm, assert_folds, assert_stays, build, fold, nodes
 
 RNG = np.random.default_rng(11)
@@ -178,7 +178,7 @@ def test_the_verdict_lets_an_int32_bias_be_off_by_half_a_step_but_not_by_two(tra
 
 def answer(model, done):
     """Question 1 of the verdict."""
-    return prove(Whole(model), Whole(done))
+    return prove(OnnxModel(model), OnnxModel(done))
 
 
 def test_an_int32_bias_that_would_overflow_stays_with_its_channel():

@@ -10,8 +10,8 @@ from onnx import numpy_helper
 from bnpass.frontends.onnx.folding import fold_model
 from bnpass.ir.affine import Map
 from bnpass.ir.correspondence import Correspondence, Correspondences
+from bnpass.onnx_model.model import OnnxModel
 from bnpass.verdict.proof import UNTOUCHED, prove
-from bnpass.verdict.side import Whole
 from tests.fuzz.wrong_folds import right, wrong
 from tests.runtime.conftest import text
 
@@ -36,7 +36,7 @@ def edited(model, name, change):
 
 
 def answer(old, new, pairs=None):
-    return prove(Whole(old), Whole(new), pairs or UNTOUCHED)
+    return prove(OnnxModel(old), OnnxModel(new), pairs or UNTOUCHED)
 
 
 @pytest.mark.parametrize("number", [*range(36), 100, 105, 110])
@@ -246,8 +246,8 @@ def test_large_weights_are_proven_in_blocks(monkeypatch, tmp_path, transposed):
     assert [p.node for p in found.failures] == ["a"]
     path = tmp_path / "w.onnx"
     onnx.save(wrong_one, path, save_as_external_data=True, size_threshold=0, location="w.data")
-    light = Whole(onnx.load(path, load_external_data=False), tmp_path)
-    found = prove(Whole(model), light, done.correspondences)
+    light = OnnxModel(onnx.load(path, load_external_data=False), tmp_path)
+    found = prove(OnnxModel(model), light, done.correspondences)
     assert [p.node for p in found.failures] == ["a"]
 
 

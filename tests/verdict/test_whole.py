@@ -230,7 +230,7 @@ def test_parts_keep_bodies_and_skips(monkeypatch, tmp_path):
     )
     path, copy = tmp_path / "m.onnx", edit(model, "W", lambda w: w)
     onnx.save(copy, path, save_as_external_data=True, size_threshold=0, location="m.data")
-    found = onnx_engine(Loaded.of(path), optimize=False)
+    found = onnx_engine(Loaded.load(path), optimize=False)
     assert isinstance(found, parts.PartsEngine)
     for flag in (True, False):
         feeds = {"x": floats(2, 4), "c": np.array(flag)}

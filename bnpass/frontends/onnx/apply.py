@@ -13,7 +13,7 @@ from bnpass.frontends.onnx.read import Scope
 from bnpass.ir.edits import LEFTOVER_EPSILON, GraphEdits, Leftover, NewBranch, NewNorm
 from bnpass.ir.graph import Op
 from bnpass.onnx_model.attributes import set_attributes
-from bnpass.onnx_model.messages import become, np_dtype
+from bnpass.onnx_model.messages import become, copied, np_dtype
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.passes.dead import dead_operators
 
@@ -225,8 +225,7 @@ def _source(editor: Editor, norm: NewNorm) -> tuple[onnx.NodeProto, str]:
         return anchor, editor.resolve(norm.value)
     names: dict[str, str] = {}
     for op in norm.clones:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(editor.scope.nodes[op.name])
+        copy = copied(editor.scope.nodes[op.name])
         copy.name = editor.model.fresh(f"{op.name}_clone")
         copy.input[:] = [names.get(name, name) for name in copy.input]
         for name in filter(None, op.outputs):

@@ -22,7 +22,7 @@ from bnpass.frontends.onnx.read import Reading, Scope, checked_opset, read
 from bnpass.ir.correspondence import Correspondences
 from bnpass.ir.graph import Graph, Op
 from bnpass.ir.operators import operator
-from bnpass.onnx_model.attributes import set_attributes
+from bnpass.onnx_model.attributes import attribute, set_attributes
 from bnpass.onnx_model.faults import blaming_the_model
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import graphs
@@ -106,7 +106,7 @@ def _stop_training(model: onnx.ModelProto) -> bool:
     found = False
     for norm in norms:
         if read.isdisjoint(filter(None, norm.output[1:])):
-            found |= any(a.name == "training_mode" and a.i for a in norm.attribute)
+            found |= bool(attribute(norm, "training_mode", 0))
             found |= len(norm.output) > 1
             set_attributes(norm, training_mode=None)
             del norm.output[1:]

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from bnpass.errors import InputError
 from bnpass.frontends.onnx.folding import Folded, FoldOptions, fold, plan
-from bnpass.onnx_model.messages import copied
+from bnpass.onnx_model.messages import add_initializer, copied
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.names import Names
 from bnpass.onnx_model.scopes import bodies
@@ -69,7 +69,7 @@ def put_in_front(
         shape = [1] * len(port.shape or ())
         shape[axis] = len(numbers)
         array = numbers.astype(dtype).reshape(shape)
-        copy.graph.initializer.append(numpy_helper.from_array(array, constant))
+        add_initializer(copy, numpy_helper.from_array(array, constant))
         added.append(helper.make_node(kind, [last, constant], [result], name=result))
         last = result
     _rename_reads(copy.graph.node, port.name, last)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from bnpass.onnx_model.messages import add_initializer
+from bnpass.onnx_model.messages import add_initializer, replace_nodes
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.passes.free_batch import Repeat, Use
 
@@ -29,9 +29,7 @@ def repeat_constants(model: OnnxModel, repeats: Mapping[Use, Repeat]) -> None:
                 nodes += made
                 node.input[index] = made[-1].output[0]
         nodes.append(node)
-    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_nodes(graph, nodes)
 
 
 def _tiled(model: OnnxModel, name: str, like: str, repeat: Repeat) -> list[onnx.NodeProto]:

@@ -15,6 +15,7 @@ import onnx
 
 from bnpass.errors import InputError
 from bnpass.files import check_input, parse_model
+from bnpass.onnx_model.messages import copied
 from bnpass.onnx_model.storage import external
 
 _NOTE = "bnpass.sidecar"  # two hashes: of the folded model, of the original
@@ -27,8 +28,7 @@ _AGAIN = "take the file that 'bnpass fold --sidecar' wrote, from a backup, or fo
 def make_sidecar(original: onnx.ModelProto, folded: onnx.ModelProto) -> bytes:
     """The file that :func:`undo` needs beside the folded model; both models hold their data."""
     kept = {t.name: t.SerializeToString(deterministic=True) for t in folded.graph.initializer}
-    sidecar = onnx.ModelProto()
-    sidecar.CopyFrom(original)
+    sidecar = copied(original)
     for tensor in sidecar.graph.initializer:
         if kept.get(tensor.name) == tensor.SerializeToString(deterministic=True):
             external.point(tensor, _THERE, 0, 0)

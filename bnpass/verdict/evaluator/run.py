@@ -10,7 +10,15 @@ import onnx
 from onnx import numpy_helper
 
 from bnpass.errors import InputError
-from bnpass.onnx_model.attributes import ONNX_DOMAINS, node_name, opset_of
+from bnpass.onnx_model.attributes import (
+    OLDEST_OPSET,
+    ONNX_DOMAINS,
+    node_name,
+    opset_of,
+    opsets,
+    value_of,
+)
+from bnpass.onnx_model.messages import copied
 from bnpass.onnx_model.scopes import captured_by
 from bnpass.verdict.evaluator import (  # noqa: F401 - they fill the table
     control,
@@ -93,12 +101,8 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def _value(attribute: onnx.AttributeProto) -> Any:
-    found = onnx.helper.get_attribute_value(attribute)
-    if isinstance(found, onnx.TensorProto):
-        return numpy_helper.to_array(found)
-    if isinstance(found, bytes):
-        return found.decode(errors="replace")
-    return found
+    found = value_of(attribute)
+    return numpy_helper.to_array(found) if isinstance(found, onnx.TensorProto) else found
 
 
 def _run_body(
@@ -141,7 +145,7 @@ def _call_function(
     given = {a.name: a for a in (*function.attribute_proto, *node.attribute)}
     values = {n: a for n, a in zip(function.input, inputs, strict=False) if a is not None}
     scope = _Scope(values, _missing)
-    opset = opset_of(onnx.ModelProto(opset_import=function.opset_import))
+    opset = opsets(function.opset_import).get("", OLDEST_OPSET)
     for inner in function.node:
         scope.add(inner, compute(_bound(inner, given), scope, opset, functions))
     return [scope.values.get(name) for name in function.output]
@@ -157,8 +161,7 @@ def _bound(
     """A node of a function, the attributes that refer to the function's own put in."""
     if not any(a.ref_attr_name for a in node.attribute):
         return node
-    bound = onnx.NodeProto()
-    bound.CopyFrom(node)
+    bound = copied(node)
     del bound.attribute[:]
     for attribute in node.attribute:
         if not attribute.ref_attr_name:

@@ -70,8 +70,10 @@ def is_settled(value: Numbers) -> bool:
 
 
 def whole(value: Numbers | None) -> list[int] | None:
-    """The entries as a list where every one is known."""
+    """The entries as a list where every one is known, and a whole number."""
     if value is None or not is_settled(value):
+        return None
+    if any(isinstance(v, float) and not v.is_integer() for v in value.flat):  # inf, too
         return None
     return [int(v) for v in value.flat]
 

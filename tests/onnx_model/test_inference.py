@@ -210,3 +210,14 @@ def test_inside_of_a_body() -> None:
     bodies = {place[-1][1]: known for place, known in found.items() if place}
     assert list(bodies["then_branch"].numbers["k"]) == [Product(6, ("N",)), -1]
     assert bodies["else_branch"].dims("q") is not None
+
+
+@pytest.mark.parametrize("entry", [float("inf"), float("nan"), 2.5])
+def test_numbers_that_are_no_whole_ones(entry: float) -> None:
+    """An infinite bound is a constant like any other, and no size."""
+    assert whole(row(entry)) is None
+    found = inferred(
+        "(float[2] x) => (float[2] y) { y = Clip(x, low) }",
+        {"low": np.array(entry, np.float32)},
+    )
+    assert found.dims("y") == (2,)

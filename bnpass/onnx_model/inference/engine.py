@@ -18,7 +18,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
-from bnpass.ir.arithmetic import LARGEST, Numbers, evaluate, numbers, whole
+from bnpass.ir.arithmetic import LARGEST, Numbers, evaluate, is_settled, numbers
 from bnpass.ir.extents import Extent, dimension, extent, over, product
 from bnpass.ir.graph import Dim
 from bnpass.onnx_model.attributes import attribute, attributes, is_onnx
@@ -284,7 +284,7 @@ class ShapeEngine:
                 if not tensor.elem_type:  # the rule wants one; what it says of types is not kept
                     types[name].tensor_type.elem_type = onnx.TensorProto.FLOAT
             values = self.known.known(name)
-            if values is not None and whole(values) is not None and tensor is not None:
+            if values is not None and is_settled(values) and tensor is not None:
                 kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type or 7)
                 data[name] = numpy_helper.from_array(values.astype(kind), name)
             elif name in self._constants and name not in data and values is not None:

@@ -58,7 +58,7 @@ def plan_batch(model: onnx.ModelProto, folder: Path | None = None) -> BatchPlan:
         return BatchPlan()
     symbols = [d[0] for d in batched.values() if isinstance(d[0], str)]
     given = _with_size(model, batched, size) if symbols else model
-    reading = read(OnnxModel(given, folder), settle=False)
+    reading = read(OnnxModel(given, folder, trust=False), settle=False)
     symbol = symbols[0] if symbols else _fresh_symbol(model)
     return plan_free_batch(reading.main.graph, batched, size, symbol, _bodies(reading))
 

@@ -208,8 +208,8 @@ def insert(
             get a BatchNorm, see :mod:`bnpass.passes.branches`; :func:`fold` makes them one again.
         seed: of the branches' weights.
         freeze_inputs: ONNX only: take initializers that callers may override for constants.
-        max_growth: ONNX only: none goes where its fold would copy shared weights until the model
-            is more than so many times as large.
+        max_growth: none goes where its fold would copy shared weights until the model is more
+            than so many times as large.
         plan_only: return the :class:`~bnpass.passes.sites.InsertPlan` and change nothing.
         force: replace an existing ``output``.
 
@@ -247,7 +247,7 @@ def insert(
             model = _strip(model, strip, example_inputs)
         return fx_insert(
             model, example_inputs, policy=policy, init=init, data=data, eps=eps,
-            momentum=momentum, sync=sync, plan_only=plan_only,
+            momentum=momentum, sync=sync, max_growth=max_growth, plan_only=plan_only,
         )  # fmt: skip
     from bnpass.frontends.onnx import inserting as onnx_passes
     from bnpass.onnx_model.model import OnnxModel

@@ -29,14 +29,21 @@ _NORMS: dict[int, type[nn.Module]] = {
 }  # fmt: skip
 
 
-def apply_edits(reading: TracedModel, edits: GraphEdits) -> int:
-    """Change a reading's module in place; returns the bytes of weights that were duplicated.
+def apply_edits(
+    reading: TracedModel, edits: GraphEdits, planned: list[tuple[Op, NewWeights]] | None = None
+) -> None:
+    """Change a reading's module in place.
+
+    Args:
+        reading: the module and its view.
+        edits: what is to be done.
+        planned: what :func:`planned_weights` makes of them, where it was asked already.
 
     Raises:
         OverflowedError: some new weight is not finite; the module is then half edited.
     """
     editor = ModuleEditor(reading)
-    planned = planned_weights(reading, edits)
+    planned = planned_weights(reading, edits) if planned is None else planned
     _set_modules(editor, planned)
     for op, new in planned:
         set_function(editor, op, new)
@@ -49,7 +56,6 @@ def apply_edits(reading: TracedModel, edits: GraphEdits) -> int:
     for left in edits.leftovers:
         write_leftover(editor, left, removed[left.ops[-1].name])
     editor.finish()
-    return editor.grown
 
 
 def planned_weights(reading: TracedModel, edits: GraphEdits) -> list[tuple[Op, NewWeights]]:

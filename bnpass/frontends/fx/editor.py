@@ -41,7 +41,7 @@ class ModuleEditor:
     def __init__(self, reading: TracedModel) -> None:
         self.reading, self.gm = reading, reading.gm
         self.graph = reading.gm.graph
-        self.grown = 0
+        self._made: dict[str, list[tuple[torch.Tensor, str]]] = {}
         self.foreign: Callable[[torch.Tensor], bool] = lambda _: False
         self._before = self._targets()
         self._memory = Memory(self.gm)
@@ -137,7 +137,6 @@ class ModuleEditor:
 
     def _clone(self, path: str, nodes: list[fx.Node]) -> str:
         module = copy.deepcopy(self.gm.get_submodule(path))
-        self.grown += sum(p.numel() * p.element_size() for p in module.parameters())
         new = self.path(path)
         owner(self.gm, new).add_module(new.rpartition(".")[2], module)
         for node in nodes:
@@ -153,14 +152,16 @@ class ModuleEditor:
         if slot.scalar or (isinstance(old, int | float) and tensor.numel() == 1):
             set_argument(node, slot.name, float(tensor.double().reshape(())))
             return
-        path = self._own_path(old, node)
+        base = f"{old.target}" if _is_attribute(old) else f"{op.name}_{slot.name.strip('*')}"
+        made = self._made.setdefault(base, [])
+        name = next((name for known, name in made if torch.equal(known, tensor)), "")
+        path = None if name else self._own_path(old, node)
         if path is not None:
             _replace_tensor(self.gm, path, tensor)
             return
-        trainable = not isinstance(old, int | float)
-        base = f"{old.target}" if _is_attribute(old) else f"{op.name}_{slot.name.strip('*')}"
-        name = self.add_tensor(base, tensor, trainable=trainable)
-        self.grown += tensor.numel() * tensor.element_size()
+        if not name:  # one copy for all that want the same
+            name = self.add_tensor(base, tensor, trainable=not isinstance(old, int | float))
+            made.append((tensor, name))
         with self.graph.inserting_before(node):
             value = self.graph.get_attr(name)
         value.meta[META] = Info(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))

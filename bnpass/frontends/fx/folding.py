@@ -11,6 +11,7 @@ from bnpass.frontends.fx.checking import at_other_sizes, check_same, check_sizes
 from bnpass.frontends.fx.copying import duplicate
 from bnpass.frontends.fx.draft import Draft
 from bnpass.frontends.fx.editor import OverflowedError
+from bnpass.frontends.fx.growth import copies, room_of, tie_again, ties
 from bnpass.frontends.fx.hooks import bake
 from bnpass.frontends.fx.inputs import Example
 from bnpass.frontends.fx.loading import uninstall
@@ -30,6 +31,7 @@ class ModuleFoldOptions:
     leftover: str = "bn"
     training_mode: str = "refuse"
     fold_norms: bool = False
+    max_growth: float = 4.0
 
 
 def fold_in(
@@ -67,8 +69,10 @@ def _carried_out(draft: Draft, options: ModuleFoldOptions, avoid: dict[str, str]
             leftover=options.leftover, avoid=avoid, fold_norms=options.fold_norms,
         )  # fmt: skip
         folder = Folder(draft, plan.edits)
-        work = folder.work
-        if work.reasons:
+        work, room = folder.work, room_of(draft.root, options.max_growth)
+        if grown := room.too_large(copies(reading, folder.planned)):
+            avoid |= grown
+        elif work.reasons:
             stopped = _stopped(plan, work.reasons)
             banned.update({name: e.reason for e in stopped for name in e.nodes})
             banned.update({k: v for k, v in work.reasons.items() if not stopped})
@@ -76,7 +80,9 @@ def _carried_out(draft: Draft, options: ModuleFoldOptions, avoid: dict[str, str]
         elif work.missing:
             draft.rewrite(list(work.missing.values()))
         else:
+            tied = ties(draft.root)
             folder.apply()
+            tie_again(draft.root, tied)
             plan.entries.extend(refused)
             return plan
 

@@ -24,6 +24,7 @@ from bnpass.frontends.fx.checking import at_other_sizes, check_same, check_sizes
 from bnpass.frontends.fx.copying import duplicate
 from bnpass.frontends.fx.draft import Draft
 from bnpass.frontends.fx.editor import ModuleEditor, no_bias
+from bnpass.frontends.fx.growth import room_of, without_growth
 from bnpass.frontends.fx.inputs import Example, remember
 from bnpass.frontends.fx.loading import find_arrivals, install
 from bnpass.frontends.fx.normhook import attach
@@ -49,6 +50,7 @@ class ModuleInsertOptions:
     eps: float = 1e-5
     momentum: float = 0.1
     sync: bool = False
+    max_growth: float = 4.0
 
 
 @dataclass(eq=False)
@@ -74,7 +76,7 @@ def insert_into(
     draft = Draft(duplicate(module), example)
     wanted = {training: outputs(draft.root, example, training) for training in (False, True)}
     sizes = {} if plan_only else at_other_sizes(draft.root, example, False)
-    planned = plan_sites(draft, policy)
+    planned = plan_sites(draft, policy, options.max_growth)
     if plan_only:
         return planned.joined
     placed = _apply(planned, options)
@@ -91,7 +93,7 @@ def insert_into(
 # --- where ---------------------------------------------------------------------------------------
 
 
-def plan_sites(draft: Draft, policy: Policy) -> Planned:
+def plan_sites(draft: Draft, policy: Policy, max_growth: float) -> Planned:
     """Plan, and let forwards become graphs where a site lies inside of one, until all have places.
 
     A nonlinearity whose site has no place is skipped with the reason.
@@ -103,6 +105,7 @@ def plan_sites(draft: Draft, policy: Policy) -> Planned:
         names = tuple(glob.escape(name) for name in banned)
         wanted = layers.without(policy)
         plan = plan_insert(reading.graph, replace(wanted, skip=(*wanted.skip, *names)))
+        plan = without_growth(reading, plan, room_of(draft.root, max_growth))
         frames: dict[int, Frame] = {}
         reasons: dict[str, str] = {}
         anchors: dict[str, Anchor] = {}

@@ -11,12 +11,13 @@ import torch
 from torch import fx, nn
 
 from bnpass.errors import RefusedError
-from bnpass.frontends.fx.apply import apply_edits, apply_insert, place_of
+from bnpass.frontends.fx.apply import apply_edits, apply_insert, place_of, planned_weights
 from bnpass.frontends.fx.collapsing import applicable, apply_collapse, drop_checks
 from bnpass.frontends.fx.copying import check_module, duplicate, unwrapped
 from bnpass.frontends.fx.draft import Draft
 from bnpass.frontends.fx.editor import OverflowedError
 from bnpass.frontends.fx.folding import ModuleFoldOptions, fold_in, strip_in
+from bnpass.frontends.fx.growth import copies, room_of, tie_again, ties, without_growth
 from bnpass.frontends.fx.hooks import bake
 from bnpass.frontends.fx.info import propagate
 from bnpass.frontends.fx.inputs import Example, example_of, is_remembered, recalled
@@ -35,8 +36,6 @@ from bnpass.passes.strip import plan_strip
 
 Model = nn.Module | torch.export.ExportedProgram
 Inputs = Any  # a tuple, a tensor, a mapping, or None
-
-_SMALL = 1 << 20  # bytes by which any module may grow
 
 
 def _ready(model: Model, example_inputs: Inputs) -> fx.GraphModule:
@@ -106,12 +105,13 @@ def fx_fold(
         only, skip: glob patterns on operator names (paths of modules, names of nodes).
         leftover: what a chain becomes that cannot fold: ``bn``, or ``affine``.
         training_mode: ``inference``: take it as if it were in eval mode.
-        max_growth: how many times its tensors may take their bytes where shared ones are cloned.
+        max_growth: how many times its tensors may take their bytes where shared ones are cloned;
+            what would need more stays.
         fold_norms: gamma and beta of norms that are spelt out may leave, too.
         plan_only: return the plan and change nothing.
 
     Raises:
-        RefusedError: the module is in train mode, or would grow more than ``max_growth`` times.
+        RefusedError: the module is in train mode.
         InputError, UnsupportedError: it cannot be traced, or its shapes cannot be found.
     """
     if not isinstance(model, torch.export.ExportedProgram):
@@ -120,10 +120,10 @@ def fx_fold(
         _check_mode(model)
     if not _is_graph(model):
         assert isinstance(model, nn.Module)
-        options = ModuleFoldOptions(only, skip, leftover, training_mode, fold_norms)
-        size = _bytes(model)
+        options = ModuleFoldOptions(
+            only, skip, leftover, training_mode, fold_norms, max_growth
+        )
         folded, plan = fold_in(model, _example(model, example_inputs), options)
-        _check_growth(size, _bytes(folded), max_growth)
         return plan if plan_only else folded
     avoid: dict[str, str] = {}
     while True:
@@ -133,7 +133,6 @@ def fx_fold(
         bake(gm)
         joined = join(gm, only=only, skip=skip)
         reading = read(gm)
-        before = _bytes(gm)
         plan = plan_fold(
             reading.graph,
             only=only,
@@ -143,31 +142,18 @@ def fx_fold(
             fold_norms=fold_norms,
         )
         plan.entries[:0] = joined
+        planned = planned_weights(reading, plan.edits)
+        if grown := room_of(gm, max_growth).too_large(copies(reading, planned)):
+            avoid |= grown
+            continue
+        tied = ties(gm)
         try:
-            apply_edits(reading, plan.edits)
+            apply_edits(reading, plan.edits, planned)
         except OverflowedError as error:
             avoid[error.op] = overflows(error.op)
             continue
-        _check_growth(before, _bytes(gm), max_growth)
+        tie_again(gm, tied)
         return plan if plan_only else gm
-
-
-def _bytes(gm: nn.Module) -> int:
-    """Of parameters and buffers; what is shared counts once."""
-    sizes = {
-        (t.device, t.data_ptr() or id(t)): t.numel() * t.element_size()
-        for t in (*gm.parameters(), *gm.buffers())
-    }
-    return sum(sizes.values())
-
-
-def _check_growth(before: int, after: int, most: float) -> None:
-    grown = after - before
-    if grown > max(_SMALL, (most - 1) * before):
-        raise RefusedError(
-            f"shared weights would have to be stored {grown / 2**20:.1f} MiB more than once",
-            "allow it with max_growth=, or leave layers out with skip=",
-        )
 
 
 @_settled()
@@ -181,6 +167,7 @@ def fx_insert(
     eps: float = 1e-5,
     momentum: float = 0.1,
     sync: bool = False,
+    max_growth: float = 4.0,
     plan_only: bool = False,
 ) -> nn.Module | InsertPlan:
     """Insert a BatchNorm in front of every nonlinearity; see :func:`bnpass.insert`.
@@ -196,6 +183,8 @@ def fx_insert(
         policy: which nonlinearities; by default all but gates and the last ones.
         init, data, eps, momentum: see :func:`bnpass.insert`.
         sync: insert SyncBatchNorm, for DistributedDataParallel.
+        max_growth: none goes where its fold would clone shared tensors until all take more than
+            so many times their bytes.
         plan_only: return the plan and change nothing.
     """
     from bnpass.frontends.fx.loading import find_arrivals, install
@@ -206,7 +195,7 @@ def fx_insert(
         model = _module(model)
     if not _is_graph(model):
         assert isinstance(model, nn.Module)
-        options = ModuleInsertOptions(init, data, eps, momentum, sync)
+        options = ModuleInsertOptions(init, data, eps, momentum, sync, max_growth)
         example = _example(model, example_inputs)
         return insert_into(model, example, policy, options, plan_only=plan_only)
     gm = _ready(model, example_inputs)
@@ -214,6 +203,7 @@ def fx_insert(
         reading = read(gm)
     layers = plan_recurrent(reading, policy)
     plan = _realizable(reading, layers.without(policy))
+    plan = without_growth(reading, plan, room_of(gm, max_growth))
     if plan_only:
         return layers.joined(plan)
     inner = split(gm, layers, eps=eps, momentum=momentum, sync=sync)

@@ -16,7 +16,7 @@ from bnpass.frontends.onnx.collapsing import (
     may_collapse,
 )
 from bnpass.frontends.onnx.functions import in_the_way, inline, inline_norms
-from bnpass.frontends.onnx.growth import Room
+from bnpass.frontends.onnx.growth import room_of
 from bnpass.frontends.onnx.numbers import Calculation, ScopeNumbers
 from bnpass.frontends.onnx.read import Reading, Scope, checked_opset, read
 from bnpass.ir.correspondence import Correspondences
@@ -27,6 +27,7 @@ from bnpass.onnx_model.faults import blaming_the_model
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import graphs
 from bnpass.passes.fold import FoldEntry, FoldPlan, overflows, plan_fold
+from bnpass.passes.growth import Room
 from bnpass.passes.recurrent import joinable, plan_join
 from bnpass.passes.select import selector
 
@@ -138,7 +139,7 @@ def fold(model: OnnxModel, options: FoldOptions = FoldOptions()) -> Folded:
         same = model.proto is given and not stopped
         ready = None if same or not collapses(model, options) else model.copy().proto
         collapsed = collapse_scopes(model, options)
-        room = Room.of(model.proto, options.max_growth)
+        room = room_of(model.proto, options.max_growth)
         done = _with(collapsed, _settled(model, options, room, None if stopped else given))
         if collapsed.plan.collapsed:
             done = replace(done, original=ready)
@@ -200,7 +201,7 @@ def plan(model: OnnxModel, options: FoldOptions = FoldOptions()) -> Folded:
         if collapses(given, options):
             given = given.copy()
             collapsed = collapse_scopes(given, options)
-        room = Room.of(given.proto, options.max_growth)
+        room = room_of(given.proto, options.max_growth)
         planned = _plan(given, options, room, keep=False)
     return Folded(model, _with(collapsed, Folded(model, planned.joined)).plan)
 

@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 import bnpass
-from bnpass.errors import RefusedError
 from tests.frontends.fx.helpers import Fn, check_fold, close, inputs, norms, prepared, run
 
 X = inputs((2, 3, 8, 8))
@@ -243,15 +242,71 @@ def test_clones_may_not_make_the_module_grow_without_bound(tied):
 
     net = prepared(Fn(forward, ls=nn.ModuleList(linears), bs=norms_)).float()
     x = (torch.randn(3, 400),)
-    with pytest.raises(RefusedError, match="shared weights") as caught:
-        bnpass.fold(net, x)
-    assert "max_growth" in caught.value.hint
-    with pytest.raises(RefusedError):
-        bnpass.fold(net, x, plan_only=True)
+    some = bnpass.fold(net, x)
+    left = len(norms(some))
+    assert 0 < left < 6
+    close(run(some, x), run(net, x), 1e-4)
+    plan = bnpass.fold(net, x, plan_only=True)
+    assert sum(e.kind == "BatchNormalization" for e in plan.folded) == 6 - left
+    assert all("max_growth=" in entry.reason for entry in plan.refused)
     folded = bnpass.fold(net, x, max_growth=7.0)
     assert not norms(folded)
     close(run(folded, x), run(net, x), 1e-4)
     assert len(norms(bnpass.fold(net, x, skip=("bs.[234]",)))) == 3
+
+
+def test_one_copy_for_all_that_want_the_same():
+    """Six layers read one weight behind one norm: one new weight, still one."""
+    linears = [nn.Linear(40, 40) for _ in range(6)]
+    for linear in linears[1:]:
+        linear.weight = linears[0].weight
+
+    def forward(s, x):
+        y = s.norm(x.relu())
+        return sum(layer(y).tanh() for layer in s.ls)
+
+    net = prepared(Fn(forward, ls=nn.ModuleList(linears), norm=nn.BatchNorm1d(40))).float()
+    x = (torch.randn(3, 40),)
+    folded = bnpass.fold(net, x, max_growth=1.0)
+    assert not norms(folded)
+    assert len({id(layer.weight) for layer in folded.ls}) == 1
+    close(run(folded, x), run(net, x), 1e-4)
+
+
+def test_functions_that_read_one_weight_behind_one_norm():
+    def forward(s, x):
+        y = s.norm(x.relu())
+        return sum(nn.functional.linear(y, s.w, s.b).tanh() for _ in range(4))
+
+    net = prepared(Fn(forward, w=nn.Parameter(torch.randn(6, 5)), b=nn.Parameter(torch.zeros(6)),
+                      norm=nn.BatchNorm1d(5)))
+    x = (torch.randn(3, 5).double(),)
+    folded = bnpass.fold(net, x)
+    assert not norms(folded)
+    assert sum(p.numel() for p in folded.parameters()) == 36
+    close(run(folded, x), run(net, x), 1e-9)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_no_norm_that_only_growth_would_fold(tied):
+    linears = [nn.Linear(400, 400) for _ in range(6)]
+    for linear in linears[1:]:
+        linear.weight = linears[0].weight
+
+    def forward(s, x):
+        for i in range(6):
+            x = (s.ls[i] if tied else s.ls[0])(x).relu()
+        return s.head(x)
+
+    net = Fn(forward, ls=nn.ModuleList(linears), head=nn.Linear(400, 2)).eval()
+    x = (torch.randn(3, 400),)
+    plan = bnpass.insert(net, x, plan_only=True)
+    assert 0 < len(plan.sites) < 6
+    grown = [skip for skip in plan.skipped if "max_growth=" in skip.reason]
+    assert len(grown) == 6 - len(plan.sites)
+    assert len(bnpass.insert(net, x, plan_only=True, max_growth=9.0).sites) == 6
+    made = bnpass.insert(net, x)
+    assert not norms(bnpass.fold(made.eval(), x))
 
 
 def test_overflow_leaves_the_norm():

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bnpass.importer import write_back as write_back
     from bnpass.runtime.session import session as session
     from bnpass.runtime.verify import verify as verify
+    from bnpass.training.simple import train as train
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ _HOME = {
     "write_back": "bnpass.importer",
     "register_op": "bnpass.importer",
     "session": "bnpass.runtime.session",
+    "train": "bnpass.training.simple",
     "verify": "bnpass.runtime.verify",
     "BnpassError": "bnpass.errors",
 }
@@ -62,6 +64,7 @@ __all__ = [
     "session",
     "strip",
     "to_torch",
+    "train",
     "verify",
     "write_back",
 ]

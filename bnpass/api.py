@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
@@ -117,7 +118,15 @@ def _blaming(function: Callable[P, R]) -> Callable[P, R]:
                 raise
             raise blamed from error
 
+    _readable(guarded, function)
     return guarded
+
+
+def _readable(guarded: Any, function: Callable[..., Any]) -> None:
+    """Let ``help()`` show names and defaults; the docstring says what types they have."""
+    given = signature(function)
+    plain = [p.replace(annotation=p.empty) for p in given.parameters.values()]
+    guarded.__signature__ = given.replace(parameters=plain, return_annotation=given.empty)
 
 
 @overload
@@ -179,6 +188,11 @@ def insert(
 
     Every BatchNorm that is inserted can be folded into the weights in front of it again. Source:
     arXiv:1502.03167, section 3.2.
+
+    Example:
+        >>> model = bnpass.insert(module, (torch.zeros(2, 1, 28, 28),))   # torch: trainable copy
+        >>> bnpass.insert("net.onnx", output="net.bn.onnx")               # ONNX: a file
+        >>> print(bnpass.insert("net.onnx", plan_only=True))              # only where they would go
 
     Args:
         model: path of an ONNX file or ModelProto; or an nn.Module, GraphModule, ExportedProgram.
@@ -328,6 +342,11 @@ def fold(
 
     Each map goes backward, or else forward, or is split between both, where that is exact; numbers
     are computed in float64 and rounded once. Source: arXiv:1502.03167, Algorithm 2.
+
+    Example:
+        >>> deploy = bnpass.fold(model.eval())                 # torch: no BatchNorm left
+        >>> bnpass.fold("net.onnx", output="net.folded.onnx")  # ONNX: verified, then written
+        >>> print(bnpass.fold("net.onnx", plan_only=True))     # what goes where, and why not
 
     Args:
         model: path of an ONNX file or ModelProto; or an nn.Module or GraphModule in eval mode.
@@ -543,6 +562,10 @@ def calibrate(
 ) -> Any:
     """Give every BatchNorm the population statistics of the data, in one pass.
 
+    Example:
+        >>> bnpass.calibrate(model, images.split(128))  # torch: in place, eval mode
+        >>> bnpass.calibrate("net.onnx", batches, output="net.ready.onnx")
+
     Args:
         model: an ONNX path or ModelProto (runs on onnxruntime, without torch), or a torch module,
             which is changed and left in eval mode.
@@ -617,6 +640,9 @@ def repair(
 def inspect(model: Any, example_inputs: ExampleInputs = None) -> Inspection:
     """What is in a model: BatchNorms, nonlinearities, what would fold, what its statistics say.
 
+    Example:
+        >>> print(bnpass.inspect("net.onnx"))
+
     Returns:
         An :class:`~bnpass.passes.inspect.Inspection` with ``to_dict()``.
     """
@@ -624,8 +650,15 @@ def inspect(model: Any, example_inputs: ExampleInputs = None) -> Inspection:
         from bnpass.frontends.fx import fx_inspect
 
         return fx_inspect(model, example_inputs)
+    from dataclasses import replace
+
     from bnpass.frontends.onnx.read import read
+    from bnpass.onnx_model.facts import facts_of
     from bnpass.onnx_model.model import OnnxModel
     from bnpass.passes.inspect import inspect_graph
 
-    return inspect_graph(read(OnnxModel.of(model, data=False)).main.graph)
+    reading = read(OnnxModel.of(model, data=False))
+    inside = len(reading.scopes) - 1 + len(reading.model.proto.functions)
+    facts = facts_of(reading.model)
+    return replace(inspect_graph(reading.main.graph), subgraphs=inside,
+                   parameters=facts.parameters, multiply_adds=facts.multiply_adds)

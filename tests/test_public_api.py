@@ -21,6 +21,7 @@ NAMES = {
     "session": ("model",),
     "strip": ("model", "what", "example_inputs"),
     "to_torch": ("model",),
+    "train": ("model", "data", "validation"),
     "verify": ("reference", "candidate"),
     "write_back": ("gm", "model"),
 }

@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bnpass.commands import options
-from bnpass.report.tables import Table
+from bnpass.report.timings import ratio_table, row_table
 from bnpass.report.ui import Ui
-
-if TYPE_CHECKING:
-    from bnpass.runtime.bench import BenchReport
-
 
 EXAMPLES = (
     "bnpass bench out/lenet.ready.onnx out/lenet.deploy.onnx --runs 20",
@@ -91,23 +86,3 @@ def _wanted_picture(args: argparse.Namespace) -> Path | None:
 
     check_picture(Path(args.picture))
     return check_output(args.picture, force=args.force, source=args.models)
-
-
-def row_table(report: BenchReport) -> Table:
-    """Latency in milliseconds a run, and samples a second."""
-    columns = ["model", "batch", "threads", "p50 ms", "p90 ms", "p99 ms", "samples/s"]
-    table = Table("latency", columns, right=frozenset(range(1, 7)))
-    for row in report.rows:
-        table.add(row.model, row.batch, row.threads or "default", row.p50, row.p90, row.p99,
-                  f"{row.throughput:.0f}")
-    return table
-
-
-def ratio_table(report: BenchReport) -> Table:
-    """Median latency over the baseline's, with its 95% interval."""
-    table = Table("median latency against the baseline; below 1 is faster",
-                  ["model", "baseline", "batch", "ratio", "95% interval"], right=frozenset({2, 3}))
-    for ratio in report.ratios:
-        table.add(ratio.model, ratio.baseline, ratio.batch, f"{ratio.ratio:.3f}",
-                  f"{ratio.low:.3f} to {ratio.high:.3f}")
-    return table

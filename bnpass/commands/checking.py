@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bnpass.commands import options
 from bnpass.errors import MissingDependencyError
 from bnpass.report.ui import Ui
+from bnpass.report.verdicts import answers
 
 if TYPE_CHECKING:
     from bnpass.runtime.inputs import Feeds
@@ -123,39 +124,6 @@ def check(
     for line in answers(report):
         ui.say(line)
     return report
-
-
-def answers(report: VerifyReport) -> list[str]:
-    """A line for each question that was asked, and one for each that was left out."""
-    lines = []
-    edits = report.edits
-    if edits is not None:
-        opened = f", {len(edits.open)} could not be evaluated" if edits.open else ""
-        how = "right" if edits.passed else f"WRONG at {edits.failures[0].node!r}"
-        lines.append(f"every edit: {how} ({edits.proven} regions in float64, the worst at "
-                     f"{edits.worst:.2g} of what rounding allows{opened}; {edits.seconds:.1f} s)")
-    if report.outputs:
-        lines.append(_whole(report))
-    found = report.optimizer
-    if found is not None:
-        kept = "kept" if not found.cause else f"changed by {found.optimizer or 'several'}"
-        lines.append(f"onnxruntime's optimizer: {kept} (difference {found.difference:.2g} of what "
-                     f"is allowed{', ' + found.cause if found.cause else ''})")
-    return [*lines, *(f"left out: {what}" for what in report.left_out)]
-
-
-def _whole(report: VerifyReport) -> str:
-    worst = max(report.outputs.values(), key=lambda c: (not c.passed, c.ratio or 0.0, c.max_rel))
-    word = "verified" if report.same else "differs"
-    if worst.steps:
-        how = f"{worst.steps} of {worst.compared} entries are another step"
-    elif report.noise_draws:
-        ratio = "no noise" if worst.ratio is None else f"{worst.ratio:.2g} of the network's noise"
-        how = f"max error {worst.max_abs:.2g} absolute, {ratio} {worst.noise:.2g}"
-    else:
-        how = f"max error {worst.max_abs:.2g} absolute, {worst.max_rel:.2g} relative"
-    return (f"{word} on {len(report.draws)} draws in {report.seconds:.1f} s: {how} "
-            f"(reference: {report.reference_engine}, optimizations off)")
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bnpass.commands import options
 from bnpass.commands.checking import add_budget, add_data, add_trust, check, samples
 from bnpass.report.box import Counted, say_result, say_unchanged
-from bnpass.report.tables import Table
+from bnpass.report.plans import collapse_summary, collapse_table
 from bnpass.report.ui import Ui
 from bnpass.report.words import many
 
@@ -103,16 +103,4 @@ def _show(plan: CollapsePlan, args: argparse.Namespace, ui: Ui) -> None:
     if args.explain and plan.entries:
         ui.table(collapse_table(plan))
     if plan.collapsed:
-        before, after = (sum(e.weights[k] for e in plan.collapsed) for k in (0, 1))
-        ui.say(f"{many(len(plan.collapsed), 'region')} became one operator each, "
-               f"{many(before, 'weight')} became {after:,}; {len(plan.refused)} stay")
-
-
-def collapse_table(plan: CollapsePlan) -> Table:
-    """Every region, what it becomes and what that costs, or why it stays."""
-    table = Table("linear regions", ["ends in", "operators", "becomes", "weights", "reason"],
-                  right=frozenset({1}))
-    for entry in plan.entries:
-        weights = f"{entry.weights[0]} -> {entry.weights[1]}" if entry.into else ""
-        table.add(entry.node, len(entry.nodes), entry.into or "stays", weights, entry.reason)
-    return table
+        ui.say(collapse_summary(plan))

@@ -14,7 +14,7 @@ from bnpass.commands import options
 from bnpass.commands.checking import add_budget, add_split, add_trust, check, samples
 from bnpass.errors import UsageError
 from bnpass.report.box import Counted, say_result, say_unchanged
-from bnpass.report.plans import site_table, skipped_table
+from bnpass.report.plans import insert_summary, site_table, skipped_table, strip_summary
 from bnpass.report.ui import Ui
 from bnpass.report.words import many
 
@@ -172,8 +172,7 @@ class _Insertion:
         plan = strip(model, StripOptions(kinds, self.args.dropout)).plan
         self.ui.document["strip"] = plan.to_dict()
         self.stripped = len(plan.removed) + len(plan.reduced)
-        self.ui.say(f"strip: {many(len(plan.removed), 'layer')} taken out, "
-                    f"{many(len(plan.reduced), 'Dropout')} reduced")
+        self.ui.say(f"strip: {strip_summary(plan)}")
 
     def prove(self, done: Inserted, result: Any) -> None:
         """Compare what is about to be written with what was given."""
@@ -225,9 +224,7 @@ def _show(plan: InsertPlan, args: argparse.Namespace, ui: Ui) -> None:
             if table.rows:
                 ui.table(table)
     if plan.sites:
-        ui.say(f"{many(len(plan.sites), 'BatchNorm')} for "
-               f"{plan.nonlinearities - len(plan.skipped):,} of "
-               f"{many(plan.nonlinearities, 'nonlinearity')}, {many(plan.dropped, 'bias')} dropped")
+        ui.say(insert_summary(plan))
     resting = sum(site.declared for site in plan.sites)
     if resting:
         ui.say(f"{resting:,} of them rest on shapes that only the file declares")

@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
+from bnpass.report.inspection import (
+    advice,
+    findings_table,
+    inspection_lines,
+    operators_table,
+    ports_table,
+)
 from bnpass.report.plans import fold_table, refused_table, site_table, skipped_table
-from bnpass.report.tables import Table, size
+from bnpass.report.tables import size
 from bnpass.report.ui import Ui
 
 if TYPE_CHECKING:
@@ -46,68 +53,34 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     found: Inspection = bnpass.inspect(args.model)
     facts = _facts(model, Path(args.model))
     ui.document.update(ok=True, model=args.model, **facts, **found.to_dict())
+    made = f", {facts['producer']}" if facts["producer"] else ""
     ui.say(f"{args.model}: opset {facts['opset']}, IR {facts['ir_version']}, "
-           f"{facts['parameters']} parameters, {size(facts['bytes'])}")
-    tables = [_ports(found), _operators(found), _findings(found)]
+           f"{size(facts['bytes'])}{made}")
+    tables = [ports_table(found), operators_table(found), findings_table(found)]
     if args.explain:
         tables += [fold_table(found.folds), refused_table(found.folds), site_table(found.sites),
                    skipped_table(found.sites)]
     for table in tables:
         if table.rows:
             ui.table(table)
-    for line in _summary(found, args):
+    for line in inspection_lines(found):
         ui.say(line)
+    told = advice(found, args.model, str(options.sibling(Path(args.model), "{}")))
+    ui.document["advice"] = told
+    ui.say(told)
     return 0
 
 
 def _facts(model: onnx.ModelProto, path: Path) -> dict[str, Any]:
     from bnpass.files import data_files, names_data
     from bnpass.onnx_model.attributes import opset_of
-    from bnpass.onnx_model.facts import parameters
 
     data = data_files(path) if names_data(path) else []
     return {
         "opset": opset_of(model),
         "ir_version": model.ir_version,
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
-        "parameters": parameters(model),
         "bytes": sum(p.stat().st_size for p in (path, *data)),
         "data_files": [p.name for p in data],
         "metadata": {p.key: p.value for p in model.metadata_props},
     }
-
-
-def _ports(found: Inspection) -> Table:
-    table = Table("", ["", "name", "shape"])
-    for label, ports in (("input", found.inputs), ("output", found.outputs)):
-        for name, shape in ports.items():
-            table.add(label, name, f"({', '.join('?' if d is None else str(d) for d in shape)})")
-    return table
-
-
-def _operators(found: Inspection) -> Table:
-    table = Table("operators", ["operator", "count"], right=frozenset({1}))
-    for kind, number in found.operators.items():
-        table.add(kind, number)
-    return table
-
-
-def _findings(found: Inspection) -> Table:
-    table = Table("findings", ["node", "level", "finding", "channels"], right=frozenset({3}))
-    for finding in found.findings:
-        table.add(finding.node, finding.level, finding.message, finding.channels or None)
-    return table
-
-
-def _summary(found: Inspection, args: argparse.Namespace) -> list[str]:
-    folds, sites = found.folds, found.sites
-    going = sites.nonlinearities - len(sites.skipped)
-    lines = [
-        f"fold:   {len(folds.folded)} of {len(folds.entries)} BatchNorms and other maps would go"
-        if folds.entries else "fold:   there is no BatchNorm and no other map",
-        (f"insert: {len(sites.sites)} BatchNorms would go in front of {going} of "
-         f"{sites.nonlinearities} nonlinearities"),
-    ]
-    if not args.explain and (folds.entries or sites.nonlinearities):
-        lines.append("--explain gives the places and the reasons")
-    return lines

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from bnpass.commands import options
 from bnpass.commands.checking import add_budget, add_data, check, samples
 from bnpass.report.box import Counted, say_result, say_unchanged
-from bnpass.report.tables import Table
+from bnpass.report.plans import strip_summary, strip_table
 from bnpass.report.ui import Ui
-from bnpass.report.words import many
 
 if TYPE_CHECKING:
     from bnpass.frontends.onnx.inserting import Stripped
@@ -72,8 +71,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         why = f"no {' and no '.join(args.strip)} in the model"
         say_unchanged(ui, why, path)
         return options.unchanged(args, why, ui)
-    ui.say(f"{many(len(plan.removed), 'layer')} taken out, {many(len(plan.reduced), 'Dropout')} "
-           "reduced")
+    ui.say(strip_summary(plan))
     if path is None:
         ui.say("nothing was written (no -o, or --dry-run)")
         return 0
@@ -99,15 +97,3 @@ def _prove(plan: StripPlan, after: Any, args: argparse.Namespace, ui: Ui) -> Ver
     edits = Edits(plan.edits.correspondences, original)
     return check(args.model, after, ui, edits=edits, budget=args.check_budget, dims=args.dims,
                  data=samples(after, args, ui))
-
-
-def strip_table(plan: StripPlan) -> Table:
-    """What happens to every layer that was asked for."""
-    table = Table("strip", ["node", "what", "reason"])
-    for name in plan.removed:
-        table.add(name, "taken out", "")
-    for name in plan.reduced:
-        table.add(name, "reduced", "")
-    for name, reason in plan.refused:
-        table.add(name, "stays", reason)
-    return table

@@ -15,20 +15,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
-from bnpass.commands.checking import add_budget, answers, samples, status
+from bnpass.commands.checking import add_budget, samples, status
 from bnpass.errors import UsageError
-from bnpass.report.tables import Table
 from bnpass.report.ui import Ui
-from bnpass.verdict.scale import FACTOR
+from bnpass.report.verdicts import (
+    accuracy_tables,
+    answers,
+    determinism_table,
+    first_difference,
+    nearer,
+    verdict,
+    verify_table,
+)
 
 if TYPE_CHECKING:
-    from bnpass.runtime.accuracy import AccuracyReport
-    from bnpass.runtime.determinism import DeterminismReport
-    from bnpass.runtime.verify import VerifyReport
     from bnpass.verdict.proof import ProofReport
 
 
-_SHOWN = 10  # layers of the accuracy table
 
 
 EXAMPLES = (
@@ -181,8 +184,7 @@ def _accuracy(args: argparse.Namespace, pair: _Models, data: Any, ui: Ui) -> Non
         ui.table(table)
     if data is None:
         ui.warn("the conditioning was measured on random inputs: --data gives the one that counts")
-    nearer = {"equal": "both are equally near"}.get(report.nearer, f"the {report.nearer} is nearer")
-    ui.say(f"accuracy: {nearer} to float64 ({report.seconds:.1f} s)")
+    ui.say(nearer(report))
 
 
 def _determinism(args: argparse.Namespace, model: str, data: Any, ui: Ui) -> bool:
@@ -201,60 +203,3 @@ def _determinism(args: argparse.Namespace, model: str, data: Any, ui: Ui) -> boo
 def _data(args: argparse.Namespace, ui: Ui) -> list[Any] | None:
     size = max(args.batches) if not args.determinism else max(64, *args.batches)
     return samples(args.candidate or args.reference, args, ui, size=size, count=4 * args.draws)
-
-
-def verify_table(report: VerifyReport) -> Table:
-    """The worst comparison of every output."""
-    columns = ["output", "max abs", "max rel", "of its noise", "cosine", "ULPs", "top-1",
-               "would pass at rtol", "verdict"]
-    table = Table(f"{report.reference_engine} (reference) against {report.candidate_engine} on "
-                  "cpu, both plain", columns, right=frozenset(range(1, 8)))
-    for name, found in report.outputs.items():
-        table.add(name, found.max_abs, found.max_rel, found.ratio, found.cosine, found.ulps,
-                  found.top1, found.tolerance, "passed" if found.passed else "FAILED")
-    return table
-
-
-def accuracy_tables(report: AccuracyReport) -> list[Table]:
-    """Errors against float64 by output, and the conditioning of the layers, worst first."""
-    errors = Table("max |a-b| / max |a| against the reference in float64",
-                   ["output", "reference", "candidate", "candidate's weights alone"],
-                   right=frozenset({1, 2, 3}))
-    for name, found in report.outputs.items():
-        errors.add(name, found.reference, found.candidate, found.rewrite)
-    layers = Table("conditioning: rounding is amplified by |mean| / sigma",
-                   ["layer", "value", "worst |mean|/sigma", "expected relative error"],
-                   right=frozenset({2, 3}))
-    for layer in report.conditioning[:_SHOWN]:
-        layers.add(layer.node, layer.value, layer.ratio, layer.expected)
-    if len(report.conditioning) > _SHOWN:
-        layers.note = f"{len(report.conditioning) - _SHOWN} better ones: see --json"
-    return [errors, layers]
-
-
-def determinism_table(report: DeterminismReport, model: str) -> Table:
-    """One row a check."""
-    table = Table(f"determinism of {model} on {report.provider} ({report.seconds:.1f} s)",
-                  ["compared", "same bits", "max abs", "max rel", "why not checked"],
-                  right=frozenset({2, 3}))
-    for found in report.checks:
-        table.add(found.name, found.equal, found.max_abs, found.max_rel, found.reason)
-    return table
-
-
-def first_difference(report: VerifyReport) -> str:
-    """The line on the first tensor that differs."""
-    first = report.first_difference
-    assert first is not None
-    return (f"first difference: {first.value!r} of {first.kind} {first.node!r}, max relative error "
-            f"{first.max_rel:.2g}")
-
-
-def verdict(report: VerifyReport) -> str:
-    """The last line: PASSED or FAILED, the rule, the smallest tolerance that passes, the cost."""
-    rule = f"|a-b| <= {report.rule.atol:g} + {report.rule.rtol:g} max|a|"
-    if report.noise_draws:
-        rule = f"|a-b| <= {FACTOR:g} times the network's own noise, of {report.noise_draws} draws"
-    least = max((found.tolerance for found in report.outputs.values()), default=0.0)
-    word = "PASSED" if report.passed else "FAILED"
-    return f"{word} ({rule}; would pass at rtol {least:.2g}; {report.seconds:.1f} s)"

@@ -33,6 +33,9 @@ from bnpass.ir.ranks import rank_of
 from bnpass.passes.atoms import Atoms, find_atoms
 from bnpass.passes.linear_forms import JOINS, LAYERS, LINEAR, Domain, LinearForms
 from bnpass.passes.select import matches, selector
+from bnpass.report.plans import shown_collapse
+from bnpass.report.shown import Shown
+from bnpass.report.tables import Table
 
 _ROOTS = 12  # roots that are kept for a value, the nearest first
 _OPERATORS = 64  # of one region
@@ -63,8 +66,8 @@ class CollapseEntry:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class CollapsePlan:
+@dataclass(frozen=True, repr=False)
+class CollapsePlan(Shown):
     """What collapses in one graph, and why not more.
 
     Attributes:
@@ -84,6 +87,10 @@ class CollapsePlan:
     def refused(self) -> list[CollapseEntry]:
         """Joins of branches that stay."""
         return [entry for entry in self.entries if not entry.into]
+
+    def shown(self) -> list[Table | str]:
+        """What the command prints of it."""
+        return shown_collapse(self)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""

@@ -28,10 +28,12 @@ from bnpass.ir.operators import operator
 from bnpass.passes.atoms import find_atoms
 from bnpass.passes.chains import Chain, find_chains, refreshed, relate
 from bnpass.passes.cleanup import drop_inverse_pairs, keep_adds
-from bnpass.passes.plan import lines
 from bnpass.passes.planner import Planner
 from bnpass.passes.propagation import Propagation
 from bnpass.passes.select import selector
+from bnpass.report.plans import shown_fold
+from bnpass.report.shown import Shown
+from bnpass.report.tables import Table
 from bnpass.rules import MapRefusedError
 
 _ROUNDS = 4  # a fold can clear the way for another; more rounds were never needed
@@ -62,19 +64,9 @@ class FoldEntry:
     reason: str = ""
     declared: bool = False
 
-    @property
-    def what(self) -> str:
-        """What is done with it, in a few words."""
-        if not self.how:
-            return "stays"
-        if self.how == "merged":
-            return "takes its neighbours in but stays"
-        trusting = ", trusting a shape that only the file declares" if self.declared else ""
-        return (f"folds {self.how} into {', '.join(self.into)}" if self.into else "goes") + trusting
 
-
-@dataclass(frozen=True)
-class FoldPlan:
+@dataclass(frozen=True, repr=False)
+class FoldPlan(Shown):
     """What a fold will do to one graph, and why not more.
 
     Attributes:
@@ -115,8 +107,9 @@ class FoldPlan:
             "stated_shapes": list(self.stated),
         }
 
-    def __str__(self) -> str:
-        return lines(((e, e.what) for e in self.entries), "nothing to fold")
+    def shown(self) -> list[Table | str]:
+        """What the command prints of it."""
+        return shown_fold(self)
 
 
 def plan_fold(

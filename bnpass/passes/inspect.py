@@ -15,6 +15,9 @@ from bnpass.passes.fold import FoldPlan, plan_fold
 from bnpass.passes.insert import plan_insert
 from bnpass.passes.planner import Planner
 from bnpass.passes.sites import InsertPlan
+from bnpass.report.inspection import shown_inspection
+from bnpass.report.shown import Shown
+from bnpass.report.tables import Table
 from bnpass.rules import MapRefusedError
 
 Numbers = npt.NDArray[Any]
@@ -39,9 +42,21 @@ class Finding:
     channels: int = 0
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """Facts of one graph."""
+@dataclass(frozen=True, repr=False)
+class Inspection(Shown):
+    """Facts of one graph.
+
+    Attributes:
+        operators: how many there are of each type, the most frequent first.
+        inputs, outputs: dimensions by name.
+        folds: what would fold.
+        sites: where BatchNorms could go.
+        findings: what the numbers of the BatchNorms say.
+        types: element types of inputs and outputs by name; "" where one is not known.
+        subgraphs: bodies of If, Loop and Scan, and functions, which are not looked into.
+        parameters: numbers of weights; None: not counted.
+        multiply_adds: of one run with free sizes at 1; None: not known.
+    """
 
     operators: dict[str, int]
     inputs: dict[str, list[Any]]
@@ -49,11 +64,19 @@ class Inspection:
     folds: FoldPlan
     sites: InsertPlan
     findings: list[Finding] = field(default_factory=list)
+    types: dict[str, str] = field(default_factory=dict)
+    subgraphs: int = 0
+    parameters: int | None = None
+    multiply_adds: int | None = None
 
     @property
     def norms(self) -> int:
         """How many BatchNormalizations there are."""
         return self.operators.get("BatchNormalization", 0)
+
+    def shown(self) -> list[Table | str]:
+        """What the command prints of it."""
+        return shown_inspection(self)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -61,6 +84,10 @@ class Inspection:
             "operators": self.operators,
             "inputs": self.inputs,
             "outputs": self.outputs,
+            "types": self.types,
+            "subgraphs": self.subgraphs,
+            "parameters": self.parameters,
+            "multiply_adds": self.multiply_adds,
             "batch_norms": self.norms,
             "fold": self.folds.to_dict(),
             "insert": self.sites.to_dict(),
@@ -78,6 +105,7 @@ def inspect_graph(graph: Graph) -> Inspection:
         folds=plan_fold(graph),
         sites=plan_insert(graph),
         findings=lint(graph),
+        types={name: graph.dtype(name) or "" for name in (*graph.inputs, *graph.outputs)},
     )
 
 

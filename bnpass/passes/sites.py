@@ -10,9 +10,11 @@ import numpy as np
 from bnpass.ir.affine import Map
 from bnpass.ir.edits import BiasDrop, Branch, GraphEdits
 from bnpass.ir.graph import Op
-from bnpass.passes.plan import lines
 from bnpass.passes.propagation import Propagation
 from bnpass.passes.select import matches
+from bnpass.report.plans import shown_insert
+from bnpass.report.shown import Shown
+from bnpass.report.tables import Table
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ class Skip:
     reason: str
 
 
-@dataclass(frozen=True)
-class InsertPlan:
+@dataclass(frozen=True, repr=False)
+class InsertPlan(Shown):
     """Where BatchNorms go in one graph, why not elsewhere, and what else to know.
 
     Attributes:
@@ -117,14 +119,9 @@ class InsertPlan:
         """Every BatchNorm to come, and every nonlinearity that gets none."""
         return [*self.sites, *self.skipped]
 
-    def __str__(self) -> str:
-        trusting = ", trusting a shape that only the file declares"
-        sites = (
-            (site, f"normalises {site.value}{trusting if site.declared else ''}")
-            for site in self.sites
-        )
-        skipped = ((skip, "gets no BatchNorm") for skip in self.skipped)
-        return lines([*sites, *skipped], "no nonlinearity")
+    def shown(self) -> list[Table | str]:
+        """What the command prints of it."""
+        return shown_insert(self)
 
     @property
     def per_branch(self) -> frozenset[str]:

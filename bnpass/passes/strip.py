@@ -17,8 +17,10 @@ from bnpass.ir.affine import Map
 from bnpass.ir.correspondence import Correspondences, Relations
 from bnpass.ir.edits import GraphEdits, Rewrite
 from bnpass.ir.graph import Graph, Op
-from bnpass.passes.plan import lines
 from bnpass.passes.select import selector
+from bnpass.report.plans import shown_strip
+from bnpass.report.shown import Shown
+from bnpass.report.tables import Table
 
 KINDS = {"lrn": "LRN", "dropout": "Dropout"}
 
@@ -33,8 +35,8 @@ class StripEntry:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class StripPlan:
+@dataclass(frozen=True, repr=False)
+class StripPlan(Shown):
     """What goes.
 
     Attributes:
@@ -60,8 +62,9 @@ class StripPlan:
             *(StripEntry(n, self.kinds[n], "stays", reason) for n, reason in self.refused),
         ]
 
-    def __str__(self) -> str:
-        return lines(((e, e.what) for e in self.entries), "nothing to strip")
+    def shown(self) -> list[Table | str]:
+        """What the command prints of it."""
+        return shown_strip(self)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""

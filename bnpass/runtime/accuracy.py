@@ -17,6 +17,9 @@ import onnx
 
 from bnpass.onnx_model.attributes import node_name
 from bnpass.onnx_model.signature import inputs_of, is_float
+from bnpass.report.shown import Shown
+from bnpass.report.tables import Table
+from bnpass.report.verdicts import shown_accuracy
 from bnpass.runtime.batchnorm import is_batch_norm
 from bnpass.runtime.cases import Case, RandomPlan, given
 from bnpass.runtime.compare import compare, jsonable
@@ -66,8 +69,8 @@ class Errors:
     rewrite: float
 
 
-@dataclass
-class AccuracyReport:
+@dataclass(repr=False)
+class AccuracyReport(Shown):
     """What was measured.
 
     Attributes:
@@ -81,6 +84,10 @@ class AccuracyReport:
     outputs: dict[str, Errors]
     conditioning: list[Conditioning] = field(default_factory=list)
     seconds: float = 0.0
+
+    def shown(self) -> list[Table | str]:
+        """What the command prints of it."""
+        return shown_accuracy(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report; JSON-able."""

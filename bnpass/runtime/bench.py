@@ -14,6 +14,9 @@ import onnx
 
 from bnpass.errors import InputError, UsageError
 from bnpass.onnx_model.signature import inputs_of
+from bnpass.report.shown import Shown
+from bnpass.report.tables import Table
+from bnpass.report.timings import shown_bench
 from bnpass.runtime import ort
 from bnpass.runtime.engines import Loaded
 from bnpass.runtime.inputs import SIZES, Draw, Feeds, free_batch_of, random_inputs
@@ -72,8 +75,8 @@ class Ratio:
     high: float
 
 
-@dataclass
-class BenchReport:
+@dataclass(repr=False)
+class BenchReport(Shown):
     """All timings.
 
     Attributes:
@@ -87,6 +90,10 @@ class BenchReport:
     ratios: list[Ratio] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+    def shown(self) -> list[Table | str]:
+        """What the command prints of it."""
+        return shown_bench(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report; JSON-able."""

@@ -19,6 +19,9 @@ from bnpass.errors import BnpassError, InputError
 from bnpass.onnx_model.attributes import node_name
 from bnpass.onnx_model.scopes import all_nodes
 from bnpass.onnx_model.signature import Port, inputs_of
+from bnpass.report.shown import Shown
+from bnpass.report.tables import Table
+from bnpass.report.verdicts import shown_determinism
 from bnpass.runtime.batchnorm import in_training_mode
 from bnpass.runtime.compare import jsonable
 from bnpass.runtime.engines import Loaded
@@ -58,8 +61,8 @@ class Check:
         return {k: jsonable(v) for k, v in asdict(self).items()}
 
 
-@dataclass
-class DeterminismReport:
+@dataclass(repr=False)
+class DeterminismReport(Shown):
     """All checks of one model.
 
     Attributes:
@@ -76,6 +79,10 @@ class DeterminismReport:
     reasons: list[str] = field(default_factory=list)
     provider: str = "cpu"
     seconds: float = 0.0
+
+    def shown(self) -> list[Table | str]:
+        """What the command prints of it."""
+        return shown_determinism(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report; JSON-able."""

@@ -18,6 +18,9 @@ import onnx
 
 from bnpass.errors import BnpassError, InputError, VerificationError
 from bnpass.onnx_model.signature import Port, inputs_of
+from bnpass.report.shown import Shown
+from bnpass.report.tables import Table
+from bnpass.report.verdicts import shown_verify
 from bnpass.runtime.batchnorm import in_training_mode
 from bnpass.runtime.cases import Case, RandomPlan, given, ports_of_data
 from bnpass.runtime.child import CrashError, LimitError
@@ -47,8 +50,8 @@ Verifiable = str | os.PathLike[str] | onnx.ModelProto | Any
 """A model file, a ModelProto or a torch module."""
 
 
-@dataclass
-class VerifyReport:
+@dataclass(repr=False)
+class VerifyReport(Shown):
     """What a verification found.
 
     Attributes:
@@ -95,6 +98,10 @@ class VerifyReport:
         """Set :attr:`passed` from the three answers."""
         parts = (self.edits, self.optimizer)
         self.passed = self.same and all(p.passed for p in parts if p is not None)
+
+    def shown(self) -> list[Table | str]:
+        """What the command prints of it."""
+        return shown_verify(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report; JSON-able."""

@@ -110,13 +110,14 @@ def test_plans_read_as_text():
       y = Sigmoid(o)
     }"""
     model = build(text, {"w": (4, 3, 3, 3), "b": (4,), "m": Norm(4), "k": Norm(4)})
-    folded = str(fold_model(model, plan_only=True).plan)
-    assert "BatchNormalization n folds backward into c" in folded
-    assert "BatchNormalization o stays: backward: Tanh 'r'" in folded
+    folded = [line.split() for line in str(fold_model(model, plan_only=True).plan).splitlines()]
+    assert ["n", "BatchNormalization", "backward", "c"] in folded
+    assert any(f[:6] == ["o", "BatchNormalization", "stays", "backward:", "Tanh", "'r':"]
+               for f in folded)
     inserted = insert_model(model, PRESERVE, plan_only=True).plan
     assert "already normalised" in str(inserted)
     assert {e.kind for e in inserted.entries} == {"Tanh", "Sigmoid"}
     stripped = strip_model(model, StripOptions(("dropout",))).plan
-    assert str(stripped) == "Dropout d is taken out"
+    assert "1 layer taken out, 0 Dropouts reduced" in str(stripped)
     assert [e.node for e in stripped.entries] == ["d"]
     assert str(strip_model(model, StripOptions(("lrn",))).plan) == "nothing to strip"

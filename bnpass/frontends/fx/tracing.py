@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -191,7 +192,9 @@ def _unlifted(program: torch.export.ExportedProgram) -> fx.GraphModule:
         gm = program.module(check_guards=False)
     except TypeError:  # before torch 2.10
         gm = program.module()
-    copied = duplicate(gm)
+    with warnings.catch_warnings():  # torch's own classes, as the copy makes them
+        warnings.filterwarnings("ignore", message=".*treespec", category=FutureWarning)
+        copied = duplicate(gm)
     assert isinstance(copied, fx.GraphModule)
     return _plain(copied)
 

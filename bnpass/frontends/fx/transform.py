@@ -273,7 +273,7 @@ def fx_inspect(model: Model, example_inputs: Inputs = None) -> Inspection:
         draft = Draft(duplicate(_module(model)), _example(_module(model), example_inputs))
         graph, gm = draft.look().graph, draft.root
     with mode(gm, False):
-        found = inspect_graph(graph)
+        found = replace(inspect_graph(graph), parameters=sum(p.numel() for p in gm.parameters()))
         inner = inner_norms(gm)
         found.folds.entries.extend(join(gm))
     for path, norm in inner.items():

@@ -365,3 +365,10 @@ def test_lazy_modules():
 def test_inspect():
     found = bnpass.inspect(lenet(), X)
     assert found.to_dict()["batch_norms"] == 0
+
+
+def test_an_exported_program_is_copied_without_a_warning_of_torch(recwarn):
+    program = torch.export.export(lenet().eval(), X)
+    recwarn.clear()
+    bnpass.insert(program, X)
+    assert [str(w.message) for w in recwarn] == []

@@ -103,7 +103,7 @@ def normed(name: str, net: nn.Module, x: Inputs, folder: Path) -> Row:
     """A network with BN of its own: a training step, statistics, fold."""
     watch = Watch()
     own = sum(isinstance(m, _BatchNorm) for m in net.modules())
-    _disturb(net)
+    disturb(net)
     _step(net, x)
     bnpass.calibrate(net, [x[0]])
     plan = bnpass.fold(net, x, plan_only=True)
@@ -124,7 +124,7 @@ def _step(module: nn.Module, x: Inputs) -> None:
     optimizer.step()
 
 
-def _disturb(module: nn.Module) -> None:
+def disturb(module: nn.Module) -> None:
     """Gammas and betas as after training; a few gammas are negative."""
     with torch.no_grad():
         for m in module.modules():

@@ -40,8 +40,9 @@ def _whole(report: VerifyReport) -> str:
     if worst.steps:
         how = f"{worst.steps} of {worst.compared} entries are another step"
     elif report.noise_draws:
-        ratio = "no noise" if worst.ratio is None else f"{worst.ratio:.2g} of the network's noise"
-        how = f"max error {worst.max_abs:.2g} absolute, {ratio} {worst.noise:.2g}"
+        noise = f"the network's own noise, {worst.noise:.2g}"
+        of = "above" if worst.ratio is None else f"{worst.ratio:.2g} times"
+        how = f"max error {worst.max_abs:.2g} absolute, {of} {noise}"
     else:
         how = f"max error {worst.max_abs:.2g} absolute, {worst.max_rel:.2g} relative"
     return (f"{word} on {len(report.draws)} draws in {report.seconds:.1f} s: {how} "

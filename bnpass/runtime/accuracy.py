@@ -131,7 +131,7 @@ def measure_accuracy(
     left, right = Loaded.load(reference), Loaded.load(candidate)
     truth = Float64Engine(left)
     if data is None:
-        cases = RandomPlan(left.proto, seed, draws, tuple(batches), {}).cases(truth)
+        cases, _ = RandomPlan(left.proto, seed, draws, tuple(batches), {}).cases(truth)
     else:
         cases = given(data, inputs_of(left.proto), limit, truth)
     pairs = pair_outputs(left.proto, right.proto, {})

@@ -41,7 +41,17 @@ class Case:
 
 @dataclass(frozen=True)
 class RandomPlan:
-    """The plan of the random draws for a model."""
+    """The plan of the random draws for a model.
+
+    Attributes:
+        model: whose inputs.
+        seed: of the first draw.
+        draws: how many.
+        batches: sizes of each draw, where the batch is free.
+        dims: sizes of free dimensions, and values of inputs that are counts.
+        prepare: brings the inputs into the range that the model is meant for.
+        alternate: each draw has one of the sizes, in turn.
+    """
 
     model: onnx.ModelProto
     seed: int
@@ -49,15 +59,19 @@ class RandomPlan:
     batches: tuple[int, ...]
     dims: dict[str, int]
     prepare: Callable[[Feeds], Feeds] | None = None
+    alternate: bool = False
 
     def cases(
         self, engine: Engine, go_on: Callable[[float], bool] = lambda _: True
-    ) -> list[Case]:
+    ) -> tuple[list[Case], int]:
         """Draw inputs and run the reference on them; sizes that it refuses are left out.
 
         Args:
             engine: the reference.
             go_on: whether there is time for another case of so many seconds; one there always is.
+
+        Returns:
+            The cases, and how many there was no time for.
         """
         ports = inputs_of(self.model)
         batches = self.batches if free_batch_of(ports) else self.batches[:1]
@@ -65,15 +79,15 @@ class RandomPlan:
         wanted = [
             Draw(batch, self.seed + i, STYLES[i % len(STYLES)], sizes[i % len(sizes)], self._dims())
             for i in range(max(self.draws, 1))
-            for batch in batches
+            for batch in (batches[i % len(batches) :][:1] if self.alternate else batches)
         ]
-        found = []
+        found: list[Case] = []
         for draw in wanted:
             start = time.perf_counter()
             found.append(self._case(engine, draw))
             if not go_on(time.perf_counter() - start):
                 break
-        return found
+        return found, len(wanted) - len(found)
 
     def _dims(self) -> tuple[tuple[str, int], ...]:
         return tuple(self.sizes.items())

@@ -228,9 +228,7 @@ def _onnxruntime(model: Loaded, **options: Any) -> Engine:
     from bnpass.runtime import parts
 
     if parts.worth_it(model.proto) and options.get("provider", "cpu") == "cpu":
-        found = parts.split(model.proto)
-        if found is not None:
-            return parts.PartsEngine(model, found, **options)
+        return parts.PartsEngine(model, parts.split(model.proto), **options)
     return OrtEngine(model, **options)
 
 

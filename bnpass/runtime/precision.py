@@ -103,5 +103,5 @@ def _feeds(
 ) -> list[dict[str, Any]]:
     loaded = Loaded.load(model)
     engine = onnx_engine(loaded, optimize=False)
-    cases = RandomPlan(loaded.proto, seed, draws, tuple(batches), {}).cases(engine)
+    cases, _ = RandomPlan(loaded.proto, seed, draws, tuple(batches), {}).cases(engine)
     return [case.feeds for case in cases]

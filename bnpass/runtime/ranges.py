@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx
@@ -34,6 +35,9 @@ _SHAPES = {
 """Inputs that say how large something is: no random value is legal there."""
 
 
+Shapes = dict[str, list[int]]
+
+
 @dataclass(frozen=True)
 class Range:
     """Integers from ``low`` up to but not including ``high``; or a shape, which has no range."""
@@ -45,7 +49,12 @@ class Range:
 
 def ranges(model: onnx.ModelProto) -> dict[str, Range]:
     """Return the legal range of every input that is used as an index, a length or a shape."""
-    sizes = _known_shapes(model)
+    known: list[Shapes] = []
+
+    def sizes() -> Shapes:
+        known[:] = known or [_known_shapes(model)]
+        return known[0]
+
     readers: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
     for node in model.graph.node:
         for slot, name in enumerate(node.input):
@@ -59,8 +68,8 @@ def ranges(model: onnx.ModelProto) -> dict[str, Range]:
     return found
 
 
-def _known_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
-    shapes = {t.name: list(t.dims) for t in model.graph.initializer}
+def _known_shapes(model: onnx.ModelProto) -> Shapes:
+    shapes: Shapes = {t.name: list(t.dims) for t in model.graph.initializer}
     for value in [*model.graph.input, *model.graph.value_info]:
         dims = stated(value)
         if dims is not None:  # 0 is unknown
@@ -88,16 +97,16 @@ def _uses(
     return found
 
 
-def _use(node: onnx.NodeProto, slot: int, sizes: dict[str, list[int]]) -> Range | None:
+def _use(node: onnx.NodeProto, slot: int, sizes: Callable[[], Shapes]) -> Range | None:
     if slot in _SHAPES.get(node.op_type, ()):
         return Range(shape=True)
     if node.op_type in ("Gather", "GatherElements", "GatherND") and slot == 1:
-        shape = sizes.get(node.input[0])
+        shape = sizes().get(node.input[0])
         axis = attribute(node, "axis", 0)
         size = shape[axis] if shape and -len(shape) <= axis < len(shape) else 0
         return Range(0, size) if size else None
     if node.op_type in ("RNN", "LSTM", "GRU") and slot == 4:
-        shape = sizes.get(node.input[0])
+        shape = sizes().get(node.input[0])
         length = shape[attribute(node, "layout", 0)] if shape else 0
         return Range(1, length + 1) if length else Range(1, 2)
     return None

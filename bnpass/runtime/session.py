@@ -26,6 +26,7 @@ def session(
     optimize: bool = True,
     deterministic: bool = True,
     threads: int | None = None,
+    spinning: bool = True,
     tf32: bool = False,
     cuda_graph: bool = False,
     device_id: int = 0,
@@ -44,6 +45,7 @@ def session(
         deterministic: kernels that give the same bits in every run (``use_deterministic_compute``)
             and, on CUDA, one fixed convolution algorithm instead of a timed search.
         threads: threads inside one operator; None leaves it to onnxruntime (all cores).
+        spinning: let threads that wait for work spin, which is faster and costs a core's time.
         tf32: on CUDA, let float32 matrix products round their operands to 10 bits.
         cuda_graph: on CUDA, record the kernels once and replay them: needs fixed shapes and IO
             binding with fixed addresses.
@@ -66,7 +68,7 @@ def session(
         hint = close_matches(provider, providers.PROVIDERS) or "choose cpu, cuda or tensorrt"
         raise UsageError(f"unknown provider {provider!r}", hint)
     providers.prepare(provider)
-    options = _options(optimize, deterministic, threads)
+    options = _options(optimize, deterministic, threads, spinning)
     if folder is not None:
         key = "session.model_external_initializers_file_folder_path"
         options.add_session_config_entry(key, os.fspath(folder))
@@ -83,7 +85,7 @@ def session(
     return built
 
 
-def _options(optimize: bool, deterministic: bool, threads: int | None) -> Any:
+def _options(optimize: bool, deterministic: bool, threads: int | None, spinning: bool) -> Any:
     module = ort.onnxruntime()
     options = module.SessionOptions()
     levels = module.GraphOptimizationLevel
@@ -91,6 +93,8 @@ def _options(optimize: bool, deterministic: bool, threads: int | None) -> Any:
     options.use_deterministic_compute = deterministic
     options.log_severity_level = 4
     options.inter_op_num_threads = 1
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         if threads < 1:
             raise UsageError(f"threads must be at least 1, not {threads}")

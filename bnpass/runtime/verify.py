@@ -203,6 +203,7 @@ def verify(
     prepare: Callable[[Feeds], Feeds] | None = None,
     budget: float | None = None,
     edits: ProofReport | None = None,
+    alternate: bool = False,
 ) -> VerifyReport:
     """Compare two models on the same inputs.
 
@@ -232,6 +233,7 @@ def verify(
         prepare: brings random inputs into the range that the models are meant for.
         budget: seconds that all this may take; what does not fit is left out and said.
         edits: the answer to question 1, to be reported along.
+        alternate: each draw has one of the batch sizes, in turn.
 
     Raises:
         InputError: inputs or outputs of the two do not match, no legal input was found, or a loop
@@ -242,8 +244,11 @@ def verify(
     time_left = Budget(budget)
     proven = edits is not None and edits.passed and not edits.open
     pair = _Pair(reference, candidate, dict(mapping or {}), rtol, atol, proven=proven)
+    plan = RandomPlan(
+        pair.models[0], seed, draws, tuple(batches), dict(dims or {}), prepare, alternate
+    ) if pair.models else None  # fmt: skip
     try:
-        cases, notes = _cases(pair, time_left, data, limit, seed, draws, batches, dims, prepare)
+        cases, notes = _cases(pair, time_left, data, limit, plan)
         report = pair.compare(cases, time_left, seed)
     except LimitError as error:
         raise_if_hung(error, pair.running(), budget)
@@ -267,41 +272,32 @@ def verify(
 
 
 def _cases(
-    pair: _Pair, time_left: Budget, data: Iterable[Any] | None, limit: int, seed: int, draws: int,
-    batches: Sequence[int], dims: Mapping[str, int] | None,
-    prepare: Callable[[Feeds], Feeds] | None,
+    pair: _Pair, time_left: Budget, data: Iterable[Any] | None, limit: int, plan: RandomPlan | None
 ) -> tuple[list[Case], list[str]]:
     """The inputs with what the reference makes of them, and what weakens them as a proof."""
     pair.ports = inputs_of(pair.models[0]) if pair.models else ports_of_data(data)
     try:
-        return _run_reference(pair, time_left, data, limit, seed, draws, batches, dims, prepare)
+        return _run_reference(pair, time_left, data, limit, plan)
     except CrashError as crash:
         if pair.left is None:
             raise
         pair.stand_in(crash)
-        found, notes = _run_reference(
-            pair, time_left, data, limit, seed, draws, batches, dims, prepare
-        )
+        found, notes = _run_reference(pair, time_left, data, limit, plan)
         return found, [f"{crash.message}: {pair.reference.kind} stands in for it", *notes[1:]]
 
 
 def _run_reference(
-    pair: _Pair, time_left: Budget, data: Iterable[Any] | None, limit: int, seed: int, draws: int,
-    batches: Sequence[int], dims: Mapping[str, int] | None,
-    prepare: Callable[[Feeds], Feeds] | None,
+    pair: _Pair, time_left: Budget, data: Iterable[Any] | None, limit: int, plan: RandomPlan | None
 ) -> tuple[list[Case], list[str]]:
     first = pair.open_reference(time_left)
     if data is not None:
         cases = given(data, pair.ports, limit, first)
+    elif plan is None:
+        raise InputError("two torch modules have no input signature", "give inputs with data=")
     else:
-        if not pair.models:
-            raise InputError("two torch modules have no input signature", "give inputs with data=")
-        plan = RandomPlan(
-            pair.models[0], seed, draws, tuple(batches), dict(dims or {}), prepare
-        )
-        cases = plan.cases(first, lambda cost: time_left.allows(0.3, 2 * cost))
-        if time_left.seconds is not None and not time_left.allows(0.3):
-            time_left.leave_out(f"draws of inputs behind the first {len(cases)}")
+        cases, left = plan.cases(first, lambda cost: time_left.allows(0.3, 2 * cost))
+        if left:
+            time_left.leave_out(f"{left} draws of inputs behind the first {len(cases)}")
     notes = [*_batch_statistics(pair.right), *_weaknesses(first, cases)]
     return cases, notes
 
@@ -418,10 +414,14 @@ class _Pair:
 
     def _take_noise(self, cases: list[Case], time_left: Budget, seed: int) -> None:
         rng = np.random.default_rng([seed, 17])
-        for turn in range(max(len(cases), _NOISE_DRAWS)):
+        wanted = max(len(cases), _NOISE_DRAWS)
+        for turn in range(wanted):
             case = cases[turn % len(cases)]
             feeds = moved_feeds(case.feeds, rng)
-            if feeds is None or (turn and not time_left.allows(0.5)):
+            if feeds is None:
+                break
+            if turn and not time_left.allows(0.5):
+                time_left.leave_out(f"{wanted - turn} of {wanted} draws of the network's noise")
                 break
             self.judge.noise.add(case.expected, self.reference.run(feeds), self.judge.stepped)
         if not self.judge.noise.draws:

@@ -97,7 +97,7 @@ def _open(
     from bnpass.runtime.session import session
 
     source = header["path"] if header["path"] is not None else bytes(parts[0])
-    built = session(source, name=header["name"], **header["options"])
+    built = session(source, name=header["name"], spinning=False, **header["options"])
     sessions[header["session"]] = built
     ports = {
         "inputs": [[i.name, str(i.type)] for i in built.get_inputs()],

@@ -52,6 +52,9 @@ class Edits:
 
 Given = str | Path | onnx.ModelProto
 
+_BATCHES = (1, 3)
+"""Batch sizes of the draws, in turn: beside the proof of each edit small ones tell enough."""
+
 
 def judge(
     before: Given,
@@ -105,7 +108,8 @@ def judge(
         report = verify(
             reference, candidate, changed=edits.changed, provider=provider, seed=seed,
             rtol=rule.rtol if rule else None, atol=rule.atol if rule else None, prepare=prepare,
-            budget=budget, edits=proof, dims=dims, data=data,
+            budget=budget, edits=proof, dims=dims, data=data, batches=_BATCHES,
+            alternate=True,
         )  # fmt: skip
     except NotLoadedError as error:
         if not edits.declared or proof is None:

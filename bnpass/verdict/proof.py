@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,23 +18,14 @@ import onnx
 
 from bnpass.errors import BnpassError
 from bnpass.ir.correspondence import Correspondences
-from bnpass.onnx_model.attributes import attribute, is_onnx
-from bnpass.onnx_model.constants import dtype_name
+from bnpass.onnx_model.attributes import is_onnx
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import Place, has_bodies
-from bnpass.verdict.bounds import (
-    LINEAR,
-    SQUARED,
-    SQUARED_CONSTANTS,
-    pooled,
-    squared,
-    unit_roundoff,
-    worst_ratio,
-)
-from bnpass.verdict.evaluator import UnknownOperatorError, compute
-from bnpass.verdict.evaluator.linear import LARGE, Squares
-from bnpass.verdict.evaluator.run import wide
+from bnpass.verdict.bounds import LINEAR, pooled, unit_roundoff, worst_ratio
+from bnpass.verdict.coefficients import Coefficients, LinearForm, LinearForms
+from bnpass.verdict.evaluator import UnknownOperatorError
 from bnpass.verdict.naming import matched
+from bnpass.verdict.region_run import RegionRun, Stepped
 from bnpass.verdict.regions import Cutter, Region
 from bnpass.verdict.samples import SampleSizes, draw, fitted, floats, turns
 from bnpass.verdict.side import Array, Side, sides_of
@@ -50,9 +41,6 @@ MEASURED_FACTOR = 24.0
 
 UNTOUCHED = Correspondences()
 """Nothing is said: names tell which value stands for which."""
-
-_HALF_STEP = 0.54
-"""Steps that a rounded code may be off; above 0.5 for the other roundings, as squares add up."""
 
 _MOVES = 4
 
@@ -211,19 +199,42 @@ class _Prover:
 
     def _all(self, regions: list[Region]) -> Iterable[tuple[Region, Proof]]:
         """Every region with its proof; those of one form together."""
-        forms = Forms(self.old, self.new)
+        forms, linear = Forms(self.old, self.new), LinearForms(self.old, self.new)
         groups: dict[Hashable, list[Region]] = {}
+        alike: dict[LinearForm, list[Region]] = {}
         for region in regions:
+            layer = linear.of(region)
+            if layer is not None:
+                alike.setdefault(layer, []).append(region)
+                continue
             form = forms.of(region)
             if form is None:
                 yield region, self.prove(region)
             else:
                 groups.setdefault(form, []).append(region)
+        for layer, group in alike.items():
+            yield from self._by_coefficients(group, layer)
         for group in groups.values():
             if len(group) < _FEW:
                 yield from ((region, self.prove(region)) for region in group)
             else:
                 yield from self._together(group)
+
+    def _by_coefficients(
+        self, group: list[Region], form: LinearForm
+    ) -> Iterable[tuple[Region, Proof]]:
+        found = Coefficients(self.old, self.new, group, form.rank).compare()
+        for region, one in zip(group, found, strict=True):
+            about = self._about(region)
+            judged = _replaced(about, one.ratio, one.difference, one.channel, FACTOR)
+            if not judged.passed:  # what it does to a value says more than a coefficient
+                alone = self.prove(region)
+                judged = judged if alone.passed or alone.reason else alone
+            yield region, judged
+
+    def _about(self, region: Region) -> Proof:
+        nodes, into = self.old.names(region.old_nodes), self.new.names(region.new_nodes)
+        return Proof(tuple(nodes), tuple(into), self.old.path + region.target.old)
 
     def _together(self, group: list[Region]) -> Iterable[tuple[Region, Proof]]:
         first = group[0]
@@ -260,10 +271,8 @@ class _Prover:
             if ratio > FACTOR:
                 yield region, self.prove(region)  # alone, for all that is to be said of it
                 continue
-            nodes, into = self.old.names(region.old_nodes), self.new.names(region.new_nodes)
-            value = self.old.path + region.target.old
             size = float(difference[k].reshape(-1)[worst[k]])
-            yield region, Proof(tuple(nodes), tuple(into), value, ratio, size)
+            yield region, _replaced(self._about(region), ratio, size, None, FACTOR)
 
     def _without(
         self,
@@ -303,16 +312,13 @@ class _Prover:
 
     def prove(self, region: Region) -> Proof:
         """Evaluate a region on both sides and compare."""
-        nodes = tuple(self.old.names(region.old_nodes))
-        into = tuple(self.new.names(region.new_nodes))
-        about = Proof(nodes, into, self.old.path + region.target.old)
-        reasons = []
+        about, reasons = self._about(region), []
         for shrink in (True, False):
             try:
                 return self._judged(region, about, SampleSizes(self.old, region, shrink))
             except BnpassError as error:
                 reasons.append(error.message)
-        return Proof(nodes, into, about.value, reason=reasons[-1])
+        return replace(about, reason=reasons[-1])
 
     def _judged(self, region: Region, about: Proof, sizes: SampleSizes) -> Proof:
         worst = about
@@ -335,8 +341,8 @@ class _Prover:
         rng: np.random.Generator,
     ) -> Proof:
         target = region.target
-        old = _Run(self.old, region.old_nodes, given).value(target.old)
-        run = _Run(self.new, region.new_nodes, given_new)
+        old = RegionRun(self.old, region.old_nodes, given).value(target.old)
+        run = RegionRun(self.new, region.new_nodes, given_new)
         new = run.value(target.new)
         if old.shape != new.shape:
             return _replaced(about, np.inf, np.inf, None, FACTOR)
@@ -359,7 +365,7 @@ class _Prover:
     def _bound(
         self,
         region: Region,
-        run: _Run,
+        run: RegionRun,
         new: Array,
         given: dict[str, Array],
         rng: np.random.Generator,
@@ -370,15 +376,15 @@ class _Prover:
         try:
             values = {name: np.square(array) if array.dtype.kind == "f" else array
                       for name, array in given.items()}  # fmt: skip
-            stepped = _Stepped(self.old, self.new, FACTOR * unit)
-            squares = _Run(
+            stepped = Stepped(self.old, self.new, FACTOR * unit)
+            squares = RegionRun(
                 self.new, region.new_nodes, values, squares=True, stepped=stepped
             ).value(region.target.new)
             return unit * np.sqrt(squares + np.square(new)) + floor, FACTOR
         except UnknownOperatorError:
             moves = []
             for _ in range(_MOVES):
-                moved = _Run(self.new, region.new_nodes, given, move=(unit, rng))
+                moved = RegionRun(self.new, region.new_nodes, given, move=(unit, rng))
                 moves.append(moved.value(region.target.new) - new)
             axis = next(iter(region.target.axes), 1)
             return pooled(moves, axis) + unit * np.abs(new) + floor, MEASURED_FACTOR
@@ -402,107 +408,3 @@ def _attributes(node: onnx.NodeProto) -> list[bytes]:
     """The attributes but for nested graphs, in a form that compares."""
     graphs = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
     return sorted(a.SerializeToString() for a in node.attribute if a.type not in graphs)
-
-
-class _Stepped:
-    """New codes of a bias: each may be off by half a step, and nothing else of it.
-
-    Args:
-        old, new: the graphs.
-        unit: what a bound is multiplied by before a difference is held against it.
-    """
-
-    def __init__(self, old: Side, new: Side, unit: float) -> None:
-        self.old, self.new, self.unit = old, new, unit
-
-    def square(self, node: onnx.NodeProto, scale_squared: Callable[[], Array]) -> Array | None:
-        """What to add to the squares that a node makes; None where it makes no such bias."""
-        if not is_onnx(node, "DequantizeLinear"):
-            return None
-        codes, before = (side.tensor(node.input[0]) for side in (self.new, self.old))
-        if codes is None or codes.data_type != onnx.TensorProto.INT32 or len(codes.dims) != 1:
-            return None
-        array = self.new.whole.view(codes)
-        if before is not None and np.array_equal(self.old.whole.view(before), array):
-            return None
-        return scale_squared() * (_HALF_STEP / self.unit) ** 2
-
-
-class _Run:
-    """One evaluation of some nodes of a graph.
-
-    Attributes:
-        kinds: numpy's names of the types of the floating constants that were read.
-    """
-
-    def __init__(
-        self,
-        side: Side,
-        nodes: list[int],
-        given: Mapping[str, Array],
-        *,
-        squares: bool = False,
-        stepped: _Stepped | None = None,
-        move: tuple[float, np.random.Generator] | None = None,
-    ) -> None:
-        self.side, self.squares, self.stepped, self.move = side, squares, stepped, move
-        self.kinds: set[str] = set()
-        self.values: dict[str, Array] = dict(given)
-        self.moved: dict[str, Array] = {}
-        for index in nodes:
-            self._compute(side.graph.node[index])
-
-    def _compute(self, node: onnx.NodeProto) -> None:
-        table, whole = None, self.side.whole
-        if self.squares:
-            fixed = all(self.side.is_constant(name) for name in node.output if name)
-            table = SQUARED_CONSTANTS if fixed else SQUARED
-        self._keep(node, compute(node, self._look_up, whole.opset, whole.functions, table))
-
-    def _keep(self, node: onnx.NodeProto, made: Sequence[Array | None]) -> None:
-        """Note a node's outputs; what a Constant node holds is a constant as any other."""
-        for name, array in zip(node.output, made, strict=False):
-            if name and array is not None:
-                fixed = node.op_type == "Constant" and node.domain in ("", "ai.onnx")
-                self.values[name] = self._constant(name, array, _held(node)) if fixed else array
-        more = self.stepped and self.stepped.square(node, lambda: self._look_up(node.input[1]))
-        if more is not None:
-            self.values[node.output[0]] = self.values[node.output[0]] + more
-
-    def value(self, name: str) -> Array:
-        """A value that was made or given."""
-        return wide(self._look_up(name))
-
-    def _look_up(self, name: str) -> Array:
-        found = self.values.get(name)
-        if found is not None:
-            return found
-        tensor = self.side.tensor(name)
-        if tensor is None:
-            node = self.side.constant_node(name)
-            if node is None:
-                raise UnknownOperatorError(f"{name!r} comes from outside of the region")
-            self._compute(node)
-            return self.values[name]
-        return self._constant(name, self.side.whole.view(tensor))
-
-    def _constant(self, name: str, array: Array, kind: str = "") -> Array:
-        """A constant; ``kind``: its type in the file, where the array has another by now."""
-        if array.dtype.kind == "f" or "float" in array.dtype.name:
-            self.kinds.add(kind or array.dtype.name)
-            if self.squares:
-                if array.ndim == 2 and array.size > LARGE:
-                    return Squares(array, lambda block: squared(wide(block)))  # type: ignore[return-value]
-                return squared(wide(array))
-            if self.move is not None:
-                unit, rng = self.move
-                if name not in self.moved:
-                    self.moved[name] = wide(array) * (1 + unit * rng.uniform(-1, 1, array.shape))
-                return self.moved[name]
-        return array
-
-
-def _held(node: onnx.NodeProto) -> str:
-    """numpy's name of the type of what a Constant node holds."""
-    tensor = attribute(node, "value")
-    return "float32" if tensor is None else dtype_name(tensor.data_type) or ""

@@ -64,6 +64,30 @@ class Cutter:
                 continue
             self.found[value] = pair
             self.by_new.setdefault(pair.new, []).append(pair)
+        self._merge()
+
+    def _merge(self) -> None:
+        """Let regions reach through a mapped value whose own map is all that lies behind it.
+
+        A layer's value that only its BatchNormalization reads, whose place it takes: one region of
+        both says as much as two, and believes no map.
+        """
+        shared = [pairs for pairs in self.by_new.values() if len(pairs) > 1]
+        if not shared:
+            return
+        readers: dict[str, list[int]] = {}
+        for index in range(len(self.old.graph.node)):
+            for name in self.old.read_by(index):
+                readers.setdefault(name, []).append(index)
+        for pairs in shared:
+            ends = {p.old for p in pairs if is_plain(p)}
+            for pair in sorted(pairs, key=lambda p: -self.height(p.old)):
+                read = readers.get(pair.old, ())
+                if is_plain(pair) or len(read) != 1 or pair.old in self.old.outputs:
+                    continue
+                if not ends.isdisjoint(self.old.graph.node[read[0]].output):
+                    ends.add(pair.old)
+                    self.drop(pair.old)
 
     def _is_there(self, name: str) -> bool:
         return name in self.new.producers or name in self.new.inputs

@@ -116,12 +116,14 @@ PLAIN: dict[str, Function] = {
     "Conv": _conv, "Gemm": _gemm, "MatMul": _matmul, "BatchNormalization": _batch_norm,
     "Add": _aligned(np.add), "Sub": _aligned(np.subtract), "Mul": _aligned(np.multiply),
     "Div": _aligned(np.divide), "Relu": _same("Relu"), "Identity": _same("Identity"),
+    "Neg": _same("Neg"),
 }  # fmt: skip
 """Operators on stacks."""
 
 SQUARED: dict[str, Function] = {
-    **{kind: PLAIN[kind] for kind in ("Conv", "MatMul", "Add", "Mul", "Relu", "Identity")},
-    "Gemm": _gemm_squared, "BatchNormalization": _batch_norm_squared, "Sub": PLAIN["Add"],
+    **{kind: PLAIN[kind] for kind in ("Conv", "MatMul", "Add", "Mul", "Div", "Relu", "Identity")},
+    "Neg": PLAIN["Identity"], "Sub": PLAIN["Add"], "Gemm": _gemm_squared,
+    "BatchNormalization": _batch_norm_squared,
 }  # fmt: skip
 """The same on squared operands (see :mod:`bnpass.verdict.bounds`)."""
 
@@ -156,13 +158,13 @@ class Forms:
         shapes = tuple(self._cut(p) for p in cut)
         if any(s is None for s in shapes) or None in ends:
             return None
-        return one, two, ends, shapes, _maps(region.target)
+        return one, two, ends, shapes, map_shapes(region.target)
 
     def _cut(self, pair: Correspondence) -> Hashable | None:
         shape, element = self.old.shape(pair.old), self.old.element(pair.old)
         if shape is None or len(shape) < 2 or element not in (0, 1, 11):
             return None
-        return shape, _maps(pair)
+        return shape, map_shapes(pair)
 
     def _nodes(self, side: Side, nodes: Sequence[int], names: dict[str, int]) -> Hashable | None:
         found = []
@@ -184,16 +186,18 @@ class Forms:
                     return None  # a large one gains nothing
                 inputs.append(None if tensor is None else (*tensor.dims, tensor.data_type))
             names[node.output[0]] = len(names)
-            found.append((node.op_type, _attributes(node), tuple(inputs)))
+            found.append((node.op_type, attribute_text(node), tuple(inputs)))
         return tuple(found)
 
 
-def _maps(pair: Correspondence) -> Hashable:
+def map_shapes(pair: Correspondence) -> Hashable:
+    """The shapes of a pair's maps."""
     return tuple(None if m is None else (m.scale.shape, m.shift.shape)
                  for m in (pair.old_map, pair.new_map))  # fmt: skip
 
 
-def _attributes(node: onnx.NodeProto) -> Hashable:
+def attribute_text(node: onnx.NodeProto) -> Hashable:
+    """A node's attributes, in a form that compares."""
     return tuple(a.SerializeToString() for a in node.attribute)
 
 
@@ -214,8 +218,8 @@ class Stack:
         old, new = [], []
         for index, z in enumerate(numbers):
             pairs = [r.cut[index] for r in self.regions]
-            old.append(_mapped([p.new_map for p in pairs], z[None]))
-            new.append(_mapped([p.old_map for p in pairs], z[None]))
+            old.append(mapped([p.new_map for p in pairs], z[None]))
+            new.append(mapped([p.old_map for p in pairs], z[None]))
         return old, new
 
     def run(self, numbers: Sequence[Array]) -> tuple[Array, Array, Array]:
@@ -234,7 +238,7 @@ class Stack:
         factors = [t.new_map for t in targets]
         if factors[0] is not None:
             s = s * np.stack([m.scale for m in factors if m is not None]) ** 2
-        return _mapped([t.old_map for t in targets], a), _mapped(factors, b), s
+        return mapped([t.old_map for t in targets], a), mapped(factors, b), s
 
     def _evaluate(
         self, side: Side, which: str, names: list[str], given: list[Array], target: str,
@@ -251,14 +255,15 @@ class Stack:
                 if not name or name in values:
                     inputs.append(values[name] if name else None)
                 else:
-                    inputs.append(self._constants(side, [n.input[slot] for n in nodes], squares))
+                    inputs.append(self.constants(side, [n.input[slot] for n in nodes], squares))
             call = Invocation(template.op_type, attributes_of(template), inputs, [True],
                         side.whole.opset)  # fmt: skip
             with np.errstate(all="ignore"):
                 values[template.output[0]] = table[template.op_type](call)
         return values[target]
 
-    def _constants(self, side: Side, names: Sequence[str], squares: bool) -> Array:
+    def constants(self, side: Side, names: Sequence[str], squares: bool) -> Array:
+        """Constants of all regions, one behind the other; or their squares."""
         tensors = [side.tensor(name) for name in names]
         arrays = [side.whole.view(t) for t in tensors if t is not None]
         self.kinds.add(arrays[0].dtype.name)
@@ -266,7 +271,7 @@ class Stack:
         return squared(stacked) if squares else stacked
 
 
-def _mapped(maps: Sequence[Map | None], z: Array) -> Array:
+def mapped(maps: Sequence[Map | None], z: Array) -> Array:
     """Each region's map of a stack; nothing where they have none."""
     first = maps[0]
     if first is None:

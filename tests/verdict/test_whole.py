@@ -206,6 +206,7 @@ def chain(blocks):
 
 def test_large_graphs_run_in_parts_to_the_same_bits(monkeypatch):
     monkeypatch.setattr(parts, "NODES", 7)
+    monkeypatch.setattr(parts, "WORTH", 5)
     model = chain(40)
     engine = onnx_engine(Loaded(model), optimize=False)
     assert isinstance(engine, parts.PartsEngine) and len(engine.parts) == 6
@@ -216,6 +217,7 @@ def test_large_graphs_run_in_parts_to_the_same_bits(monkeypatch):
 
 def test_parts_keep_bodies_and_skips(monkeypatch, tmp_path):
     monkeypatch.setattr(parts, "NODES", 2)
+    monkeypatch.setattr(parts, "WORTH", 5)
     model = text(
         """ g (float[N, 4] x, bool c) => (float[N, 4] y, float[N, 4] a) {
             a = Relu(x)
@@ -239,8 +241,27 @@ def test_parts_keep_bodies_and_skips(monkeypatch, tmp_path):
         assert all(got[name].tobytes() == want[name].tobytes() for name in want)
 
 
+def test_a_sequence_that_goes_from_part_to_part_leaves_the_graph_whole(monkeypatch):
+    monkeypatch.setattr(parts, "NODES", 2)
+    monkeypatch.setattr(parts, "WORTH", 3)
+    model = text(
+        """ g (float[N, 4] x) => (float[M, 4] y) {
+            a = Relu(x)
+            s = SequenceConstruct(a, x)
+            b = Neg(a)
+            t = SequenceInsert(s, b)
+            y = ConcatFromSequence<axis = 0>(t)
+        }"""
+    )
+    engine = onnx_engine(Loaded(model), optimize=False)
+    assert isinstance(engine, parts.PartsEngine) and len(engine.parts) == 3
+    x = floats(2, 4)
+    want = np.concatenate([np.maximum(x, 0), x, -np.maximum(x, 0)])
+    assert all((engine.run({"x": x})["y"] == want).all() for _ in range(2))
+
+
 def test_what_does_not_fit_the_budget_is_said(convnet):
-    report = verify(convnet, convnet, budget=0.01)
+    report = verify(convnet, convnet, budget=1e-5)
     assert report.passed and len(report.draws) <= 1
     assert report.left_out and "--check-budget" in report.left_out[0]
     assert report.to_dict()["answers"]["left_out"] == report.left_out
@@ -250,7 +271,7 @@ def test_json_has_three_answers(convnet):
     model = ill_conditioned()
     done = fold_model(model)
     answers = judge(model, done.model, edits(done)).to_dict()["answers"]
-    assert answers["edits"]["passed"] and answers["edits"]["proven"] == 2
+    assert answers["edits"]["passed"] and answers["edits"]["proven"] == 1
     assert answers["whole"]["passed"] and answers["whole"]["noise_draws"] >= 4
     assert answers["optimizer"]["passed"]
     assert answers["left_out"] == []
@@ -300,5 +321,5 @@ def test_a_budget_of_0_is_question_1_alone():
     model = ill_conditioned()
     done = fold_model(model)
     report = judge(model, done.model, edits(done), budget=0)
-    assert report.passed and report.edits.proven == 2 and not report.outputs
+    assert report.passed and report.edits.proven == 1 and not report.outputs
     assert "budget of 0" in report.left_out[0]

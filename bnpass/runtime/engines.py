@@ -228,7 +228,8 @@ def _onnxruntime(model: Loaded, **options: Any) -> Engine:
     from bnpass.runtime import parts
 
     if parts.worth_it(model.proto) and options.get("provider", "cpu") == "cpu":
-        return parts.PartsEngine(model, parts.split(model.proto), **options)
+        found = parts.split(model.proto)
+        return parts.PartsEngine(model, found, lambda: OrtEngine(model, **options), **options)
     return OrtEngine(model, **options)
 
 

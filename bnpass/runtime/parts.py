@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -103,12 +103,21 @@ class PartsEngine:
     kind = "onnxruntime"
 
     def __init__(
-        self, model: Loaded, parts: list[onnx.ModelProto], limits: Limits = NORMAL, **options: Any
+        self, model: Loaded, parts: list[onnx.ModelProto], whole: Callable[[], OrtEngine],
+        limits: Limits = NORMAL, **options: Any,
     ) -> None:
-        """``options`` are those of :func:`bnpass.runtime.session.session`."""
+        """Prepare the parts; none is opened yet.
+
+        Args:
+            model: the model.
+            parts: of it.
+            whole: opens it in one session, where the parts do not do.
+            limits: of each step.
+            **options: of :func:`bnpass.runtime.session.session`.
+        """
         self.parts, self.names = parts, [o.name for o in model.proto.graph.output]
-        self._model = model
-        self._whole: OrtEngine | None = None
+        self._whole = whole
+        self._instead: OrtEngine | None = None
         self._open: dict[int, Any] = {}
         self._kinds: dict[str, int] = {}
         self._hold = weight_bytes(model.proto) <= _HELD
@@ -157,22 +166,19 @@ class PartsEngine:
 
     def _unparted(self) -> Engine:
         """The whole model in one session: a sequence or an optional goes from part to part."""
-        from bnpass.runtime.engines import OrtEngine
-
         self.close()
-        if self._whole is None:
-            options = {k: v for k, v in self._options.items() if k not in ("folder", "name")}
-            self._whole = OrtEngine(self._model, **options)
-        return self._whole
+        if self._instead is None:
+            self._instead = self._whole()
+        return self._instead
 
     def close(self) -> None:
         """Free the sessions' memory."""
         for session in self._open.values():
             session.close()
         self._open.clear()
-        if self._whole is not None:
-            self._whole.session.close()
-            self._whole = None
+        if self._instead is not None:
+            self._instead.session.close()
+            self._instead = None
 
 
 def _element(kind: str) -> int:

@@ -46,7 +46,7 @@ _MOST = 8  # nodes of one side
 
 
 @dataclass(frozen=True)
-class Found:
+class Apart:
     """What became of one region: the worst ratio to the rounding, the difference, its channel."""
 
     ratio: float
@@ -55,14 +55,14 @@ class Found:
 
 
 @dataclass(frozen=True)
-class LinearForm:
+class LayerForm:
     """What regions share that are compared together; ``rank`` is of what their layers make."""
 
     rank: int
     text: Hashable
 
 
-class LinearForms:
+class LayerForms:
     """Tells which regions are linear in this sense, and of one form.
 
     Args:
@@ -72,7 +72,7 @@ class LinearForms:
     def __init__(self, old: Side, new: Side) -> None:
         self.old, self.new = old, new
 
-    def of(self, region: Region) -> LinearForm | None:
+    def of(self, region: Region) -> LayerForm | None:
         """What regions must share to be compared together; None for one that is not linear."""
         if len(region.cut) != 1 or not is_plain(region.cut[0]) or not _pure(region):
             return None
@@ -89,7 +89,7 @@ class LinearForms:
         maps_behind = (*one[1], *two[1])
         if not all(_a_channel(kind, dims, one[0][0], rank) for kind, _, dims in maps_behind):
             return None
-        return LinearForm(rank, (one, two, map_shapes(target)))
+        return LayerForm(rank, (one, two, map_shapes(target)))
 
     def _rank(self, layer: tuple[Any, ...], value: str) -> int:
         kind, _, dims = layer[:3]
@@ -226,7 +226,7 @@ class Coefficients:
         self.old, self.new, self.regions, self.rank = old, new, regions, rank
         self.stack = Stack(old, new, regions)
 
-    def compare(self) -> list[Found]:
+    def compare(self) -> list[Apart]:
         """Every coefficient and every constant, in units of what rounding explains."""
         targets = [r.target for r in self.regions]
         ends = self._ends(self.old, "old_nodes", PLAIN)
@@ -293,7 +293,7 @@ class Coefficients:
         with np.errstate(all="ignore"):
             return (both[:, 1] - both[:, 0]) / _FAR, both[:, 0]
 
-    def _weights(self, gain: Array, new_gain: Array, unit: float) -> Iterator[Found]:
+    def _weights(self, gain: Array, new_gain: Array, unit: float) -> Iterator[Apart]:
         """Each region's weights, some regions or a slice of one region's at a time."""
         first = self.old.graph.node[self.regions[0].old_nodes[0]]
         alpha = float(attribute(first, "alpha", 1.0)) if first.op_type == "Gemm" else 1.0
@@ -319,23 +319,23 @@ class Coefficients:
         return side.whole.view(tensor).reshape(shape)
 
 
-def _sliced(old: Array, new: Array, gain: Array, new_gain: Array, unit: float) -> Found:
+def _sliced(old: Array, new: Array, gain: Array, new_gain: Array, unit: float) -> Apart:
     """One region's large weight, slice by slice along its first axis."""
     step = max(TOGETHER // max(math.prod(old.shape[1:]), 1), 1)
-    worst, along = Found(0.0, 0.0, 0), gain.shape[1] > 1
+    worst, along = Apart(0.0, 0.0, 0), gain.shape[1] > 1
     for start in range(0, len(old), step):
         part = slice(start, start + step)
         one, two = (g[:, part] if along else g for g in (gain, new_gain))
         (found,) = _weighed(old[None, part], new[None, part], one, two, unit)
         if found.ratio > worst.ratio:
             before = start * math.prod(gain.shape[2:]) if along else 0
-            worst = Found(found.ratio, found.difference, before + found.channel)
+            worst = Apart(found.ratio, found.difference, before + found.channel)
     return worst
 
 
 def _weighed(
     old: Array, new: Array, gain: Array, new_gain: Array, unit: float
-) -> Iterator[Found]:
+) -> Iterator[Apart]:
     """Weights of some regions, each times its channel's gain: (G, *weight), (G, *channels)."""
     with np.errstate(all="ignore"):
         one, two = gain * old, new_gain * new
@@ -345,10 +345,10 @@ def _weighed(
     channels = np.broadcast_to(numbers, old.shape[1:])
     for found in _worst(one, two, bound):
         at = np.unravel_index(found.channel, channels.shape)
-        yield Found(found.ratio, found.difference, int(channels[at]))
+        yield Apart(found.ratio, found.difference, int(channels[at]))
 
 
-def _worst(old: Array, new: Array, bound: Array) -> Iterator[Found]:
+def _worst(old: Array, new: Array, bound: Array) -> Iterator[Apart]:
     """The worst entry of each region; its ``channel`` is the place in the region's flat array."""
     count = len(new)
     with np.errstate(all="ignore"):
@@ -359,9 +359,9 @@ def _worst(old: Array, new: Array, bound: Array) -> Iterator[Found]:
         ratios = np.where(same, 0.0, np.where(np.isnan(ratios), np.inf, ratios))
         difference = np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))
     if not ratios.size:
-        return iter([Found(0.0, 0.0, 0)] * count)
+        return iter([Apart(0.0, 0.0, 0)] * count)
     ratios, difference = ratios.reshape(count, -1), difference.reshape(count, -1)
     places, rows = ratios.argmax(1), np.arange(count)
     found = zip(ratios[rows, places].tolist(), difference[rows, places].tolist(), places.tolist(),
                 strict=True)  # fmt: skip
-    return (Found(*one) for one in found)
+    return (Apart(*one) for one in found)

@@ -22,7 +22,7 @@ from bnpass.onnx_model.attributes import is_onnx
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import Place, has_bodies
 from bnpass.verdict.bounds import LINEAR, pooled, unit_roundoff, worst_ratio
-from bnpass.verdict.coefficients import Coefficients, LinearForm, LinearForms
+from bnpass.verdict.coefficients import Coefficients, LayerForm, LayerForms
 from bnpass.verdict.evaluator import UnknownOperatorError
 from bnpass.verdict.naming import matched
 from bnpass.verdict.region_run import RegionRun, Stepped
@@ -199,9 +199,9 @@ class _Prover:
 
     def _all(self, regions: list[Region]) -> Iterable[tuple[Region, Proof]]:
         """Every region with its proof; those of one form together."""
-        forms, linear = Forms(self.old, self.new), LinearForms(self.old, self.new)
+        forms, linear = Forms(self.old, self.new), LayerForms(self.old, self.new)
         groups: dict[Hashable, list[Region]] = {}
-        alike: dict[LinearForm, list[Region]] = {}
+        alike: dict[LayerForm, list[Region]] = {}
         for region in regions:
             layer = linear.of(region)
             if layer is not None:
@@ -221,7 +221,7 @@ class _Prover:
                 yield from self._together(group)
 
     def _by_coefficients(
-        self, group: list[Region], form: LinearForm
+        self, group: list[Region], form: LayerForm
     ) -> Iterable[tuple[Region, Proof]]:
         found = Coefficients(self.old, self.new, group, form.rank).compare()
         for region, one in zip(group, found, strict=True):

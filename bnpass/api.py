@@ -480,7 +480,7 @@ def collapse(
     if verify:
         from bnpass.verdict.judge import Edits, judge
 
-        edits = Edits(done.correspondences, None, done.correspondences.changed,
+        edits = Edits(done.pairs, None, done.correspondences.changed,
                       tuple(sorted(done.declared)), trust_shapes)
         judge(given.proto, edited.proto, edits).raise_if_failed()
     return _written(edited.proto, model, output, force)

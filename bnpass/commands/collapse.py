@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     def prove(done: Collapsed, after: Any) -> None:
         if not done.plan.collapsed:
             return
-        edits = Edits(done.correspondences, None, done.correspondences.changed,
+        edits = Edits(done.pairs, None, done.correspondences.changed,
                       tuple(sorted(done.declared)), args.trust_shapes)
         reports.append(check(
             args.model, after, ui, edits=edits, provider=args.provider, seed=args.seed,

@@ -53,7 +53,7 @@ class Repaired:
         """What a verdict is told of the fold, which must compute what :attr:`ready` does."""
         from bnpass.verdict.judge import Edits
 
-        return Edits(self.folded.correspondences, self.folded.original, self.folded.changed)
+        return Edits(self.folded.pairs, self.folded.original, self.folded.changed)
 
 
 def repair_model(

@@ -86,7 +86,7 @@ class Deployed:
         from bnpass.verdict.judge import Edits
 
         folded = self.folded
-        return Edits(folded.correspondences, folded.original, folded.changed, folded.declared,
+        return Edits(folded.pairs, folded.original, folded.changed, folded.declared,
                      self.trust_shapes)
 
     @property

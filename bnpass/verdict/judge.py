@@ -15,7 +15,7 @@ from bnpass.ir.correspondence import Correspondences
 from bnpass.onnx_model.attributes import is_onnx
 from bnpass.onnx_model.messages import copied
 from bnpass.onnx_model.model import OnnxModel
-from bnpass.onnx_model.scopes import graphs
+from bnpass.onnx_model.scopes import Place, graphs
 from bnpass.runtime.engines import Loaded
 from bnpass.runtime.inputs import Feeds
 from bnpass.runtime.tolerance import Tolerance
@@ -29,7 +29,8 @@ class Edits:
     """What is known of the edits that made a model.
 
     Attributes:
-        pairs: which new value stands for which old one; None: names tell.
+        pairs: which new value stands for which old one, by graph or of the main graph alone; what
+            is not said names tell; None: of nothing.
         original: the model that was edited, where that is not quite the one given (its functions
             written out, its BNs taken for inference); None: it is the one given.
         changed: values whose meaning the edits changed on purpose.
@@ -38,7 +39,7 @@ class Edits:
         trust_shapes: they do not.
     """
 
-    pairs: Correspondences | None = None
+    pairs: Mapping[Place, Correspondences] | Correspondences | None = None
     original: onnx.ModelProto | None = None
     changed: frozenset[str] = field(default_factory=frozenset)
     declared: tuple[str, ...] = ()

@@ -269,3 +269,30 @@ def test_a_saturated_nonlinearity_hides_nothing():
     wrong_one = edited(done.model, weight, lambda w: w * np.float32(1.01))
     found = answer(model, wrong_one, done.correspondences)
     assert [p.node for p in found.failures] == ["a"]
+
+
+def test_a_body_is_proven_by_what_the_fold_says_of_it():
+    """A Tanh that is saturated hides a wrong layer in front of it, unless its own value is told."""
+    model = text(
+        """ g (float[N, 3] x, bool c) => (float[N, 4] y) {
+            y = If(c) <then_branch = t () => (float[N, 4] p) {
+                        a = Gemm(x, W, k)
+                        n = Mul(a, s)
+                        p = Tanh(n) },
+                       else_branch = e () => (float[N, 4] q) { q = Gemm(x, W) }>
+        }""",
+        W=floats(3, 4), k=np.full(4, 1e4, np.float32), s=floats(4, low=1, high=2),
+    )  # fmt: skip
+    done = fold_model(model)
+    assert done.plan.folded and done.inside
+    found = answer(model, done.model, done.pairs)
+    assert found.passed and found.proven and not found.open
+    body = done.model.graph.node[0].attribute[0].g
+    weight = body.node[0].input[1]
+    for graph in (done.model.graph, body):
+        for tensor in graph.initializer:
+            if tensor.name == weight:
+                off = numpy_helper.to_array(tensor) * np.float32(1.01)
+                tensor.CopyFrom(numpy_helper.from_array(off, weight))
+    found = answer(model, done.model, done.pairs)
+    assert [p.node for p in found.failures] == ["y/a"]

@@ -19,7 +19,7 @@ from bnpass.onnx_model.attributes import set_attributes
 from bnpass.onnx_model.faults import blaming_the_model
 from bnpass.onnx_model.messages import become, np_dtype
 from bnpass.onnx_model.model import OnnxModel
-from bnpass.onnx_model.scopes import graphs
+from bnpass.onnx_model.scopes import Place, graphs
 from bnpass.passes.collapse import CollapseEntry, CollapsePlan, has_candidates, plan_collapse
 from bnpass.passes.fold import FoldEntry
 
@@ -61,6 +61,7 @@ class Collapsed:
     Attributes:
         plan: entries of all graphs.
         correspondences: of the main graph: values inside of regions are gone.
+        inside: the same of every body, by its place.
         candidates: whether there was anything to look at.
         declared: names of regions that rest on a shape that only the file declares.
         stated: values with such shapes.
@@ -68,9 +69,15 @@ class Collapsed:
 
     plan: CollapsePlan = field(default_factory=CollapsePlan)
     correspondences: Correspondences = field(default_factory=Correspondences)
+    inside: dict[Place, Correspondences] = field(default_factory=dict)
     candidates: bool = False
     declared: frozenset[str] = frozenset()
     stated: tuple[str, ...] = ()
+
+    @property
+    def pairs(self) -> dict[Place, Correspondences]:
+        """Which new value stands for which old one, graph by graph."""
+        return {**self.inside, (): self.correspondences}
 
     @property
     def folds(self) -> list[FoldEntry]:
@@ -120,10 +127,12 @@ def _plans(model: OnnxModel, options: CollapseOptions, *, edit: bool) -> Collaps
             _apply(model, scope, edits)
         entries = _kept(plan, edits)
         done.plan.entries[:0] = [replace(e, node=scope.path + e.node) for e in entries]
+        inner = [v for one in edits for op in one.ops for v in op.outputs if v]
+        pairs = Correspondences(gone=frozenset(inner) - {one.result for one in edits})
         if scope is reading.main:
-            inner = [v for one in edits for op in one.ops for v in op.outputs if v]
-            gone = frozenset(inner) - {one.result for one in edits}
-            done.correspondences = Correspondences(gone=gone)
+            done.correspondences = pairs
+        else:
+            done.inside[scope.place] = pairs
     if edit and done.plan.collapsed:
         model.forget()
     return done

@@ -25,7 +25,7 @@ from bnpass.ir.operators import operator
 from bnpass.onnx_model.attributes import attribute, set_attributes
 from bnpass.onnx_model.faults import blaming_the_model
 from bnpass.onnx_model.model import OnnxModel
-from bnpass.onnx_model.scopes import graphs
+from bnpass.onnx_model.scopes import Place, graphs
 from bnpass.passes.fold import FoldEntry, FoldPlan, overflows, plan_fold
 from bnpass.passes.growth import Room
 from bnpass.passes.recurrent import joinable, plan_join
@@ -60,6 +60,7 @@ class Folded:
             before has left them.
         inlined: names of the local functions that were inlined first.
         correspondences: which value of the new main graph stands for which old one.
+        inside: the same of every body, by its place.
         grown: bytes of weights that had to be stored twice.
         unsettled: operators were written that a further fold may take in.
         original: what was folded, where that is not quite the model given: functions are written
@@ -73,6 +74,7 @@ class Folded:
     unsettled: bool = False
     original: onnx.ModelProto | None = None
     rounds: list[dict[str, FoldPlan]] = field(default_factory=list)
+    inside: dict[Place, Correspondences] = field(default_factory=dict)
     inlined: tuple[str, ...] = ()
 
     @property
@@ -84,6 +86,11 @@ class Folded:
     def model(self) -> onnx.ModelProto:
         """The new model's proto."""
         return self.edited.proto
+
+    @property
+    def pairs(self) -> dict[Place, Correspondences]:
+        """Which new value stands for which old one, graph by graph."""
+        return {**self.inside, (): self.correspondences}
 
     @property
     def changed(self) -> frozenset[str]:
@@ -185,7 +192,8 @@ def _joined(done: Folded, more: Folded, entries: Sequence[FoldEntry] = ()) -> Fo
     plan = replace(done.plan, entries=[*entries, *kept], stated=stated)
     found = done.correspondences.then(more.correspondences)
     return replace(done, plan=plan, correspondences=found, grown=done.grown + more.grown,
-                   unsettled=more.unsettled, rounds=[*done.rounds, *more.rounds])
+                   unsettled=more.unsettled, rounds=[*done.rounds, *more.rounds],
+                   inside=then_inside(done.inside, more.inside))
 
 
 def plan(model: OnnxModel, options: FoldOptions = FoldOptions()) -> Folded:
@@ -216,7 +224,16 @@ def _with(collapsed: Collapsed, done: Folded) -> Folded:
             stated=tuple(sorted({*collapsed.stated, *done.plan.stated})),
         ),
         correspondences=collapsed.correspondences.then(done.correspondences),
+        inside=then_inside(collapsed.inside, done.inside),
     )
+
+
+def then_inside(
+    first: Mapping[Place, Correspondences], later: Mapping[Place, Correspondences]
+) -> dict[Place, Correspondences]:
+    """The correspondences of bodies after two edits, one behind the other."""
+    none = Correspondences()
+    return {at: first.get(at, none).then(later.get(at, none)) for at in {*first, *later}}
 
 
 def _prepare(model: OnnxModel, options: FoldOptions) -> bool:
@@ -266,7 +283,9 @@ def _fold(
         whole.entries.extend(joined.entries)
         rounds.append({"": joined})
     unsettled = joined is not None or any(_writes_operators(plan) for plan in planned.plans)
-    return Folded(model, whole, found, planned.grown, unsettled, original, rounds)
+    scopes = zip(planned.reading.scopes, planned.plans, strict=True)
+    inside = {s.place: plan.edits.correspondences for s, plan in scopes if s.place}
+    return Folded(model, whole, found, planned.grown, unsettled, original, rounds, inside)
 
 
 def _plan(

@@ -12,7 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from bnpass.errors import InputError
-from bnpass.frontends.onnx.folding import Folded, FoldOptions, fold, plan
+from bnpass.frontends.onnx.folding import Folded, FoldOptions, fold, plan, then_inside
 from bnpass.onnx_model.messages import add_initializer, copied
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.names import Names
@@ -98,7 +98,8 @@ def fold_in_front(front: InFront, options: FoldOptions | None = None) -> Folded:
     stays = [e for e in rest.plan.arithmetic if set(e.nodes) & set(front.nodes)]
     entries = [*done.plan.entries, *stays, *rest.plan.entries]
     found = done.correspondences.then(rest.correspondences)
-    return Folded(model, replace(rest.plan, entries=entries), found, done.grown + rest.grown)
+    return Folded(model, replace(rest.plan, entries=entries), found, done.grown + rest.grown,
+                  inside=then_inside(done.inside, rest.inside))
 
 
 def _first_fold(model: OnnxModel, own: tuple[str, ...], options: FoldOptions) -> Folded:

@@ -64,24 +64,27 @@ def _choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def _edited(
-    model: Any, output: Any, force: bool, edit: Callable[[OnnxModel], Any], whole: bool = False
+    model: Any, output: Any, force: bool, edit: Callable[[OnnxModel], Any], whole: bool = False,
+    check: Callable[[Any, Any], None] = lambda *_: None,
 ) -> Any:
     """The edited ModelProto, or the path that it was written to; the model given is unchanged.
 
     From file to file, the weights of a large model do not come into memory, unless the edit needs
-    the ``whole`` of it.
+    the ``whole`` of it. ``check`` is called with what was done and the result, before anything is
+    written.
     """
     from bnpass.files import check_output, save_model
     from bnpass.onnx_model.editing import edit_file
     from bnpass.onnx_model.model import OnnxModel
 
-    if output is None:
-        return edit(OnnxModel.to_edit(model)).model
-    if _is_path(model):
-        edit_file(model, output, edit, force=force, whole=whole)
+    if output is not None and _is_path(model):
+        edit_file(model, output, edit, force=force, whole=whole, check=check)
         return Path(output)
-    check_output(output, force=force)
-    return save_model(edit(OnnxModel.to_edit(model)).model, output, force=force)
+    if output is not None:
+        check_output(output, force=force)
+    done = edit(OnnxModel.to_edit(model))
+    check(done, done.model)
+    return done.model if output is None else save_model(done.model, output, force=force)
 
 
 def _is_path(model: object) -> bool:
@@ -516,6 +519,7 @@ def strip(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     output: str | os.PathLike[str] | None = None,
+    verify: bool = True,
     force: bool = False,
 ) -> Any:
     """Take out what BatchNorm makes unnecessary: LRN and Dropout (arXiv:1502.03167, 4.2.1).
@@ -527,10 +531,15 @@ def strip(
         dropout: keep every Dropout, with this ratio instead.
         only, skip: glob patterns on operator names.
         output: ONNX only: write the result there.
+        verify: ONNX only: compare with the original before returning, at inference; where LRNs go,
+            with the original without them.
         force: replace an existing ``output``.
 
     Returns:
         A ModelProto, or the path written, or a module; the model given is unchanged.
+
+    Raises:
+        VerificationError: the result computes something else than the original without its LRNs.
     """
     if is_module(model):
         from bnpass.frontends.fx import fx_strip
@@ -539,7 +548,21 @@ def strip(
     from bnpass.frontends.onnx import inserting as onnx_passes
 
     options = onnx_passes.StripOptions(what, dropout, only, skip)
-    return _edited(model, output, force, lambda proto: onnx_passes.strip(proto, options))
+
+
+    def check(done: onnx_passes.Stripped, result: Any) -> None:
+        if verify and done.plan.does_something:
+            from bnpass.files import load_model
+            from bnpass.verdict.judge import Edits, judge
+
+            given = load_model(model, data=False) if _is_path(model) else model
+            original = onnx_passes.without_norms(given, done.plan)
+            edits = Edits(done.plan.edits.correspondences, original)
+            judge(Path(model) if _is_path(model) else model, result, edits).raise_if_failed()
+
+    return _edited(
+        model, output, force, lambda proto: onnx_passes.strip(proto, options), check=check
+    )
 
 
 _strip = strip  # :func:`insert` has an argument of that name

@@ -79,4 +79,5 @@ class StripKeywords(SelectKeywords, total=False):
     """See :func:`bnpass.strip`."""
 
     dropout: float | None
+    verify: bool
     force: bool

@@ -14,6 +14,7 @@ from bnpass.commands.checking import add_budget, add_data, check, samples
 from bnpass.report.box import Counted, say_result, say_unchanged
 from bnpass.report.plans import strip_summary, strip_table
 from bnpass.report.ui import Ui
+from bnpass.report.words import many
 
 if TYPE_CHECKING:
     from bnpass.frontends.onnx.inserting import Stripped
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_plan_options(parser)
     options.add_strip(parser, default=("lrn", "dropout"))
     parser.add_argument("--no-verify", action="store_true",
-                        help="do not compare with the original (not done where an LRN goes anyway)")
+                        help="do not compare with the original (without the LRNs that go)")
     add_budget(parser)
     add_data(parser)
     options.add_output_options(parser)
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     reports: list[VerifyReport] = []
 
     def prove(done: Stripped, after: Any) -> None:
-        if not args.no_verify and _keeps_the_function(done.plan):
+        if not args.no_verify and done.plan.does_something:
             reports.append(_prove(done.plan, after, args, ui))
 
     if path is None:
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     ui.document.update(ok=True, plan=plan.to_dict())
     if args.explain:
         ui.table(strip_table(plan))
-    if not plan.removed and not plan.reduced:
+    if not plan.does_something:
         why = f"no {' and no '.join(args.strip)} in the model"
         say_unchanged(ui, why, path)
         return options.unchanged(args, why, ui)
@@ -75,25 +76,22 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     if path is None:
         ui.say("nothing was written (no -o, or --dry-run)")
         return 0
-    gone = "not verified: --no-verify" if args.no_verify else \
-        "not compared: without LRN the network computes something else"
-    say_result(ui, counted, args.model, path, reports[-1] if reports else gone,
+    say_result(ui, counted, args.model, path,
+               reports[-1] if reports else "not verified: --no-verify",
                f"bnpass insert {path} -o {options.sibling(path, 'bn')}")
     return 0
 
 
-def _keeps_the_function(plan: StripPlan) -> bool:
-    """Whether something changed and inference must not: Dropouts alone are gone or reduced."""
-    gone = {plan.kinds[name] for name in plan.removed}
-    return bool(plan.removed or plan.reduced) and gone <= {"Dropout"}
-
-
 def _prove(plan: StripPlan, after: Any, args: argparse.Namespace, ui: Ui) -> VerifyReport:
-    """Compare what is about to be written with the original at inference."""
+    """Compare what is about to be written with the original at inference, but for its LRNs."""
     from bnpass.files import load_model
+    from bnpass.frontends.onnx.inserting import without_norms
     from bnpass.verdict.judge import Edits
 
-    original = load_model(args.model, data=False)
+    original = without_norms(load_model(args.model, data=False), plan)
+    if plan.norms:
+        ui.log(f"compared with the original without its {many(len(plan.norms), 'LRN')}, with which "
+               "it computes something else")
     edits = Edits(plan.edits.correspondences, original)
     return check(args.model, after, ui, edits=edits, budget=args.check_budget, dims=args.dims,
                  data=samples(after, args, ui))

@@ -66,6 +66,16 @@ class StripPlan(Shown):
         """What the command prints of it."""
         return shown_strip(self)
 
+    @property
+    def does_something(self) -> bool:
+        """Whether the result is another model than the one given."""
+        return bool(self.removed or self.reduced)
+
+    @property
+    def norms(self) -> frozenset[str]:
+        """The LRNs that go: what they did is missing from then on, and nothing else."""
+        return frozenset(name for name in self.removed if self.kinds[name] == "LRN")
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {
@@ -120,14 +130,8 @@ def plan_strip(
 
 
 def _what_is_what(graph: Graph, removed: list[tuple[Op, int]]) -> Correspondences:
-    """A Dropout's result is what it read; behind an LRN there are other numbers."""
-    other: set[str] = set()
-    for op in graph.ops_in_order:
-        if (op.kind == "LRN" and (op, 0) in removed) or not other.isdisjoint(op.inputs):
-            other.update(filter(None, op.outputs))
-    relations = Relations()
-    relations.gone |= other
-    return relations.correspondences(graph, removed)
+    """What an operator made is what it read: of the graph whose LRNs pass on what they read."""
+    return Relations().correspondences(graph, removed)
 
 
 def _kind(name: str) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 import onnx
 import pytest
 
+import bnpass as api
+from bnpass.errors import VerificationError
 from bnpass.frontends.onnx import inserting
 from bnpass.onnx_model.model import OnnxModel
 from tests.commands.helpers import Run, files, write
@@ -81,11 +83,12 @@ def test_without_dropout_it_is_proven_to_compute_the_same(
                      "--strip", "dropout")
     assert "every edit: right" in reduced.out
     with_lrn = bnpass("strip", model, "-o", tmp_path / "both.onnx")
-    assert "every edit" not in with_lrn.out, "another function is wanted"
+    assert "every edit: right" in with_lrn.out and "without its 1 LRN" in with_lrn.err
 
 
+@pytest.mark.parametrize("what", ["dropout", "lrn", "lrn,dropout"])
 def test_a_wrong_strip_is_not_written(
-    bnpass: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bnpass: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     right = inserting.strip
 
@@ -95,9 +98,14 @@ def test_a_wrong_strip_is_not_written(
         return done
 
     monkeypatch.setattr(inserting, "strip", wrong)
-    result = bnpass("strip", model, "-o", tmp_path / "out.onnx", "--strip", "dropout")
-    assert result.code == 1 and "'a'" in result.err
+    result = bnpass("strip", model, "-o", tmp_path / "out.onnx", "--strip", what)
+    assert result.code == 1 and "is wrong" in result.err
     assert not (tmp_path / "out.onnx").exists()
+    with pytest.raises(VerificationError):
+        api.strip(model, what.split(","), output=tmp_path / "out.onnx")
+    with pytest.raises(VerificationError):
+        api.strip(onnx.load(model), what.split(","))
+    api.strip(model, what.split(","), output=tmp_path / "out.onnx", verify=False)
 
 
 def test_dropouts_that_are_live_in_the_file(bnpass: Run, tmp_path: Path) -> None:

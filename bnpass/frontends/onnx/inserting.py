@@ -17,6 +17,8 @@ from bnpass.frontends.onnx.numbers import Calculation
 from bnpass.frontends.onnx.read import Reading, read
 from bnpass.ir.graph import Op
 from bnpass.ir.operators import RECURRENT, operator
+from bnpass.onnx_model.attributes import is_onnx, node_name
+from bnpass.onnx_model.messages import copied
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.passes.branches import with_branches
 from bnpass.passes.initial import initialised
@@ -191,6 +193,16 @@ def strip(model: OnnxModel, options: StripOptions = StripOptions()) -> Stripped:
     numbers = Calculation(reading).numbers(reading.main, plan.edits)
     apply_edits(model, reading.main, plan.edits, numbers)
     return Stripped(model, plan)
+
+
+def without_norms(model: onnx.ModelProto, plan: StripPlan) -> onnx.ModelProto:
+    """What a stripped model has to compute: a copy whose LRNs that go pass on what they read."""
+    copy = copied(model)
+    for node in copy.graph.node:
+        if is_onnx(node, "LRN") and node_name(node) in plan.norms:
+            node.op_type = "Identity"
+            del node.attribute[:]
+    return copy
 
 
 def _inside_bodies(reading: Reading) -> list[Skip]:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     Module = TypeVar("Module", bound=torch.nn.Module)
 
-    from bnpass.frontends.onnx.inserting import Measure
+    from bnpass.deploy import DeployOptions, Proofs
+    from bnpass.frontends.onnx.inserting import InsertOptions, Measure
     from bnpass.onnx_model.model import OnnxModel
     from bnpass.passes.sites import Site
 
@@ -159,33 +160,14 @@ def insert(
 ) -> Path: ...
 @_blaming
 def insert(
-    model: Any,
-    example_inputs: ExampleInputs = None,
-    *,
-    output: str | os.PathLike[str] | None = None,
-    init: str = "fresh",
-    data: Any = None,
-    gates: bool = False,
-    last: bool = False,
-    only: Sequence[str] = (),
-    skip: Sequence[str] = (),
-    before: Sequence[str] = (),
-    norms: bool = False,
-    allow_unfoldable: bool = False,
-    clone: bool = False,
-    sums: str = "branches",
-    linear: bool = False,
-    zero_gamma: bool = False,
-    strip: Sequence[str] = (),
-    eps: float = 1e-5,
-    momentum: float = 0.1,
-    sync: bool = False,
-    branches: str = "",
-    seed: int = 0,
-    freeze_inputs: bool = False,
-    max_growth: float = 4.0,
-    plan_only: bool = False,
-    force: bool = False,
+    model: Any, example_inputs: ExampleInputs = None, *,
+    output: str | os.PathLike[str] | None = None, init: str = "fresh", data: Any = None,
+    gates: bool = False, last: bool = False, only: Sequence[str] = (), skip: Sequence[str] = (),
+    before: Sequence[str] = (), norms: bool = False, allow_unfoldable: bool = False,
+    clone: bool = False, sums: str = "branches", linear: bool = False, zero_gamma: bool = False,
+    strip: Sequence[str] = (), eps: float = 1e-5, momentum: float = 0.1, sync: bool = False,
+    branches: str = "", seed: int = 0, freeze_inputs: bool = False, max_growth: float = 4.0,
+    plan_only: bool = False, force: bool = False,
 ) -> Any:
     """Insert a BatchNorm in front of every nonlinearity and drop the biases it makes redundant.
 
@@ -240,44 +222,59 @@ def insert(
     """
     from bnpass.passes.sites import Policy
 
-    _choice("init", init, INITS)
-    if init == "calibrated" and data is None and not plan_only:
-        raise UsageError("init='calibrated' needs data", "pass data=..., or use init='preserve'")
+    _check_start(init, data is not None or plan_only, zero_gamma)
     _choice("sums", sums, SUMS)
     _choice("branches", branches, ("", *BRANCHES))
+    policy = Policy(gates, last, tuple(only), tuple(skip), tuple(before), norms, allow_unfoldable,
+                    clone, sums, linear, zero_gamma)  # fmt: skip
+    if is_module(model):
+        return _insert_module(
+            model, example_inputs, strip, branches, policy=policy, init=init, data=data, eps=eps,
+            momentum=momentum, sync=sync, max_growth=max_growth, plan_only=plan_only,
+        )  # fmt: skip
+    from bnpass.frontends.onnx.inserting import InsertOptions
+
+    options = InsertOptions(policy, init, eps, momentum, max_growth, freeze_inputs, branches, seed)
+    return _insert_onnx(model, options, strip, data, output, plan_only=plan_only, force=force)
+
+
+def _check_start(init: str, has_data: bool, zero_gamma: bool) -> None:
+    _choice("init", init, INITS)
+    if init == "calibrated" and not has_data:
+        raise UsageError("init='calibrated' needs data", "pass data=..., or use init='preserve'")
     if zero_gamma and init != "fresh":
         raise UsageError(f"zero_gamma changes the function, init={init!r} keeps it",
                          "leave one of them out")
-    policy = Policy(
-        gates, last, tuple(only), tuple(skip), tuple(before), norms, allow_unfoldable, clone,
-        sums, linear, zero_gamma,
-    )  # fmt: skip
-    if is_module(model):
-        from bnpass.frontends.fx import fx_insert
 
-        if branches:
-            raise UnsupportedError(
-                "branches are put into ONNX models, not into modules",
-                "insert into the exported file; bnpass.to_torch makes a module of it",
-            )
-        if strip:
-            model = _strip(model, strip, example_inputs)
-        return fx_insert(
-            model, example_inputs, policy=policy, init=init, data=data, eps=eps,
-            momentum=momentum, sync=sync, max_growth=max_growth, plan_only=plan_only,
-        )  # fmt: skip
-    from bnpass.frontends.onnx import inserting as onnx_passes
+
+def _insert_module(
+    model: Any, example_inputs: ExampleInputs, strip: Sequence[str], branches: str, **options: Any
+) -> Any:
+    from bnpass.frontends.fx import fx_insert
+
+    if branches:
+        raise UnsupportedError(
+            "branches are put into ONNX models, not into modules",
+            "insert into the exported file; bnpass.to_torch makes a module of it",
+        )
+    if strip:
+        model = _strip(model, strip, example_inputs)
+    return fx_insert(model, example_inputs, **options)
+
+
+def _insert_onnx(
+    model: Any, options: InsertOptions, strip: Sequence[str], data: Any, output: Any, *,
+    plan_only: bool, force: bool,
+) -> Any:
+    from bnpass.frontends.onnx import inserting
     from bnpass.onnx_model.model import OnnxModel
 
-    moments = _moments(data) if init == "calibrated" else None
-    options = onnx_passes.InsertOptions(
-        policy, init, eps, momentum, max_growth, freeze_inputs, branches, seed
-    )
+    moments = _moments(data) if options.init == "calibrated" else None
 
-    def edit(proto: OnnxModel) -> Any:
+    def edit(given: OnnxModel) -> Any:
         if strip:
-            onnx_passes.strip(proto, onnx_passes.StripOptions(strip))
-        return onnx_passes.insert(proto, options, moments=moments, plan_only=plan_only)
+            inserting.strip(given, inserting.StripOptions(strip))
+        return inserting.insert(given, options, moments=moments, plan_only=plan_only)
 
     if plan_only:
         return edit(OnnxModel.of(model, data=False).copy()).plan
@@ -320,26 +317,13 @@ def fold(
 ) -> Path: ...
 @_blaming
 def fold(
-    model: Any,
-    example_inputs: ExampleInputs = None,
-    *,
-    output: str | os.PathLike[str] | None = None,
-    only: Sequence[str] = (),
-    skip: Sequence[str] = (),
-    leftover: str = "bn",
-    training_mode: str = "refuse",
-    freeze_inputs: bool = False,
-    max_growth: float = 4.0,
-    fold_norms: bool = False,
-    collapse: str = "bn",
-    to: str | None = None,
-    to_io: bool = False,
-    verify: bool = True,
-    trust_shapes: bool = False,
-    dims: Mapping[str, int] | None = None,
-    data: Iterable[Any] | None = None,
-    plan_only: bool = False,
-    force: bool = False,
+    model: Any, example_inputs: ExampleInputs = None, *,
+    output: str | os.PathLike[str] | None = None, only: Sequence[str] = (),
+    skip: Sequence[str] = (), leftover: str = "bn", training_mode: str = "refuse",
+    freeze_inputs: bool = False, max_growth: float = 4.0, fold_norms: bool = False,
+    collapse: str = "bn", to: str | None = None, to_io: bool = False, verify: bool = True,
+    trust_shapes: bool = False, dims: Mapping[str, int] | None = None,
+    data: Iterable[Any] | None = None, plan_only: bool = False, force: bool = False,
 ) -> Any:
     """Fold every per-channel affine map (BatchNorm, Mul, Add ...) into the weights around it.
 
@@ -398,28 +382,31 @@ def fold(
             training_mode=training_mode, max_growth=max_growth, fold_norms=fold_norms,
             plan_only=plan_only,
         )  # fmt: skip
-    from bnpass.deploy import DeployOptions, deploy, deploy_file, plan_deployment, verified
+    from bnpass.deploy import DeployOptions, verified
     from bnpass.frontends.onnx.folding import FoldOptions
+
+    folding = FoldOptions(tuple(only), tuple(skip), leftover, training_mode, freeze_inputs,
+                          max_growth, fold_norms, collapse)  # fmt: skip
+    options = DeployOptions(folding, to=to, io=to_io, trust_shapes=trust_shapes)
+    proofs = verified(dims, data) if verify and not plan_only else None
+    return _fold_onnx(model, options, proofs, output, plan_only=plan_only, force=force)
+
+
+def _fold_onnx(
+    model: Any, options: DeployOptions, proofs: Proofs | None, output: Any, *, plan_only: bool,
+    force: bool,
+) -> Any:
+    from bnpass.deploy import deploy, deploy_file, plan_deployment
     from bnpass.onnx_model.model import OnnxModel
 
     _check_output(model, output, force)
-    wanted = DeployOptions(
-        FoldOptions(
-            tuple(only), tuple(skip), leftover, training_mode, freeze_inputs, max_growth,
-            fold_norms, collapse,
-        ),
-        to=to,
-        io=to_io,
-        trust_shapes=trust_shapes,
-    )  # fmt: skip
     if plan_only:
-        return plan_deployment(OnnxModel.of(model, data=False), wanted).folded.plan
-    proofs = verified(dims, data) if verify else None
+        return plan_deployment(OnnxModel.of(model, data=False), options).folded.plan
     if output is not None and _is_path(model):
-        deploy_file(Path(model), Path(output), wanted, proofs, force=force)
+        deploy_file(Path(model), Path(output), options, proofs, force=force)
         return Path(output)
     reference = Path(model) if _is_path(model) else model
-    done = deploy(OnnxModel.to_edit(model), wanted, proofs, reference=reference)
+    done = deploy(OnnxModel.to_edit(model), options, proofs, reference=reference)
     return _written(done.model, model, output, force)
 
 

@@ -51,6 +51,7 @@ class Operator:
             in training, or count copies and padding.
         keeps_rank: its result has as many axes as its first input.
         sees_shape: it reads the shape of its data, and no number.
+        random: it draws numbers: no two runs need agree.
     """
 
     rule: Rule | None = None
@@ -78,6 +79,7 @@ class Operator:
     norm_in_front: bool = False
     keeps_rank: bool = False
     sees_shape: bool = False
+    random: bool = False
 
     @property
     def bare_product(self) -> bool:
@@ -185,6 +187,9 @@ _NO_MORE_THAN_ELEMENTWISE = (
     "Sin", "Sinh", "Tan", "Where", "Xor",
 )  # fmt: skip
 
+_RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+           "RandomUniformLike")  # fmt: skip
+
 OPERATORS: dict[str, Operator] = {
     # layers
     "Conv": _convolution(),
@@ -252,6 +257,8 @@ OPERATORS: dict[str, Operator] = {
     "Cast": _repeats(formulas.SAME),
     "Dropout": _repeats(),
     **dict.fromkeys(_NO_MORE_THAN_ELEMENTWISE, Operator(elementwise=True)),
+    # random numbers
+    **dict.fromkeys(_RANDOM, Operator(random=True)),
     # shapes
     "Shape": Operator(sees_shape=True),
     "Size": Operator(sees_shape=True),

@@ -12,26 +12,16 @@ import onnx
 from onnx import numpy_helper
 
 from bnpass.ir.graph import Constant
+from bnpass.ir.operators import kinds
 from bnpass.onnx_model.attributes import attribute
 from bnpass.onnx_model.evaluation import Evaluations, evaluated, tried
 from bnpass.onnx_model.scopes import has_bodies
 from bnpass.onnx_model.storage import external
 
 # Not evaluated: they draw numbers, or hold weights in a quantised form that has to stay.
-_KEPT = frozenset(
-    {
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-        "Multinomial",
-        "Bernoulli",
-        "Dropout",
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "DynamicQuantizeLinear",
-    }
-)
+_KEPT = kinds(lambda row: row.random) | {
+    "Dropout", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear",
+}  # fmt: skip
 
 
 @lru_cache(maxsize=64)

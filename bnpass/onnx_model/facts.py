@@ -21,6 +21,7 @@ COUNTED = 5_000
 _SIZES = frozenset({TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING, TensorProto.UNDEFINED})
 _WHOLE = frozenset({TensorProto.INT32, TensorProto.INT16, TensorProto.UINT16, TensorProto.UINT32,
                     TensorProto.UINT64})  # fmt: skip
+# Operators that read codes; the table's quantised ones write some, too.
 _CODED = ("DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 
 

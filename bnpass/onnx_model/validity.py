@@ -30,6 +30,7 @@ _CYCLE = "its nodes cannot be sorted topologically, they read each other in a cy
 _LARGEST = 1 << 40
 """Elements of a value from which on its size is a mistake, or malice."""
 
+# ONNX's operators with an attribute ``group``.
 _GROUPED = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv"})
 
 _TYPES = {number: name for name, number in onnx.AttributeProto.AttributeType.items()}

@@ -31,7 +31,7 @@ _NORM_KINDS = _ELEMENTWISE - _BENDS | {"ReduceMean"}
 _THROUGH = kinds(lambda row: row.repeats or row.moves)
 _INTEGER_LAYERS = frozenset({"MatMulInteger", "ConvInteger"})  # whose result an operator scales
 _REGION = 32  # operators: the longest spelling of a known activation has 9
-_FIXED = frozenset({"Gelu", "QuickGelu", "Softmax"})
+_FIXED = frozenset({"Gelu", "QuickGelu", "Softmax"})  # composites, whose numbers runtimes match
 _TOLERANCE = 2e-3  # of the constants of a float16 file, and between the two formulas of GELU
 
 

@@ -28,9 +28,10 @@ from bnpass.rules import MapRefusedError
 from bnpass.rules.elementwise import FLOATS
 from bnpass.rules.maps import map_of
 
+# Of the table's layers and joins those that have a linear form here; a Cast rounds.
 JOINS = frozenset({"Add", "Sub", "Sum", "Concat"})
 LAYERS = frozenset({"Conv", "AveragePool", "MatMul", "Gemm"})
-_SAME = frozenset({"Identity", "Dropout"})
+_SAME = kinds(lambda row: row.repeats) - {"Cast"}
 AFFINE = kinds(lambda row: row.affine)
 LINEAR = JOINS | LAYERS | AFFINE | _SAME
 """Operators that may be linear."""

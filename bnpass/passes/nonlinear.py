@@ -58,6 +58,7 @@ def is_split(op: Op, graph: Graph) -> bool:
     if weight is None or len(weight.shape) != 3:
         return False
     maker = graph.producer(op.inputs[0])
+    # what a split and an insertion leave in front of a layer
     made = maker is not None and maker.kind in ("MatMul", "Add", "Transpose", "BatchNormalization")
     return made and weight.shape[2] == weight.shape[0] * weight.shape[1]
 

@@ -32,6 +32,7 @@ from bnpass.rules.elementwise import FLOATS, constants
 
 _BY_CODES = frozenset({"int8", "uint8", "int16", "uint16", "int32"})
 _MOVING = frozenset({"Transpose", "Identity", "Reshape", "Squeeze", "Unsqueeze"})  # of a weight
+# (The table of operators is made of the rules: they cannot read it.)
 _ROUNDS = "it is quantised: rounding does not commute with a map"
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from bnpass.errors import BnpassError, InputError
+from bnpass.ir.operators import kinds
 from bnpass.onnx_model.attributes import node_name
 from bnpass.onnx_model.scopes import all_nodes
 from bnpass.onnx_model.signature import Port, inputs_of
@@ -30,12 +31,7 @@ from bnpass.runtime.session import run
 
 Array = np.ndarray[Any, Any]
 BATCHES = (1, 2, 3, 7, 64)
-_RANDOM = frozenset(
-    (
-        *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
-        *("Bernoulli", "Multinomial"),
-    )
-)
+_RANDOM = kinds(lambda row: row.random)
 
 
 @dataclass

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 
 import onnx
 
+from bnpass.ir.operators import RECURRENT, kinds
 from bnpass.onnx_model.attributes import attribute
 from bnpass.onnx_model.shapes import stated
 from bnpass.onnx_model.signature import inputs_of
 
-_CARRIES = frozenset(
-    (
-        *("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"),
-        *("Slice", "Concat", "Expand", "Tile", "Split"),
-    )
-)
-"""Operators behind which the values are still the same numbers."""
+_CARRIES = kinds(
+    lambda row: row.repeats or row.moves or (row.reads_part and not row.layer)
+) | {"Concat", "Expand", "Tile"}
+"""Operators behind which the values are still the same numbers, and no means of some."""
 
 _SHAPES = {
     "Reshape": (1,),
@@ -105,7 +103,7 @@ def _use(node: onnx.NodeProto, slot: int, sizes: Callable[[], Shapes]) -> Range 
         axis = attribute(node, "axis", 0)
         size = shape[axis] if shape and -len(shape) <= axis < len(shape) else 0
         return Range(0, size) if size else None
-    if node.op_type in ("RNN", "LSTM", "GRU") and slot == 4:
+    if node.op_type in RECURRENT and slot == 4:
         shape = sizes().get(node.input[0])
         length = shape[attribute(node, "layout", 0)] if shape else 0
         return Range(1, length + 1) if length else Range(1, 2)

@@ -182,28 +182,13 @@ def _wrong_edit(edits: ProofReport) -> tuple[str, str]:
 
 
 def verify(
-    reference: Verifiable,
-    candidate: Verifiable,
-    *,
-    data: Iterable[Any] | None = None,
-    provider: str = "cpu",
-    seed: int = 0,
-    draws: int = 3,
-    batches: Sequence[int] = (2, 5),
-    rtol: float | None = None,
-    atol: float | None = None,
-    dims: Mapping[str, int] | None = None,
-    mapping: Mapping[str, str] | None = None,
-    changed: Collection[str] = (),
-    limit: int = 8,
-    threads: int | None = None,
-    tf32: bool = False,
-    optimize: bool = True,
-    locate: bool = True,
-    prepare: Callable[[Feeds], Feeds] | None = None,
-    budget: float | None = None,
-    edits: ProofReport | None = None,
-    alternate: bool = False,
+    reference: Verifiable, candidate: Verifiable, *,
+    data: Iterable[Any] | None = None, provider: str = "cpu", seed: int = 0, draws: int = 3,
+    batches: Sequence[int] = (2, 5), rtol: float | None = None, atol: float | None = None,
+    dims: Mapping[str, int] | None = None, mapping: Mapping[str, str] | None = None,
+    changed: Collection[str] = (), limit: int = 8, threads: int | None = None, tf32: bool = False,
+    optimize: bool = True, locate: bool = True, prepare: Callable[[Feeds], Feeds] | None = None,
+    budget: float | None = None, edits: ProofReport | None = None, alternate: bool = False,
 ) -> VerifyReport:
     """Compare two models on the same inputs.
 

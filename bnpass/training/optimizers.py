@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from bnpass.training.config import TrainConfig
-from bnpass.training.sgd import SGD
 from bnpass.training.weights import weights_of
 
 
@@ -21,7 +20,7 @@ def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     if config.optimizer == "adamw":
         betas = (config.momentum, 0.999)
         return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=fused)
-    return SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused,
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused,
                            nesterov=config.nesterov and config.momentum > 0)
 
 

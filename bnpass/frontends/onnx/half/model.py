@@ -40,6 +40,7 @@ from bnpass.onnx_model.scopes import Place, nodes_within, placed_bodies
 
 ALIASES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16"}
 
+# Their narrow form is none: statistics, a type of its own, scales that have to be float32.
 _WIDE = frozenset(
     {"BatchNormalization", "ConstantOfShape", "QuantizeLinear", "DequantizeLinear",
      "DynamicQuantizeLinear"}

@@ -17,6 +17,7 @@ SMALL = 1024
 """Elements: larger constants are weights, whatever they are read for."""
 
 _WORTH = 64  # elements whose narrowing saves more than the Cast behind them takes
+# What exporters put between a mask's one huge number and the scores; what bounds a division.
 _MASKING = frozenset(
     {"Add", "Sub", "Mul", "Max", "Min", "Expand", "Tile", "Trilu", "Concat", "ScatterND",
      "ScatterElements", "Slice", "Unsqueeze", "Reshape", "Transpose", "Gather"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import onnx
 
 from benchmarks.net import Net
@@ -79,6 +80,33 @@ def generator() -> onnx.ModelProto:
     return n.model(n.op("Tanh", n.conv(y, 16, 3)))
 
 
+def branched() -> onnx.ModelProto:
+    """Blocks of three branches, 3x3, 1x1 and the identity, each with BN, as RepVGG has them."""
+    n = Net(("N", 3, 32, 32))
+    y = n.op("Relu", n.bn(n.conv("x", 3, 48), 48))
+    for _ in range(6):
+        wide = n.bn(n.conv(y, 48, 48, bias=False), 48)
+        point = n.bn(n.conv(y, 48, 48, kernel=1, bias=False), 48)
+        y = n.op("Relu", n.op("Add", n.op("Add", wide, point), n.bn(y, 48)))
+    return n.model(_head(n, y, 48))
+
+
+def quantised() -> onnx.ModelProto:
+    """Eight layers as quantisation-aware training exports them: QDQ, Conv, BN, Relu."""
+    n = Net(("N", 64, 28, 28))
+    y = "x"
+    for _ in range(8):
+        step, zero = n.const(np.array(0.03)), n.const(np.array(128, np.uint8))
+        y = n.op("DequantizeLinear", n.op("QuantizeLinear", y, step, zero), step, zero)
+        codes = n.const(n.rng.integers(-127, 128, (64, 64, 3, 3)).astype(np.int8))
+        w = n.op("DequantizeLinear", codes, n.const(n.rng.uniform(3e-4, 8e-4, 64)),
+                 n.const(np.zeros(64, np.int8)), axis=0)
+        conv = n.op("Conv", y, w, kernel_shape=(3, 3), pads=[1] * 4)
+        y = n.op("Relu", n.bn(conv, 64))
+    step, zero = n.const(np.array(0.03)), n.const(np.array(128, np.uint8))
+    return n.model(n.op("DequantizeLinear", n.op("QuantizeLinear", y, step, zero), step, zero))
+
+
 def _head(n: Net, y: str, width: int) -> str:
     return n.gemm(n.op("Flatten", n.op("GlobalAveragePool", y)), width, 10)
 
@@ -86,4 +114,5 @@ def _head(n: Net, y: str, width: int) -> str:
 NETS: dict[str, Callable[[], onnx.ModelProto]] = {
     "resnet": resnet, "mobilenet": mobilenet, "densenet (pre-activation)": densenet,
     "mlp (MatMul+Add)": mlp, "gan generator": generator,
+    "branches (RepVGG)": branched, "quantisation-aware": quantised,
 }

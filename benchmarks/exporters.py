@@ -20,14 +20,18 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"  # Paddle2ONNX's: no exporter installs packages
+os.environ["PIP_NO_INDEX"] = "1"  # no exporter installs packages, as Paddle2ONNX would
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import argparse
+import json
 import logging
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib import util
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -346,8 +350,8 @@ class Trip:
         self.wanted = session.run(None, self.feeds)
 
     def fold(self) -> str:
-        if not _norms(self.model):
-            return "none"
+        if not bnpass.fold(self.path, plan_only=True).folded:
+            return f"{_norms(self.model)} BN left" if _norms(self.model) else "none"
         folded = bnpass.fold(self.path)
         left = _norms(folded)
         return f"{left} BN left" if left else _judged(_error(folded, self.wanted, self.feeds))
@@ -406,18 +410,19 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:110]}"
 
 
-def rows(only: str | None) -> Iterator[Row]:
-    """Every network of every exporter that is installed."""
+def rows(only: str, keep: Path) -> Iterator[Row]:
+    """Every network of one exporter, if it is installed; its files lie in ``keep`` then."""
     for exporter, (packages, nets) in EXPORTERS.items():
-        if only and only not in exporter:
+        if only != exporter:
             continue
         missing = [name for name in packages if util.find_spec(name) is None]
         if missing:
             print(f"{exporter}: {', '.join(missing)} not installed", flush=True)
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            for name, write in nets():
-                yield row(exporter, name, write, Path(folder))
+        folder = keep / exporter.replace(", ", "-").replace(" ", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, write in nets():
+            yield row(exporter, name, write, folder)
 
 
 def show(found: list[Row]) -> None:
@@ -439,20 +444,45 @@ def show(found: list[Row]) -> None:
                 print(f"{r.exporter} / {r.net}, {step}: {text}")
 
 
+def alone(exporter: str, keep: Path, quick: bool) -> list[Row]:
+    """One exporter's networks, here."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    found = []
+    for one in islice(rows(exporter, keep), 2 if quick else None):
+        found.append(one)
+        print(f"{one.exporter} / {one.net}: {one.steps}", flush=True)
+    return found
+
+
+def apart(exporter: str, keep: Path, quick: bool) -> list[Row]:
+    """One exporter's networks in a process of their own: TensorFlow and Paddle bear no other."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "rows.json"
+        words = [sys.executable, __file__, "--alone", exporter, "--keep", str(keep), "-o", str(out)]
+        code = subprocess.run([*words, *(["--quick"] if quick else [])], check=False).returncode
+        if code or not out.exists():
+            return [Row(exporter, "all", steps={"export": f"the process ended with {code}"})]
+        return [Row(**one) for one in json.loads(out.read_text(encoding="utf-8"))["rows"]]
+
+
 def main() -> None:
     """Run and print."""
     parser = common.parser(__doc__)
     parser.add_argument("--only", metavar="NAME", help="exporters whose name contains this")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the files there")
+    parser.add_argument("--alone", metavar="NAME", help=argparse.SUPPRESS)  # in a child process
     args = parser.parse_args()
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    found = []
-    for one in rows(args.only):
-        found.append(one)
-        print(f"{one.exporter} / {one.net}: {one.steps}", flush=True)
-        if args.quick and len(found) >= 2:
-            break
-    show(found)
+    with tempfile.TemporaryDirectory() as folder:
+        keep = args.keep or Path(folder)
+        if args.alone is not None:
+            found = alone(args.alone, keep, args.quick)
+        else:
+            found = [
+                one for name in EXPORTERS if not args.only or args.only in name
+                for one in apart(name, keep, args.quick)
+            ]  # fmt: skip
+            show(found)
     common.save(args.output, {"machine": common.machine(), "rows": [asdict(r) for r in found]})
 
 

@@ -84,7 +84,19 @@ def _tensors(
     found += [(s.values.name, s.values) for graph in graphs(model.graph)
               for s in graph.sparse_initializer]  # fmt: skip
     constants = (node for node in nodes if node.op_type == "Constant" and is_onnx(node))
-    return found + [(n.output[0], a.t) for n in constants for a in n.attribute if a.name == "value"]
+    return found + [
+        (n.output[0], held) for n in constants for a in n.attribute
+        if (held := _held(a)) is not None
+    ]  # fmt: skip
+
+
+def _held(item: onnx.AttributeProto) -> TensorProto | None:
+    """The tensor that an attribute of a Constant node is; None for text and sparse ones."""
+    if item.name == "value":
+        return item.t
+    if item.name == "value_floats":
+        return TensorProto(data_type=TensorProto.FLOAT, dims=[len(item.floats)])
+    return None
 
 
 # --- multiply-adds

@@ -14,7 +14,7 @@ from bnpass.onnx_model.inference import Known, ShapeEngine, ValueTypes, complete
 from bnpass.onnx_model.scopes import Place, graphs, placed_bodies
 
 __all__ = ["Known", "LazyTypes", "ValueTypes", "dims", "free_sizes", "infer", "stated",
-           "with_open_sizes"]
+           "with_open_sizes", "without_weights"]
 
 _KEPT_ELEMENTS = 256  # constants up to this size may be shapes that inference needs
 
@@ -31,7 +31,7 @@ def infer(
         demands: also find what layers ask of inputs with free sizes, where all else is known.
         trust: take the file's own word where nothing else tells a shape.
     """
-    skeleton = _skeleton(model)
+    skeleton = without_weights(model)
     try:
         inferred = carrying.infer_shapes(skeleton)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
@@ -66,7 +66,8 @@ class LazyTypes:
         return tuple(sorted(name for known in found for name in known.stated))
 
 
-def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model for shape inference: large constants are inputs, what the file says is left out."""
     skeleton = onnx.ModelProto(ir_version=model.ir_version)
     skeleton.opset_import.extend(model.opset_import)
     skeleton.functions.extend(model.functions)

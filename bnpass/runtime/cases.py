@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from bnpass.errors import InputError
+from bnpass.onnx_model.fitting import Fitting
 from bnpass.onnx_model.signature import Port, inputs_of
 from bnpass.runtime.child import CrashError, TimeLimitError
 from bnpass.runtime.engines import Engine
@@ -21,6 +22,7 @@ from bnpass.runtime.inputs import (
     STYLES,
     Draw,
     Feeds,
+    batch_symbol,
     feeds_of,
     fixed_sizes,
     free_batch_of,
@@ -112,16 +114,14 @@ class RandomPlan:
         found: list[int] = []
         last: InputError | None = None
         for size in SIZES:
-            draw = Draw(self.batches[0], self.seed, "normal", size, self._dims())
-            try:
-                engine.run(random_inputs(self.model, draw))
+            refusal = self._refusal(engine, size)
+            last = refusal or last
+            if refusal is None:
                 found.append(size)
-            except (CrashError, TimeLimitError):
-                raise  # the process has gone: no other size would be run
-            except InputError as error:
-                last = error
             if len(found) == 2:
                 return found
+        if not found and self._fit(free) and self._refusal(engine, SIZES[0]) is None:
+            return [SIZES[0]]
         if not found:
             raise InputError(
                 f"no legal size found for the free dimensions {', '.join(free)}: "
@@ -129,6 +129,26 @@ class RandomPlan:
                 f"give them, e.g. --dims {free[0]}=224",
             )
         return found
+
+    def _refusal(self, engine: Engine, size: int) -> InputError | None:
+        """Why the reference does not take a size of all free dimensions; None where it does."""
+        draw = Draw(self.batches[0], self.seed, "normal", size, self._dims())
+        try:
+            engine.run(random_inputs(self.model, draw))
+        except (CrashError, TimeLimitError):
+            raise  # the process has gone: no other size would be run
+        except InputError as error:
+            return error
+        return None
+
+    def _fit(self, free: list[str]) -> bool:
+        """Fix free dimensions at sizes that the model's own shapes allow; False where none do."""
+        ports = inputs_of(self.model)
+        named = [batch_symbol(ports), *(f"{p.name}:0" for p in ports if p.shape and not p.shape[0])]
+        batch = dict.fromkeys(filter(None, named), self.batches[0])
+        fitting = Fitting(self.model).sizes(free, {**batch, **self.sizes})
+        self.sizes.update(fitting)
+        return bool(fitting)
 
 
 def given(data: Iterable[Any], ports: list[Port], limit: int, engine: Engine) -> list[Case]:

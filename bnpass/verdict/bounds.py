@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -39,9 +40,16 @@ LINEAR = frozenset(SQUARED) - {"MaxPool", "GlobalMaxPool", "ReduceMax", "Relu", 
 
 def _squares(*kinds: str) -> Callable[[Callable[[Invocation], Array]], None]:
     def enter(function: Callable[[Invocation], Array]) -> None:
-        SQUARED.update(dict.fromkeys(kinds, lambda call: (function(call),)))
+        for kind in kinds:
+            SQUARED[kind] = partial(_either, kind, function)
 
     return enter
+
+
+def _either(kind: str, function: Callable[[Invocation], Array], call: Invocation) -> Outputs:
+    """Sizes and axes are no squares: where all operands are whole numbers, the operator itself."""
+    floats = any(a is not None and a.dtype.kind == "f" for a in call.inputs)
+    return (function(call),) if floats else TABLE[kind](call)
 
 
 @_squares("Sub")

@@ -41,8 +41,9 @@ def test_parameters_are_weights_wherever_they_stand() -> None:
         "float[N, 5] x", "float[5] w, int64[2] size, float scalar, int32[5] index",
         "k = Constant <value = float[2, 5] {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}> ()\n"
         "h = Constant <value_float = 0.5> ()  t = Mul (x, w)  c = Cast <to = 9> (h)\n"
+        "l = Constant <value_floats = [1.0, 2.0, 3.0]> ()\n"
         "y = If (c) <then_branch = a () => (float[N, 5] p) <float[5] v = {1, 1, 1, 1, 1}>"
         " { p = Add (t, v) }, else_branch = b () => (float[N, 5] q) { q = Identity (t) }>",
     )
-    assert parameters(model) == 5 + 10 + 5
-    assert facts_of(OnnxModel.of(model)).nodes == 7
+    assert parameters(model) == 5 + 10 + 3 + 5
+    assert facts_of(OnnxModel.of(model)).nodes == 8

@@ -132,7 +132,12 @@ def _recurrent_input(node: onnx.NodeProto, dims: Lookup) -> dict[str, Dims]:
     weight = _weight(node, dims)
     if weight is None or len(weight) != 3:
         return {}
-    return {node.input[0]: (None, None, weight[2])}
+    found: dict[str, Dims] = {node.input[0]: (None, None, weight[2])}
+    hidden = attribute(node, "hidden_size")
+    for name in filter(None, node.input[5:7]):  # the states that it starts from
+        swapped = attribute(node, "layout", 0)
+        found[name] = (None, weight[0], hidden) if swapped else (weight[0], None, hidden)
+    return found
 
 
 def _pool_output(node: onnx.NodeProto, _: Lookup) -> list[Dims | None]:

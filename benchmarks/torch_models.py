@@ -5,6 +5,8 @@ folded file is compared with torch on the network that still has its BN, on a ba
 (error), beside what float32 costs that network in torch (torch's own, against float64) and the
 error of the fold where everything is float64.
 Networks with BN of their own, and timm's if timm is installed: the same without the insertion.
+Modules of timm, transformers, segmentation_models_pytorch and ultralytics, as far as they are
+installed, the whole way, and what is left of them: anchors, class, state_dict, dropout.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import bnpass
 from benchmarks.architectures import NORMED, PLAIN, Model
 from benchmarks.common import heading, machine, parser, save, table, version
+from benchmarks.module_nets import NETS
+from benchmarks.module_path import PathRow, whole_path
 from benchmarks.timm_models import timm_models
 from bnpass.passes.fold import FoldPlan
 from bnpass.runtime.session import session
@@ -226,7 +230,50 @@ def _timm(quick: bool) -> list[Row]:
     return found
 
 
-PARTS = {"plain": _plain, "normed": _normed, "timm": _timm}
+def _modules(quick: bool) -> list[PathRow]:
+    heading("Modules of other libraries without BN: what the whole way leaves of them")
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make in {} if quick else NETS.items():
+            torch.manual_seed(0)
+            try:
+                net, x = make()
+                found.append(whole_path(name, net, x, Path(folder)))
+            except Exception as error:  # noqa: BLE001 - the table says what does not work
+                text = (str(error).splitlines() or [""])[0]
+                found.append(PathRow(name, failed=f"{type(error).__name__}: {text}"))
+    columns = ["module", "BN", "a", "b", "c", "class", "graphs", "old state", "eval", "training",
+               "as given", "drop path", "left", "error", "torch's own", "in float64", "CPU s",
+               ""]  # fmt: skip
+    table(columns, map(_path_cells, found))
+    return found
+
+
+def _path_cells(r: PathRow) -> tuple[Any, ...]:
+    if r.failed:
+        return (r.name, *[""] * 16, r.failed)
+    share = "" if r.dropped is None else f"{r.dropped:.2f}"
+    return (r.name, r.sites, r.at_output, r.at_input, r.inside, _kept(r.same_class), r.graphs,
+            "loads" if r.old_state else "NO", "same" if r.still else "DIFFERS",
+            f"{r.alive:.1g}", f"{r.given:.1g}", share, r.left, f"{r.error:.1e}", f"{r.own:.1e}",
+            f"{r.exact:.1e}", round(r.seconds, 1), "")  # fmt: skip
+
+
+def _kept(same: bool) -> str:
+    return "kept" if same else "graph"
+
+
+def spoilt(row: PathRow) -> bool:
+    """A module that is not the one that was given, or that computes something else."""
+    dead = row.given > 0 and not row.alive
+    wide = row.error is None or row.error > max(LIMIT, 5 * row.own)
+    return bool(row.failed or dead or wide or row.exact > EXACT or row.left) or not (
+        row.old_state and row.still)  # fmt: skip
+
+
+PARTS: dict[str, Callable[[bool], list[Any]]] = {
+    "plain": _plain, "normed": _normed, "timm": _timm, "modules": _modules
+}  # fmt: skip
 
 
 def main() -> None:
@@ -236,12 +283,14 @@ def main() -> None:
     args = options.parse_args()
     torch.set_num_threads(1)
     logging.getLogger("bnpass").setLevel(logging.ERROR)  # a batch of 8 is no population
-    facts = {**machine(), "torch": torch.__version__, "timm": version("timm")}
+    others = ("timm", "transformers", "segmentation-models-pytorch", "ultralytics")
+    facts = {**machine(), "torch": torch.__version__, **{name: version(name) for name in others}}
     table(["machine", ""], facts.items())
     parts = {name: PARTS[name](args.quick) for name in args.part or PARTS}
     save(args.output, {"machine": facts, **{k: [asdict(r) for r in v] for k, v in parts.items()}})
-    found = [row for part in parts.values() for row in part]
-    sys.exit(any(map(wrong, found)) or any(r.left for r in parts.get("plain", [])))
+    bad = any(map(spoilt, parts.get("modules", [])))
+    found = [row for name, part in parts.items() if name != "modules" for row in part]
+    sys.exit(bad or any(map(wrong, found)) or any(r.left for r in parts.get("plain", [])))
 
 
 if __name__ == "__main__":

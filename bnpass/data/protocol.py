@@ -48,11 +48,13 @@ class Takes:
         slots: its inputs, in order.
         more: whether it takes any number of further arrays (``*args``).
         any_name: whether it takes arrays of any name (``**kwargs``).
+        example: :func:`kind_of` what it was given by position in an example, if there was one.
     """
 
     slots: tuple[Slot, ...]
     more: bool = False
     any_name: bool = False
+    example: tuple[Any, ...] = ()
 
     @property
     def required(self) -> list[Slot]:
@@ -104,8 +106,9 @@ def labelled(item: Any, takes: Takes) -> tuple[Arguments, Any]:
 def unlabelled(item: Any, takes: Takes) -> tuple[Arguments, Any]:
     """The inputs, bound, of a batch that may or may not have targets; and those, or None.
 
-    A flat tuple is all inputs only if there are as many as the network requires, and at least two;
-    otherwise its last member is a target.
+    A flat tuple is all inputs if it is like the example that the network was given, if there are as
+    many as the network requires, and at least two, or if it leaves an input out in the middle, with
+    None; otherwise its last member is a target.
 
     Raises:
         InputError: an input is missing, or there is one too many.
@@ -124,8 +127,23 @@ def unlabelled(item: Any, takes: Takes) -> tuple[Arguments, Any]:
     flat = not any(isinstance(part, tuple | list | Mapping) for part in item)
     if len(item) == len(takes.required) and (flat or len(item) > 2):
         return bind(tuple(item), takes), None
+    if tuple(map(kind_of, item)) == takes.example or (flat and _has_gap(item, takes)):
+        return bind(tuple(item), takes), None
     inputs = item[0] if len(item) == 2 else tuple(item[:-1])
     return bind(inputs, takes), item[-1]
+
+
+def kind_of(value: Any) -> Any:
+    """What makes two arguments alike: for arrays the rank, and whether they hold floats."""
+    if is_array(value):
+        return len(value.shape), "float" in str(value.dtype)
+    return None if value is None else type(value).__name__
+
+
+def _has_gap(item: tuple[Any, ...] | list[Any], takes: Takes) -> bool:
+    """Whether an input in the middle is left out, and no example says how many there are."""
+    fits = len(item) <= len(takes.slots) or takes.more
+    return fits and not takes.example and None in map(kind_of, item[:-1])
 
 
 def _named(item: Mapping[str, Any], takes: Takes) -> tuple[dict[str, Any], Any]:

@@ -11,13 +11,28 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from bnpass.data.protocol import Arguments, Slot, Takes
+from bnpass.data.protocol import Arguments, Slot, Takes, kind_of
 from bnpass.data.trees import mapped
 
 log = logging.getLogger("bnpass.training")
 
 Tensor = torch.Tensor
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+REMEMBERED = "bnpass_example"
+"""Attribute of a module that bnpass has edited, or key of a graph's meta: its example inputs."""
+
+
+def notes_of(module: nn.Module) -> dict[str, Any]:
+    """Where a module's copies keep what bnpass notes."""
+    return module.meta if isinstance(module, fx.GraphModule) else vars(module)
+
+
+def _example(module: nn.Module) -> tuple[Any, ...]:
+    """The kinds of the example's positional arguments; floating tensors are noted by shape."""
+    args, _ = notes_of(module).get(REMEMBERED, ((), {}))
+    return tuple((len(v[0]), True) if how == "zeros" else kind_of(v) for how, v in args)
 
 
 def takes_of(module: nn.Module) -> Takes:
@@ -34,7 +49,7 @@ def takes_of(module: nn.Module) -> Takes:
         if found.kind in (*_POSITIONAL, found.KEYWORD_ONLY):
             keyword = found.kind is not found.POSITIONAL_ONLY
             slots.append(Slot(name, found.default is found.empty, keyword))
-    return Takes(tuple(slots), more, any_name)
+    return Takes(tuple(slots), more, any_name, _example(module))
 
 
 def _takes_of_graph(gm: fx.GraphModule) -> Takes:
@@ -48,6 +63,7 @@ def _takes_of_graph(gm: fx.GraphModule) -> Takes:
               for node, name, also in plain),
         any(str(n.target).startswith("*") and not str(n.target).startswith("**") for n in nodes),
         any(str(n.target).startswith("**") for n in nodes),
+        _example(gm),
     )
 
 

@@ -82,3 +82,15 @@ def test_trees() -> None:
     assert twice["a"][0].shape == (8, 2) and twice["b"] == 3
     assert structure(tree) == structure(twice) != structure({"a": (A, [A]), "b": 3})
     assert mapped(tree, len) == {"a": (4, [4]), "b": 3}
+
+
+def test_a_flat_tuple_is_all_inputs_where_it_is_like_the_example_or_has_a_gap():
+    slots = (Slot("ids"), Slot("mask", required=False), Slot("other", required=False))
+    ids, other, labels = np.zeros((4, 3)), np.zeros((4, 2)), np.zeros(4, np.int64)
+    free, known = Takes(slots), Takes(slots, example=((2, True), (2, True)))
+    assert unlabelled((ids, None, other), free)[0].args == (ids, None, other)
+    assert unlabelled((ids, other), free)[1] is other
+    assert unlabelled((ids, other), known)[0].args == (ids, other)
+    assert unlabelled((ids, labels), known)[1] is labels
+    call, targets = unlabelled((ids, None, labels), Takes(slots, example=((2, True), None)))
+    assert call.args == (ids, None) and targets is labels

@@ -1,7 +1,7 @@
 """The torch frontend: nn.Module, torch.fx.GraphModule or ExportedProgram <-> the neutral view.
 
 ``tracing`` makes a GraphModule, ``info`` finds its shapes, ``inplace`` makes writes explicit,
-``read`` builds the view with the rows of ``vocabulary``, ``apply`` carries a plan out.
+``read`` builds the view with the rows of ``vocabulary``, ``apply`` and ``inserting`` carry a plan out.
 """
 
 from __future__ import annotations

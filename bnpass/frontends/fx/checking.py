@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,20 +17,30 @@ from bnpass.frontends.fx.inputs import Example
 from bnpass.frontends.fx.observing import quiet_state
 from bnpass.frontends.fx.recording import unchanged
 from bnpass.frontends.fx.structure import tensors_in
-from bnpass.frontends.fx.tracing import mode
+from bnpass.frontends.fx.tracing import mode, obstacle
 
 _TOLERANCE = {torch.float64: 1e-6, torch.complex128: 1e-6, torch.float32: 1e-2}
 """Of the largest number: what a wrong edit exceeds, and rounding does not."""
 
 _COARSE = 0.1
 
-Outputs = list[torch.Tensor] | None
+@dataclass(frozen=True)
+class Outcome:
+    """What one run of a module made.
+
+    Attributes:
+        tensors: its outputs; None where it has no data, or does not run.
+        failure: why it does not run: the user's line, and the error.
+    """
+
+    tensors: list[torch.Tensor] | None = None
+    failure: str = ""
 
 
 def outputs(
     module: nn.Module, example: Example, training: bool | None, still: Sequence[nn.Module] = ()
-) -> Outputs:
-    """What a module computes; None where it has no data, or does not run in this mode.
+) -> Outcome:
+    """What a module computes.
 
     Args:
         module: left as it is.
@@ -38,70 +50,87 @@ def outputs(
     """
     held = [*module.parameters(), *module.buffers(), *example.tensors]
     if any(t.is_meta or isinstance(t, FakeTensor) for t in held):
-        return None
+        return Outcome()
     kept = [(b, b.clone()) for b in module.buffers()]
     given = example.changed(torch.clone)
     try:
         way = nullcontext() if training is None else mode(module, training)
-        with unchanged(module), quiet_state(), torch.no_grad(), way:
+        with unchanged(module), quiet_state(), torch.no_grad(), way, _silent():
             for one in still:
                 one.training = False
             torch.manual_seed(0)
-            return [t.detach().clone() for t in tensors_in(module(*given.args, **given.kwargs))]
-    except Exception:  # noqa: BLE001 - whatever the user's forward raises
-        return None
+            made = tensors_in(module(*given.args, **given.kwargs))
+            return Outcome([t.detach().clone() for t in made])
+    except Exception as error:  # noqa: BLE001 - whatever the user's forward raises
+        where, text = obstacle(error)
+        return Outcome(failure=f"it does not run{where}: {text}")
     finally:
         for buffer, value in kept:
             buffer.data.copy_(value)
 
 
-def at_other_sizes(
-    module: nn.Module, example: Example, training: bool | None,
-    still: Sequence[nn.Module] = (),
-) -> dict[str, Outputs]:  # fmt: skip
-    """What a module computes on inputs of other sizes, by what was changed."""
-    changed = example.other_sizes()
-    return {name: outputs(module, one, training, still) for name, one in changed}
+@contextmanager
+def _silent() -> Iterator[None]:
+    """torch prints the generated code of a graph that fails, which says nothing to its user."""
+    with redirect_stderr(io.StringIO()):
+        yield
 
 
-def check_sizes(wanted: dict[str, Outputs], got: dict[str, Outputs]) -> None:
-    """Refuse a result that was planned for the sizes of the example alone.
+@dataclass(frozen=True)
+class Reference:
+    """What a module computes before it is edited: what its edited copy has to compute.
 
-    Raises:
-        RefusedError: the module's forward does something else at another size.
+    Attributes:
+        runs: by what is said of a difference: (example, mode, outcome).
     """
-    for name, outs in wanted.items():
-        difference = _difference(outs, got.get(name))
-        if difference:
-            raise RefusedError(
-                f"with {name}, the edited module would not compute what the given one does "
-                f"({difference}): its forward decides by the sizes of its inputs",
-                "leave the layers of that branch out with skip=, or give an example that takes it",
-            )
 
+    runs: dict[str, tuple[Example, bool | None, Outcome]]
 
-def check_same(wanted: Outputs, got: Outputs, what: str) -> None:
-    """Refuse a result that computes something else.
+    @classmethod
+    def of(cls, module: nn.Module, example: Example, modes: Sequence[bool | None]) -> Reference:
+        """Run a module on its example in some modes, and in the first one on other sizes."""
+        runs = {_TEXTS[m]: (example, m, outputs(module, example, m)) for m in modes}
+        for name, one in example.other_sizes():
+            found = outputs(module, one, modes[0])
+            runs[f"with {name}"] = one, modes[0], found
+        return cls({k: run for k, run in runs.items() if run[2].tensors is not None})
 
-    Raises:
-        RefusedError: it does.
-    """
-    difference = _difference(wanted, got)
-    if difference:
-        raise RefusedError(
-            f"{what} the edited module would not compute what the given one does: {difference}",
-            "leave layers out with only= or skip=, and report this with the module",
-        )
-
-
-def _difference(wanted: Outputs, got: Outputs) -> str:
-    if wanted is None:
+    def difference(self, made: nn.Module, still: Sequence[nn.Module] = ()) -> str:
+        """How an edited module differs, and on which input; empty where it does not."""
+        for name, (example, training, wanted) in self.runs.items():
+            found = _difference(wanted, outputs(made, example, training, still))
+            if found:
+                what = "the edited module would not compute what the given one does"
+                return f"{name} {what}: {found}"
         return ""
-    if got is None:
-        return "it does not run"
-    if len(wanted) != len(got):
-        return f"{len(got)} tensors instead of {len(wanted)}"
-    for a, b in zip(wanted, got, strict=True):
+
+    def check(self, made: nn.Module) -> None:
+        """Refuse a result that computes something else.
+
+        Raises:
+            RefusedError: it does.
+        """
+        found = self.difference(made)
+        if found:
+            raise refusal(found)
+
+
+_TEXTS = {False: "in eval mode", True: "in training mode", None: "in eval mode"}
+
+
+def refusal(difference: str) -> RefusedError:
+    """The error of an edit that would change what a module computes."""
+    return RefusedError(
+        difference, "leave layers out with only= or skip=, and report this with the module"
+    )
+
+
+def _difference(wanted: Outcome, made: Outcome) -> str:
+    if made.tensors is None or wanted.tensors is None:
+        return made.failure
+    if len(wanted.tensors) != len(made.tensors):
+        return f"{len(made.tensors)} tensors instead of {len(wanted.tensors)}"
+    for a, b in zip(wanted.tensors, made.tensors, strict=True):
         if a.shape != b.shape:
             return f"shape {list(b.shape)} instead of {list(a.shape)}"
         error = _error(a, b)

@@ -47,6 +47,7 @@ class ModuleEditor:
         self._memory = Memory(self.gm)
         self._calls: dict[str, list[fx.Node]] = {}
         self._owners: set[str] = set()
+        self._free: set[fx.Node] = set()  # do not depend on how what they read lies in memory
         for node in self.graph.nodes:
             if node.op == "call_module":
                 self._calls.setdefault(str(node.target), []).append(node)
@@ -213,10 +214,23 @@ class ModuleEditor:
             copied.meta[META] = source.meta.get(META)
             source = copied
         self._memory.join(source, node)
-        for user in node.users:
-            _allow_strides(user)
+        self._allow_strides(node)
         node.replace_all_uses_with(source)
         self.graph.erase_node(node)
+
+    def _allow_strides(self, node: fx.Node) -> None:
+        """``view`` may depend on a node's memory layout, also behind others; ``reshape`` does not.
+
+        Not where somebody writes into the view: then it has to stay one.
+        """
+        todo = [node]
+        while todo:
+            for user in todo.pop().users:
+                if user not in self._free:
+                    self._free.add(user)
+                    todo.append(user)
+                    if not self._memory.is_written(user):
+                        _reshape(user)
 
     def device(self, node: fx.Node) -> torch.device:
         """Where a node computes: where its module's or the network's parameters are."""
@@ -289,8 +303,7 @@ def equal(a: Arrays, b: Arrays) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
 
-def _allow_strides(user: fx.Node) -> None:
-    """``view`` may depend on the removed node's memory layout; ``reshape`` does not."""
+def _reshape(user: fx.Node) -> None:
     if any(isinstance(a, torch.dtype) for a in user.args):
         return
     if user.op == "call_method" and user.target == "view":

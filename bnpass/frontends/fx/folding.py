@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from torch import nn
 
-from bnpass.frontends.fx.checking import at_other_sizes, check_same, check_sizes, outputs
+from bnpass.frontends.fx.checking import Reference
 from bnpass.frontends.fx.copying import duplicate
 from bnpass.frontends.fx.draft import Draft
 from bnpass.frontends.fx.editor import OverflowedError
@@ -15,7 +15,9 @@ from bnpass.frontends.fx.growth import copies, room_of, tie_again, ties
 from bnpass.frontends.fx.hooks import bake
 from bnpass.frontends.fx.inputs import Example
 from bnpass.frontends.fx.loading import uninstall
-from bnpass.frontends.fx.module_fold import Folder, patterns
+from bnpass.frontends.fx.module_fold import Folder, Work, patterns
+from bnpass.frontends.fx.own_graph import named
+from bnpass.frontends.fx.read import TracedModel
 from bnpass.frontends.fx.recurrent_plan import join
 from bnpass.frontends.fx.tracing import mode
 from bnpass.passes.fold import FoldEntry, FoldPlan, overflows, plan_fold
@@ -43,8 +45,7 @@ def fold_in(
         draft = Draft(duplicate(module), example, as_is=True)
         if options.training_mode == "inference":
             draft.root.eval()
-        wanted = outputs(draft.root, example, None)
-        sizes = at_other_sizes(draft.root, example, None)
+        wanted = Reference.of(draft.root, example, (None,))
         bake(draft.root)
         joined = join(draft.root, only=options.only, skip=options.skip)
         try:
@@ -54,8 +55,7 @@ def fold_in(
             continue
         plan.entries[:0] = joined
         uninstall(draft.root)
-        check_same(wanted, outputs(draft.root, example, None), "in eval mode")
-        check_sizes(sizes, at_other_sizes(draft.root, example, None))
+        wanted.check(draft.root)
         return draft.root, plan
 
 
@@ -78,7 +78,11 @@ def _carried_out(draft: Draft, options: ModuleFoldOptions, avoid: dict[str, str]
             banned.update({k: v for k, v in work.reasons.items() if not stopped})
             refused += stopped
         elif work.missing:
-            draft.rewrite(list(work.missing.values()))
+            spared = [] if options.only or options.fold_norms else _spared(plan, work, reading)
+            banned.update({name: e.reason for e in spared for name in e.nodes})
+            refused += spared
+            if not spared:
+                draft.rewrite(list(work.missing.values()))
         else:
             tied = ties(draft.root)
             folder.apply()
@@ -89,15 +93,42 @@ def _carried_out(draft: Draft, options: ModuleFoldOptions, avoid: dict[str, str]
 
 def _stopped(plan: FoldPlan, reasons: dict[str, str]) -> list[FoldEntry]:
     """The chains of a plan whose edits cannot be made, with the reasons."""
-    sources = dict(reasons)
-    for rewrite in plan.edits.rewrites:
-        if rewrite.op.name in reasons:
-            sources.update(dict.fromkeys(rewrite.sources, reasons[rewrite.op.name]))
+    sources = _by_source(plan, reasons)
     found = []
     for entry in plan.entries:
         reason = next((sources[n] for n in entry.nodes if n in sources), "")
         if reason and entry.how:
-            found.append(FoldEntry(entry.node, entry.kind, entry.nodes, "", (), reason))
+            found.append(replace(entry, how="", into=(), reason=reason))
+    return found
+
+
+T = TypeVar("T")
+
+
+def _by_source(plan: FoldPlan, said: dict[str, T]) -> dict[str, T]:
+    """What is said of edited operators, also by the operators whose maps they take in."""
+    found = dict(said)
+    for rewrite in plan.edits.rewrites:
+        if rewrite.op.name in said:
+            found.update(dict.fromkeys(rewrite.sources, said[rewrite.op.name]))
+    return found
+
+
+def _spared(plan: FoldPlan, work: Work, reading: TracedModel) -> list[FoldEntry]:
+    """Chains without a BatchNorm for which alone a forward would become a graph: they stay."""
+    frames = _by_source(plan, work.needs)
+    chains = [(e, {id(frames[n].module): frames[n] for n in e.nodes if n in frames})
+              for e in plan.entries if e.how]  # fmt: skip
+    ops = reading.graph.ops
+    norms = [(e, asked) for e, asked in chains
+             if any(n in ops and ops[n].kind == "BatchNormalization" for n in e.nodes)]  # fmt: skip
+    taken = {key for _, asked in norms for key in asked}
+    found = []
+    for entry, asked in chains:
+        alone = [frame for key, frame in asked.items() if key not in taken]
+        if alone:
+            reason = f"{named(alone[0])} would become a graph for no BatchNorm; only= asks for it"
+            found.append(replace(entry, how="", into=(), reason=reason))
     return found
 
 

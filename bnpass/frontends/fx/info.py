@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bnpass.errors import InputError
 from bnpass.frontends.fx.hooks import OBSERVED, has_hooks, watched
+from bnpass.frontends.fx.layout import order_of
 from bnpass.frontends.fx.tracing import mode
 from bnpass.ir.graph import Dim
 
@@ -22,10 +23,17 @@ BATCH = "N"
 
 @dataclass(frozen=True)
 class Info:
-    """What is known of a tensor: its dimensions and numpy's name of its type."""
+    """What is known of a tensor.
+
+    Attributes:
+        shape: its dimensions.
+        dtype: numpy's name of its type.
+        order: see :func:`bnpass.frontends.fx.layout.order_of`.
+    """
 
     shape: tuple[Dim, ...]
     dtype: str
+    order: tuple[int, ...] | None = field(default=None, compare=False)
 
 
 Infos = Any
@@ -41,7 +49,7 @@ def describe(value: Any) -> Infos:
     """The Info of a tensor, or a tuple of them for a sequence."""
     if isinstance(value, torch.Tensor):
         dims = tuple(d if isinstance(d, int) else str(d) for d in value.shape)
-        return Info(dims, dtype_name(value.dtype))
+        return Info(dims, dtype_name(value.dtype), order_of(value))
     if isinstance(value, torch.Size):
         return None
     if isinstance(value, tuple | list):
@@ -107,7 +115,7 @@ def merge(one: Infos, other: Infos, size: int) -> Infos:
         if len(one.shape) != len(other.shape):
             return None
         dims = tuple(_dim(a, b, size) for a, b in zip(one.shape, other.shape, strict=True))
-        return Info(dims, one.dtype)
+        return Info(dims, one.dtype, one.order)
     if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
         return tuple(merge(a, b, size) for a, b in zip(one, other, strict=True))
     return one

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from bnpass.errors import InputError
 from bnpass.frontends.fx.structure import map_tensors, tensors_in
-
-REMEMBERED = "bnpass_example"
-"""Attribute of a module that bnpass has edited: its example inputs."""
+from bnpass.nn.calls import REMEMBERED, notes_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def example_of(inputs: Any) -> Example:
 def remember(module: nn.Module, example: Example) -> None:
     """Note the example inputs, of floating tensors the shape alone; it pickles without bnpass."""
     args = tuple(_noted(value) for value in example.args)
-    _notes(module)[REMEMBERED] = args, {k: _noted(v) for k, v in example.kwargs.items()}
+    notes_of(module)[REMEMBERED] = args, {k: _noted(v) for k, v in example.kwargs.items()}
 
 
 def _noted(value: Any) -> tuple[str, Any]:
@@ -84,14 +82,9 @@ def _noted(value: Any) -> tuple[str, Any]:
     return "as it is", map_tensors(value, lambda t: t.detach().clone())
 
 
-def _notes(module: nn.Module) -> dict[str, Any]:
-    """Where a module's copies keep what is noted."""
-    return module.meta if isinstance(module, fx.GraphModule) else vars(module)
-
-
 def is_remembered(module: nn.Module) -> bool:
     """Whether example inputs are noted."""
-    return REMEMBERED in _notes(module)
+    return REMEMBERED in notes_of(module)
 
 
 def recalled(module: nn.Module) -> Example:
@@ -100,7 +93,7 @@ def recalled(module: nn.Module) -> Example:
     Raises:
         InputError: nothing is noted.
     """
-    held = _notes(module).get(REMEMBERED)
+    held = notes_of(module).get(REMEMBERED)
     if held is None:
         raise InputError(
             "the shapes of the inputs are not known",

@@ -36,7 +36,9 @@ from bnpass.frontends.fx.editor import (
     write_module,
     write_tensor,
 )
+from bnpass.frontends.fx.info import META
 from bnpass.frontends.fx.inplace import Memory
+from bnpass.frontends.fx.layout import row_by_row
 from bnpass.frontends.fx.normhook import detach
 from bnpass.frontends.fx.own_graph import replace_module
 from bnpass.frontends.fx.recording import Frame
@@ -64,6 +66,7 @@ class Work:
         removed: what goes.
         leftovers: chains that become one operator.
         missing: calls whose forward has to become a graph first.
+        needs: the same, by the operator whose edit asks for it.
         reasons: why an operator's edit cannot be made, by its name.
     """
 
@@ -73,6 +76,7 @@ class Work:
     removed: list[tuple[Op, int, bool]] = field(default_factory=list)
     leftovers: list[tuple[Leftover, int, bool]] = field(default_factory=list)
     missing: dict[int, Frame] = field(default_factory=dict)
+    needs: dict[str, Frame] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
 
@@ -124,6 +128,7 @@ class Folder:
         reason = self.draft.obstacle(node)
         if reason:
             self.work.reasons[op.name] = reason
+        self.work.needs[op.name] = frame_of(node)
         self.work.missing[id(frame_of(node).module)] = frame_of(node)
 
     def _calls(self, node: fx.Node) -> list[fx.Node | None]:
@@ -259,7 +264,7 @@ class Folder:
                 set_function(self._editor(self.nodes[op.name]), op, new)
         for op, data, plain in work.removed:
             if plain:
-                self._take_out(str(self.nodes[op.name].target))
+                self._take_out(op, data)
             else:
                 self._editor(self.nodes[op.name]).remove(op, data)
         for left, data, plain in work.leftovers:
@@ -315,16 +320,18 @@ class Folder:
             check(op.name, tensor)
             write_tensor(module, name, tensor)
 
-    def _take_out(self, path: str) -> None:
-        root = self.draft.root
+    def _take_out(self, op: Op, data: int) -> None:
+        root, node = self.draft.root, self.nodes[op.name]
+        path = str(node.target)
         home, _, child = path.rpartition(".")
         if detach(root.get_submodule(home), child):
             return
-        self.draft.root = replace_module(root, root.get_submodule(path), self._identity(path))
-
-    def _identity(self, path: str) -> nn.Module:
-        old, new = self.draft.root.get_submodule(path), nn.Identity()
-        return _with_hooks(new, old)
+        source = data_argument(node, self.reading.slots.get((op.name, data)))
+        orders = [getattr(n.meta.get(META), "order", None) for n in (source, node)]
+        moved = orders[0] is not None and orders[1] is None
+        old = root.get_submodule(path)
+        new = _with_hooks(row_by_row() if moved else nn.Identity(), old)
+        self.draft.root = replace_module(root, old, new)
 
     def _replace_norm(self, path: str, left: Leftover) -> None:
         root = self.draft.root

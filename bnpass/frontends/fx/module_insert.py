@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,13 @@ from torch import fx, nn
 
 from bnpass.errors import InputError, UnsupportedError
 from bnpass.frontends.fx.anchors import Anchor, anchor_of, frame_of
-from bnpass.frontends.fx.apply import (
+from bnpass.frontends.fx.checking import Reference, refusal
+from bnpass.frontends.fx.copying import duplicate
+from bnpass.frontends.fx.draft import Draft
+from bnpass.frontends.fx.editor import ModuleEditor, no_bias
+from bnpass.frontends.fx.growth import room_of, without_growth
+from bnpass.frontends.fx.inputs import Example, remember
+from bnpass.frontends.fx.inserting import (
     drop_argument,
     insert_norm,
     is_turned,
@@ -20,12 +27,6 @@ from bnpass.frontends.fx.apply import (
     place_of,
     start,
 )
-from bnpass.frontends.fx.checking import at_other_sizes, check_same, check_sizes, outputs
-from bnpass.frontends.fx.copying import duplicate
-from bnpass.frontends.fx.draft import Draft
-from bnpass.frontends.fx.editor import ModuleEditor, no_bias
-from bnpass.frontends.fx.growth import room_of, without_growth
-from bnpass.frontends.fx.inputs import Example, remember
 from bnpass.frontends.fx.loading import find_arrivals, install
 from bnpass.frontends.fx.normhook import attach
 from bnpass.frontends.fx.observing import observe
@@ -39,6 +40,8 @@ from bnpass.passes.initial import new_norms
 from bnpass.passes.insert import plan_insert
 from bnpass.passes.sites import InsertPlan, Policy, Site, Skip
 from bnpass.statistics.source import Source
+
+log = logging.getLogger("bnpass.torch")
 
 
 @dataclass(frozen=True)
@@ -73,32 +76,94 @@ def insert_into(
     plan_only: bool,
 ) -> nn.Module | InsertPlan:
     """Insert into a copy of a module; see :func:`bnpass.insert`."""
-    draft = Draft(duplicate(module), example)
-    wanted = {training: outputs(draft.root, example, training) for training in (False, True)}
-    sizes = {} if plan_only else at_other_sizes(draft.root, example, False)
-    planned = plan_sites(draft, policy, options.max_growth)
+    wanted = Reference.of(duplicate(module), example, (False, True))
+    attempt = Attempt(module, example, policy, options, wanted)
+    trial = attempt.make({})
+    if trial.fault:
+        left = attempt.culprits(trial)
+        for name, reason in left.items():
+            log.warning("no BatchNorm in front of %r: %s", name, reason)
+        trial = attempt.make(left)
+    if trial.fault:
+        raise refusal(trial.fault)
     if plan_only:
-        return planned.joined
-    placed = _apply(planned, options)
-    made = draft.root
-    still = [norm for _, norm in placed.norms]
-    for training, text in ((False, "in eval mode"), (True, "in training mode")):
-        check_same(wanted[training], outputs(made, example, training, still), text)
-    check_sizes(sizes, at_other_sizes(made, example, False, still))
-    _start(made, placed, options)
-    remember(made, example)
-    return made
+        return trial.planned.joined
+    _start(trial.planned.draft.root, trial.placed, options)
+    remember(trial.planned.draft.root, example)
+    return trial.planned.draft.root
+
+
+@dataclass(eq=False)
+class Trial:
+    """An insertion that was carried out, and what is wrong with it; mostly nothing."""
+
+    planned: Planned
+    placed: Placed
+    fault: str
+
+
+@dataclass(eq=False)
+class Attempt:
+    """Insertions into fresh copies of one module, with some sites left out."""
+
+    module: nn.Module
+    example: Example
+    policy: Policy
+    options: ModuleInsertOptions
+    wanted: Reference
+
+    def make(self, banned: dict[str, str]) -> Trial:
+        """Insert everywhere but in front of some nonlinearities, which are given with reasons."""
+        draft = Draft(duplicate(self.module), self.example)
+        planned = plan_sites(draft, self.policy, self.options.max_growth, banned)
+        placed = _apply(planned, self.options)
+        still = [norm for _, norm in placed.norms]
+        return Trial(planned, placed, self.wanted.difference(planned.draft.root, still))
+
+    def culprits(self, trial: Trial) -> dict[str, str]:
+        """The nonlinearities whose sites change what the module computes, with what they do.
+
+        Found by halving, which asks for two trials for each halving of each of them.
+        """
+        sites = trial.planned.plan.sites
+        todo: list[tuple[list[Site], str]] = [(sites, trial.fault)]
+        found: dict[str, str] = {}
+        for _ in range(_TRIALS):
+            if not todo:
+                break
+            some, fault = todo.pop()
+            if len(some) == 1:
+                found.update(dict.fromkeys(some[0].nonlinearities, fault))
+                continue
+            halves = some[: len(some) // 2], some[len(some) // 2 :]
+            faults = [self._only(half, sites) for half in halves]
+            worse = [pair for pair in zip(halves, faults, strict=True) if pair[1]]
+            if not worse:  # only together
+                found.update({n: fault for s in halves[1] for n in s.nonlinearities})
+            todo += worse
+        found.update({n: fault for some, fault in todo for s in some for n in s.nonlinearities})
+        return found
+
+    def _only(self, some: list[Site], sites: list[Site]) -> str:
+        kept = {name for site in some for name in site.nonlinearities}
+        others = [name for site in sites for name in site.nonlinearities if name not in kept]
+        return self.make(dict.fromkeys(others, "another site is tried")).fault
+
+
+_TRIALS = 40
 
 
 # --- where ---------------------------------------------------------------------------------------
 
 
-def plan_sites(draft: Draft, policy: Policy, max_growth: float) -> Planned:
+def plan_sites(
+    draft: Draft, policy: Policy, max_growth: float, banned: dict[str, str] | None = None
+) -> Planned:
     """Plan, and let forwards become graphs where a site lies inside of one, until all have places.
 
-    A nonlinearity whose site has no place is skipped with the reason.
+    A nonlinearity whose site has no place is skipped with the reason, as are ``banned`` ones.
     """
-    banned: dict[str, str] = {}
+    banned = dict(banned or {})
     while True:
         reading = draft.look()
         layers = plan_recurrent(reading, policy)
@@ -247,7 +312,7 @@ def _attach(
     draft: Draft, anchor: Anchor, norm: NewNorm, sync: bool, weights: list[torch.Tensor]
 ) -> str:
     module = draft.root.get_submodule(anchor.frame.path)
-    made = like_layers(new_norm(norm, sync), weights, module)
+    made = like_layers(new_norm(norm, sync, is_turned(norm)), weights, module)
     start(made, norm)
     return attach(module, made, key=anchor.key, last=is_turned(norm))
 

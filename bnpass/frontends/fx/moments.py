@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from bnpass.errors import InputError
-from bnpass.frontends.fx.apply import place_of
+from bnpass.frontends.fx.inserting import place_of
 from bnpass.frontends.fx.read import TracedModel
 from bnpass.frontends.fx.tracing import mode
 from bnpass.nn.calls import Feeder, device_of, takes_of

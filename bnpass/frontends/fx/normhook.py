@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from bnpass.frontends.fx.layout import normalised
+
 Tensor = torch.Tensor
 
 
@@ -37,11 +39,7 @@ class NormHook:
         """
         norm = module._modules[self.child]
         assert norm is not None
-        if not self.last:
-            made: Tensor = norm(value)
-            return made
-        flat: Tensor = norm(value.reshape(-1, value.shape[-1]))
-        return flat.view(value.shape)
+        return normalised(norm, value, value.dim() - 1 if self.last else 1)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import inspect
 import math
 import operator
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -39,9 +39,9 @@ _FACTORIES = frozenset(
 class _Own(fx.Tracer):
     """Traces one forward; every module that it calls is a node."""
 
-    def __init__(self, module: nn.Module, frame: Frame) -> None:
+    def __init__(self, module: nn.Module, frame: Frame, *, sizes: bool) -> None:
         super().__init__(autowrap_modules=(math,))
-        self.module, self.frame = module, frame
+        self.module, self.frame, self.sizes = module, frame, sizes
         self.state = _state()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -52,7 +52,7 @@ class _Own(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
-        """Placeholders for all parameters; what is no tensor is fixed at what it was."""
+        """Placeholders for all parameters; plain values are fixed, whole numbers maybe not."""
         del root_fn, is_module, concrete_args
         signature = inspect.signature(self.module.forward)
         args, kwargs = self.frame.given
@@ -69,8 +69,9 @@ class _Own(fx.Tracer):
                 continue
             default = () if parameter.default is parameter.empty else (parameter.default,)
             proxy = self.create_proxy("placeholder", name, default, {})
-            given[name] = value if _is_plain(value) else proxy
-            if _is_plain(value):
+            fixed = _is_plain(value) and not (self.sizes and type(value) is int)
+            given[name] = value if fixed else proxy
+            if fixed:
                 self._guard(proxy, name, value)
         return (lambda *_: self.module.forward(**given)), [self.module]
 
@@ -84,7 +85,7 @@ class _Own(fx.Tracer):
         """A node, unless it stands in a context that the graph would lose."""
         if _state() != self.state:
             raise UnsupportedError(
-                f"{_where(self.frame)} computes under no_grad, autocast or checkpointing, which a "
+                f"{named(self.frame)} computes under no_grad, autocast or checkpointing, which a "
                 "graph would lose", _HINT,
             )  # fmt: skip
         return super().create_node(*args, **kwargs)
@@ -95,7 +96,7 @@ class _Own(fx.Tracer):
             held = [*self.module.buffers(), *tensors_in(vars(self.module), 2)]
             if all(a is not t for t in held):
                 raise UnsupportedError(
-                    f"{_where(self.frame)} uses a tensor that is neither parameter nor buffer",
+                    f"{named(self.frame)} uses a tensor that is neither parameter nor buffer",
                     _HINT,
                 )
         return super().create_arg(a)
@@ -105,7 +106,8 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _where(frame: Frame) -> str:
+def named(frame: Frame) -> str:
+    """How errors and reasons call a forward."""
     return f"forward of {type(frame.module).__name__}" + (f" {frame.path!r}" if frame.path else "")
 
 
@@ -133,6 +135,26 @@ class _Factories(TorchFunctionMode):
 
 
 @contextmanager
+def _lengths(tracer: fx.Tracer, module: nn.Module) -> Iterator[None]:
+    """``len`` of a value, which torch.fx knows only where the user has wrapped it."""
+    names = getattr(inspect.unwrap(module.forward), "__globals__", {})
+    if "len" in names:
+        yield
+        return
+
+    def length(value: Any) -> Any:
+        if isinstance(value, fx.Proxy):
+            return tracer.create_proxy("call_function", len, (value,), {})
+        return len(value)
+
+    names["len"] = length
+    try:
+        yield
+    finally:
+        del names["len"]
+
+
+@contextmanager
 def _guarded(frame: Frame) -> Iterator[None]:
     """Refuse backward functions of one's own and attributes that forward sets."""
     functions: Any = torch.autograd.Function
@@ -141,7 +163,7 @@ def _guarded(frame: Frame) -> Iterator[None]:
     def applied(cls: Any, *args: Any, **kwargs: Any) -> Any:
         del args, kwargs
         raise UnsupportedError(
-            f"{_where(frame)} calls {cls.__name__}, an autograd Function whose backward a graph "
+            f"{named(frame)} calls {cls.__name__}, an autograd Function whose backward a graph "
             "would lose", _HINT,
         )  # fmt: skip
 
@@ -159,10 +181,10 @@ def _guarded(frame: Frame) -> Iterator[None]:
         set_ += [k for k, (b, version, _) in held.items()
                  if b._version != version and k != counter]  # fmt: skip
         if set_:
-            raise UnsupportedError(f"{_where(frame)} assigns self.{set_[0]}", _HINT)
+            raise UnsupportedError(f"{named(frame)} assigns self.{set_[0]}", _HINT)
         filled = changed_content(module, contents)
         if filled:
-            raise UnsupportedError(f"{_where(frame)} changes what self.{filled} holds", _HINT)
+            raise UnsupportedError(f"{named(frame)} changes what self.{filled} holds", _HINT)
     finally:
         functions.apply = apply
         vars(module).clear()
@@ -175,9 +197,18 @@ def _guarded(frame: Frame) -> Iterator[None]:
 
 
 def _trace(frame: Frame, training: bool) -> fx.Graph:
+    """The graph of a forward; whole numbers that it gets stay open where it only hands them on."""
+    if any(type(v) is int for v in (*frame.given[0], *frame.given[1].values())):
+        with suppress(UnsupportedError):
+            return _traced(frame, training, sizes=True)
+    return _traced(frame, training, sizes=False)
+
+
+def _traced(frame: Frame, training: bool, *, sizes: bool) -> fx.Graph:
     module = frame.module
-    tracer = _Own(module, frame)
-    with mode(module, training), unchanged(module), _guarded(frame), _Factories(tracer):
+    tracer = _Own(module, frame, sizes=sizes)
+    with (mode(module, training), unchanged(module), _guarded(frame), _lengths(tracer, module),
+          _Factories(tracer)):  # fmt: skip
         try:
             graph = tracer.trace(module)
         except UnsupportedError:
@@ -185,7 +216,7 @@ def _trace(frame: Frame, training: bool) -> fx.Graph:
         except Exception as error:
             where, text = obstacle(error)
             raise UnsupportedError(
-                f"{_where(frame)} cannot be written as a graph{where}: {text}", _HINT
+                f"{named(frame)} cannot be written as a graph{where}: {text}", _HINT
             ) from error
     for node in graph.nodes:  # 0 + x is x + 0, as the call is seen when it runs
         if node.target in (operator.add, operator.mul) and not isinstance(node.args[0], fx.Node):
@@ -203,7 +234,7 @@ def own_graph(frame: Frame) -> fx.GraphModule:
     """
     module = frame.module
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
-        raise UnsupportedError(f"{_where(frame)} has hooks, which copies of a graph lose", _HINT)
+        raise UnsupportedError(f"{named(frame)} has hooks, which copies of a graph lose", _HINT)
     live, still = _trace(frame, True), _trace(frame, False)
     numbers = _by_mode(frame, live, still)
     gm = fx.GraphModule(module, still, type(module).__name__)
@@ -233,7 +264,7 @@ def _by_mode(frame: Frame, live: fx.Graph, still: fx.Graph) -> dict[Place, tuple
             found[number, key] = one, other
     if not same:
         raise UnsupportedError(
-            f"{_where(frame)} computes something else in training mode than in eval mode: one "
+            f"{named(frame)} computes something else in training mode than in eval mode: one "
             "graph cannot hold both", _HINT,
         )  # fmt: skip
     return found

@@ -18,11 +18,12 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from bnpass.errors import InputError
-from bnpass.frontends.fx.apply import apply_edits, new_norm, start
+from bnpass.frontends.fx.apply import apply_edits
 from bnpass.frontends.fx.call import to_numpy
 from bnpass.frontends.fx.editor import OverflowedError
 from bnpass.frontends.fx.hooks import has_hooks
 from bnpass.frontends.fx.info import propagate
+from bnpass.frontends.fx.inserting import is_turned, new_norm, start
 from bnpass.frontends.fx.read import TracedModel, read
 from bnpass.frontends.fx.recurrent import NormedRecurrent, norm_name, parts
 from bnpass.frontends.fx.tracing import owner, trace
@@ -218,7 +219,8 @@ def split(
         weight = module.weight_hh_l0
         norms = []
         for norm in new_norms(InsertPlan(sites), "preserve", epsilon=eps, momentum=momentum):
-            norms.append(new_norm(norm, sync).to(dtype=weight.dtype, device=weight.device))
+            made = new_norm(norm, sync, is_turned(norm))
+            norms.append(made.to(dtype=weight.dtype, device=weight.device))
             start(norms[-1], norm)
             norms[-1].train(gm.training)
         owner(gm, path).add_module(path.rpartition(".")[2], NormedRecurrent(module, norms))

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from bnpass.errors import RefusedError
-from bnpass.frontends.fx.apply import apply_edits, apply_insert, place_of, planned_weights
+from bnpass.frontends.fx.apply import apply_edits, planned_weights
 from bnpass.frontends.fx.collapsing import applicable, apply_collapse, drop_checks
 from bnpass.frontends.fx.copying import check_module, duplicate, unwrapped
 from bnpass.frontends.fx.draft import Draft
@@ -21,6 +21,7 @@ from bnpass.frontends.fx.growth import copies, room_of, tie_again, ties, without
 from bnpass.frontends.fx.hooks import bake
 from bnpass.frontends.fx.info import propagate
 from bnpass.frontends.fx.inputs import Example, example_of, is_remembered, recalled
+from bnpass.frontends.fx.inserting import apply_insert, place_of
 from bnpass.frontends.fx.module_insert import ModuleInsertOptions, insert_into
 from bnpass.frontends.fx.read import TracedModel, read
 from bnpass.frontends.fx.recurrent import inner_norms, lint_norm

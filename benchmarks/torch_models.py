@@ -17,8 +17,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -230,15 +231,17 @@ def _timm(quick: bool) -> list[Row]:
     return found
 
 
-def _modules(quick: bool) -> list[PathRow]:
+def _modules(quick: bool, only: Sequence[str] = ("*",)) -> list[PathRow]:
     heading("Modules of other libraries without BN: what the whole way leaves of them")
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, make in {} if quick else NETS.items():
+        chosen = {n: make for n, make in NETS.items() if any(fnmatch(n, p) for p in only)}
+        for name, make in {} if quick else chosen.items():
             torch.manual_seed(0)
             try:
                 net, x = make()
                 found.append(whole_path(name, net, x, Path(folder)))
+                print(f"{name}: {found[-1].seconds:.1f} CPU s", file=sys.stderr, flush=True)
             except Exception as error:  # noqa: BLE001 - the table says what does not work
                 text = (str(error).splitlines() or [""])[0]
                 found.append(PathRow(name, failed=f"{type(error).__name__}: {text}"))
@@ -272,7 +275,7 @@ def spoilt(row: PathRow) -> bool:
 
 
 PARTS: dict[str, Callable[[bool], list[Any]]] = {
-    "plain": _plain, "normed": _normed, "timm": _timm, "modules": _modules
+    "plain": _plain, "normed": _normed, "timm": _timm, "modules": _modules,
 }  # fmt: skip
 
 
@@ -280,13 +283,16 @@ def main() -> None:
     """Run and print the tables; exit 1 if some network is wrong or fails."""
     options = parser(__doc__)
     options.add_argument("--part", choices=PARTS, action="append", help="only this part")
+    options.add_argument("--module", action="append", help="of the modules: only these (globs)")
     args = options.parse_args()
     torch.set_num_threads(1)
     logging.getLogger("bnpass").setLevel(logging.ERROR)  # a batch of 8 is no population
     others = ("timm", "transformers", "segmentation-models-pytorch", "ultralytics")
     facts = {**machine(), "torch": torch.__version__, **{name: version(name) for name in others}}
     table(["machine", ""], facts.items())
-    parts = {name: PARTS[name](args.quick) for name in args.part or PARTS}
+    parts = {name: PARTS[name](args.quick) for name in args.part or PARTS if name != "modules"}
+    if "modules" in (args.part or PARTS):
+        parts["modules"] = _modules(args.quick, args.module or ("*",))
     save(args.output, {"machine": facts, **{k: [asdict(r) for r in v] for k, v in parts.items()}})
     bad = any(map(spoilt, parts.get("modules", [])))
     found = [row for name, part in parts.items() if name != "modules" for row in part]

@@ -94,7 +94,7 @@ def insert_into(
 
 
 @dataclass(eq=False)
-class Trial:
+class Insertion:
     """An insertion that was carried out, and what is wrong with it; mostly nothing."""
 
     planned: Planned
@@ -112,15 +112,15 @@ class Attempt:
     options: ModuleInsertOptions
     wanted: Reference
 
-    def make(self, banned: dict[str, str]) -> Trial:
+    def make(self, banned: dict[str, str]) -> Insertion:
         """Insert everywhere but in front of some nonlinearities, which are given with reasons."""
         draft = Draft(duplicate(self.module), self.example)
         planned = plan_sites(draft, self.policy, self.options.max_growth, banned)
         placed = _apply(planned, self.options)
         still = [norm for _, norm in placed.norms]
-        return Trial(planned, placed, self.wanted.difference(planned.draft.root, still))
+        return Insertion(planned, placed, self.wanted.difference(planned.draft.root, still))
 
-    def culprits(self, trial: Trial) -> dict[str, str]:
+    def culprits(self, trial: Insertion) -> dict[str, str]:
         """The nonlinearities whose sites change what the module computes, with what they do.
 
         Found by halving, which asks for two trials for each halving of each of them.

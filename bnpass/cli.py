@@ -136,7 +136,7 @@ def _dispatch(arguments: list[str], ui: Ui) -> int:
     parser = build_parser(arguments)
     try:
         args = parser.parse_args(arguments)
-        args.arguments = arguments[1:]
+        args.arguments = arguments
     except SystemExit:  # argparse, after --help and --version
         ui.flush()
         return 0

@@ -17,7 +17,6 @@ from bnpass.errors import UsageError
 from bnpass.report.ui import Ui
 
 if TYPE_CHECKING:
-    from bnpass.ir.graph import Graph
     from bnpass.report.drawing import Marks
 
 
@@ -41,17 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, ui: Ui) -> int:
     """Run the command."""
     from bnpass.files import check_output
+    from bnpass.frontends.onnx.drawing import graph_of, marks_of
     from bnpass.report.drawing import difference, draw, picture
 
     if not args.output:
         raise UsageError("no output given", "add -o FILE.svg (or .png, .pdf, .dot, .mmd)")
     path = check_output(args.output, force=args.force, source=args.model)
-    graph = _read(args.model)
+    graph = graph_of(args.model)
     if args.other is None:
-        drawn, title = picture(graph, _marks(graph)), Path(args.model).name
+        drawn, title = picture(graph, marks_of(graph)), Path(args.model).name
     else:
-        other = _read(args.other)
-        drawn = difference(graph, other, _both(_marks(graph), _marks(other)))
+        other = graph_of(args.other)
+        drawn = difference(graph, other, _both(marks_of(graph), marks_of(other)))
         title = f"{Path(args.model).name} and {Path(args.other).name}"
         ui.document["states"] = {s: sum(b.state == s for b in drawn.boxes)
                                  for s in ("added", "removed", "changed")}  # fmt: skip
@@ -59,22 +59,6 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     ui.document.update(ok=True, output=path, operators=len(graph.ops))
     ui.say(f"wrote {path} ({len(graph.ops)} operators)")
     return 0
-
-
-def _read(name: str) -> Graph:
-    from bnpass.frontends.onnx.read import read
-    from bnpass.onnx_model.model import OnnxModel
-
-    return read(OnnxModel.of(name, data=False)).main.graph
-
-
-def _marks(graph: Graph) -> Marks:
-    from bnpass.passes.fold import plan_fold
-    from bnpass.passes.nonlinear import find_nonlinearities
-    from bnpass.report.drawing import Marks
-
-    folding = {name for entry in plan_fold(graph).folded for name in entry.nodes}
-    return Marks(folding, {found.op.name for found in find_nonlinearities(graph)})
 
 
 def _both(one: Marks, other: Marks) -> Marks:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bnpass.commands import half, normalising, options
 from bnpass.commands import many as many_files
 from bnpass.commands.checking import add_budget, add_data, add_trust, check, samples
+from bnpass.commands.reporting import add_report, wanted_report, write_fold_report
 from bnpass.errors import UsageError
 from bnpass.files import check_output, together
 from bnpass.report.box import Counted, say_result, say_unchanged
@@ -40,8 +41,8 @@ EXAMPLES = (
     "bnpass fold out/lenet.ready.onnx models/lenet.onnx -o out/folded --jobs 2",
 )
 COMMON = ("-o", "--force", "--jobs", "--explain", "--dry-run", "--check", "--only", "--skip",
-          "--collapse", "--fold-normalisation", "--to", "--sidecar", "--no-verify", "--dims",
-          "--json", "-q")
+          "--collapse", "--fold-normalisation", "--to", "--sidecar", "--report", "--no-verify",
+          "--dims", "--json", "-q")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        "that do not fuse them")
     group.add_argument("--sidecar", metavar="FILE",
                        help="also write what bnpass unfold needs to undo the fold exactly")
+    add_report(group)
     half.add_arguments(group)
     normalising.add_arguments(parser)
     group.add_argument("--no-verify", action="store_true",
@@ -103,6 +105,7 @@ def _fold(args: argparse.Namespace, ui: Ui) -> int:
 
     path = options.want_output(args, "folded")
     sidecar = _wanted_sidecar(args)
+    page = None if path is None else wanted_report(args)
     counted = Counted()
     reports: list[VerifyReport] = []
     half.check_arguments(args)
@@ -141,6 +144,8 @@ def _fold(args: argparse.Namespace, ui: Ui) -> int:
         say_result(ui, counted, args.model, path,
                    reports[-1] if reports else "not verified: --no-verify",
                    f"bnpass bench {args.model} {path}")
+        if page is not None:
+            write_fold_report(page, args, done.folded.plan, reports[-1] if reports else None, ui)
     return 0 if done.folded.plan.folded else options.unchanged(args, _why_unchanged(done), ui)
 
 

@@ -43,8 +43,9 @@ def fold_many(
         UsageError: no folder to write, or two files that would be written to the same place.
         InputError: a folder without models.
     """
-    if args.sidecar:
-        raise UsageError("--sidecar with several files", "fold them one by one")
+    if args.sidecar or args.report:
+        raise UsageError(f"{'--sidecar' if args.sidecar else '--report'} with several files",
+                         "fold them one by one")
     jobs = _jobs(args)
     given = _given(args, declare)
     running = _Running([sys.executable, "-P", "-m", "bnpass", "fold", "--json", *given])
@@ -107,7 +108,9 @@ def _given(
     for action in parser._actions:
         action.default = argparse.SUPPRESS
         action.type = None
-    found = vars(parser.parse_args(args.arguments))
+    at = args.arguments.index(args.command)
+    words = [*args.arguments[:at], *args.arguments[at + 1 :]]
+    found = vars(parser.parse_args(words))
     options = []
     for action in parser._actions:
         if action.dest in found and action.dest not in _OWN:

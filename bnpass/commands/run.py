@@ -1,15 +1,16 @@
 """The whole job on one file: insert, train, calibrate, fold, verify.
 
-Writes inserted.onnx, trained.onnx (with population statistics), deploy.onnx, report.json,
-curves.png, metrics.csv and checkpoints into the output folder. With --compare-plain the same file
-is also trained without BN for as many steps, each arm at its own best learning rate of the grid,
-which is chosen on held-out data with short runs.
+Writes inserted.onnx, trained.onnx (with population statistics), deploy.onnx, report.html,
+report.json, curves.png, metrics.csv and checkpoints into the output folder. With --compare-plain
+the same file is also trained without BN for as many steps, each arm at its own best learning rate
+of the grid, which is chosen on held-out data with short runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 
 from bnpass.commands import options
 from bnpass.commands.datasets import add_data_options, data_options
@@ -81,6 +82,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         data=data_options(args), insert=_insert_options(args), provider=args.provider,
         verify=not args.no_verify, tensorboard=args.tensorboard,
         fold_normalisation=args.fold_normalisation,
+        command=shlex.join(["bnpass", *args.arguments]),
     )
     report = run_pipeline(args.model, args.data, args.output, config, force=args.force,
                           resume=args.resume or restarted(), listener=ui)
@@ -91,9 +93,10 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     if search is not None:
         ui.table(search)
     ui.table(result_table(report))
-    deploy = os.path.join(args.output, "deploy.onnx")  # noqa: PTH118  (as the user wrote it)
+    page = os.path.join(args.output, "report.html")  # noqa: PTH118  (as the user wrote it)
     ui.say(f"wrote {args.output}: inserted, trained and deploy.onnx, report.json, curves.png, "
-           f"metrics.csv | next: bnpass inspect {deploy}")
+           "metrics.csv")
+    ui.say(f"next: open {page}")
     return 0 if report["verify"]["passed"] else 1
 
 

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
 from bnpass.commands.checking import add_budget, samples, status
+from bnpass.commands.reporting import add_report, wanted_report, write_verify_report
 from bnpass.errors import UsageError
+from bnpass.report.tables import Table
 from bnpass.report.ui import Ui
 from bnpass.report.verdicts import (
     accuracy_tables,
@@ -29,9 +31,10 @@ from bnpass.report.verdicts import (
 )
 
 if TYPE_CHECKING:
+    from bnpass.runtime.accuracy import AccuracyReport
+    from bnpass.runtime.determinism import DeterminismReport
+    from bnpass.runtime.verify import VerifyReport
     from bnpass.verdict.proof import ProofReport
-
-
 
 
 EXAMPLES = (
@@ -39,7 +42,7 @@ EXAMPLES = (
     "bnpass verify out/lenet.ready.onnx out/lenet.deploy.onnx --determinism",
 )
 COMMON = ("--accuracy", "--determinism", "--data", "--batches", "--rtol", "--atol",
-          "--provider", "--seed", "--dims", "--json", "-q")
+          "--report", "--provider", "--seed", "--dims", "--json", "-q")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sidecar", metavar="FILE",
                         help="of bnpass fold: the same, and the reference is what it restores")
     add_budget(parser)
+    add_report(parser)
+    parser.add_argument("--force", action="store_true", help="replace an existing report")
     options.add_seed(parser)
     options.add_provider(parser)
     options.add_output_options(parser)
@@ -86,18 +91,25 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     deployed = args.candidate or args.reference
     for path in dict.fromkeys((args.reference, deployed)):
         check_input(path)
-    data = _data(args, ui)
+    if args.report and args.candidate is None:
+        raise UsageError("--report without a candidate", "give two models: bnpass verify A B")
+    page, data = wanted_report(args), _data(args, ui)
     passed, last = True, "PASSED"
-    pair = _Models.of(args, ui)
+    pair, more = _Models.of(args, ui), list[Table | str]()
+    report = None
     if args.candidate is not None:
-        passed, last = _compare(args, pair, data, ui)
+        report = _compare(args, pair, data, ui)
+        passed, last = report.passed, verdict(report)
     if args.accuracy:
-        _accuracy(args, pair, data, ui)
+        more += _accuracy(args, pair, data, ui).shown()
     if args.determinism:
-        same = _determinism(args, deployed, data, ui)
-        last = last if passed and same else f"FAILED{last[6:]}"
-        passed = passed and same
+        found = _determinism(args, deployed, data, ui)
+        more += found.shown()
+        last = last if passed and found.passed else f"FAILED{last[6:]}"
+        passed = passed and found.passed
     ui.document.update(ok=passed, passed=passed)
+    if page is not None and report is not None:
+        write_verify_report(page, args, report, more, ui)
     ui.say(last)
     return 0 if passed else 1
 
@@ -133,8 +145,8 @@ class _Models:
         return cls(front.model, preparation(apart, front.port.name))
 
 
-def _compare(args: argparse.Namespace, pair: _Models, data: Any, ui: Ui) -> tuple[bool, str]:
-    """Whether the two models agree, and the last line."""
+def _compare(args: argparse.Namespace, pair: _Models, data: Any, ui: Ui) -> VerifyReport:
+    """Whether the two models agree."""
     from bnpass.runtime.verify import verify
 
     with status(ui) as says:
@@ -154,7 +166,7 @@ def _compare(args: argparse.Namespace, pair: _Models, data: Any, ui: Ui) -> tupl
         ui.say(line)
     if report.first_difference is not None:
         ui.say(first_difference(report))
-    return report.passed, verdict(report)
+    return report
 
 
 def _edits(args: argparse.Namespace, pair: _Models) -> ProofReport | None:
@@ -174,7 +186,8 @@ def _edits(args: argparse.Namespace, pair: _Models) -> ProofReport | None:
     return proven(pair.reference, args.candidate, Edits(), args.seed)
 
 
-def _accuracy(args: argparse.Namespace, pair: _Models, data: Any, ui: Ui) -> None:
+def _accuracy(args: argparse.Namespace, pair: _Models, data: Any, ui: Ui) -> AccuracyReport:
+    """Which of the two is nearer to float64."""
     from bnpass.runtime.accuracy import measure_accuracy
 
     report = measure_accuracy(pair.reference, args.candidate, data=data, provider=args.provider,
@@ -185,9 +198,13 @@ def _accuracy(args: argparse.Namespace, pair: _Models, data: Any, ui: Ui) -> Non
     if data is None:
         ui.warn("the conditioning was measured on random inputs: --data gives the one that counts")
     ui.say(nearer(report))
+    return report
 
 
-def _determinism(args: argparse.Namespace, model: str, data: Any, ui: Ui) -> bool:
+def _determinism(
+    args: argparse.Namespace, model: str, data: Any, ui: Ui
+) -> DeterminismReport:
+    """Whether the model gives the same bits in other surroundings."""
     from bnpass.runtime.determinism import determinism
 
     report = determinism(model, None if data is None else data[0], provider=args.provider,
@@ -197,7 +214,7 @@ def _determinism(args: argparse.Namespace, model: str, data: Any, ui: Ui) -> boo
         ui.table(determinism_table(report, model))
     for reason in report.reasons:
         ui.say(f"not deterministic: {reason}")
-    return report.passed
+    return report
 
 
 def _data(args: argparse.Namespace, ui: Ui) -> list[Any] | None:

@@ -39,6 +39,7 @@ class RunConfig:
         tensorboard: also write the metrics as TensorBoard events.
         provider: onnxruntime's provider on which the deployed model is measured.
         verify: refuse to write a deployed model that differs from the trained one.
+        command: what was typed, for the report; empty: nothing.
     """
 
     train: TrainConfig
@@ -56,6 +57,7 @@ class RunConfig:
     tensorboard: bool = False
     provider: str = "cpu"
     verify: bool = True
+    command: str = ""
 
     def __post_init__(self) -> None:
         if not 0 < self.validation < 1:

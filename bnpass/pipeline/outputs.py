@@ -8,7 +8,8 @@ from pathlib import Path
 from bnpass.errors import OutputError
 from bnpass.files import check_output
 
-NAMES = ("inserted.onnx", "trained.onnx", "deploy.onnx", "report.json", "curves.png", "metrics.csv")
+NAMES = ("inserted.onnx", "trained.onnx", "deploy.onnx", "report.json", "report.html", "curves.png",
+         "metrics.csv")
 """What a run writes; ``plain.onnx`` and ``metrics_plain.csv`` too when the arms are compared."""
 
 PLAIN = ("plain.onnx", "metrics_plain.csv")

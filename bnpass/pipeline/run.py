@@ -96,8 +96,8 @@ def run_pipeline(
     """Insert BN into a model, train it, take population statistics, fold, verify.
 
     Writes ``inserted.onnx``, ``trained.onnx`` (with population statistics), ``deploy.onnx``,
-    ``report.json``, ``curves.png`` and ``metrics.csv`` into ``out``, each in one step, and
-    ``deploy.onnx`` only if it agrees with ``trained.onnx``.
+    ``report.json``, ``report.html``, ``curves.png`` and ``metrics.csv`` into ``out``, each in one
+    step, and ``deploy.onnx`` only if it agrees with ``trained.onnx``.
 
     Args:
         model: an ONNX model without BN in front of some nonlinearity.
@@ -314,12 +314,14 @@ def _measure(job: Job, shown: Listener) -> None:
 
 
 def _write_report(job: Job, report: dict[str, Any], folder: Path) -> None:
+    from bnpass.pipeline.page import write_run_page
     from bnpass.pipeline.summary import curves_of, percentiles_of
     from bnpass.report.curves import can_draw, draw_curves, draw_range
     from bnpass.report.document import to_json
     from bnpass.report.percentiles import draw_percentiles
 
     atomic_write(folder / "report.json", to_json(report) + "\n")
+    write_run_page(job, report, folder)
     if not can_draw():
         return
     draw_curves(curves_of(job.arms), folder / "curves.png", title=report["model"]["name"])

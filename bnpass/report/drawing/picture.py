@@ -146,7 +146,7 @@ def difference(before: Graph, after: Graph, marks: Marks = Marks()) -> Picture:
     keys = {_identity(box): box.key for box in new.boxes}
     match = {box.key: keys.get(_identity(box), f"old_{box.key}") for box in old.boxes}
     shared = set(match.values())
-    boxes = [replace(box, state=_state(box, before, after) if box.key in shared else ADDED)
+    boxes = [replace(box, state=state_of(box, before, after) if box.key in shared else ADDED)
              for box in new.boxes]  # fmt: skip
     boxes += [replace(box, key=match[box.key], state=REMOVED)
               for box in old.boxes if match[box.key].startswith("old_")]  # fmt: skip
@@ -162,7 +162,8 @@ def _identity(box: Box) -> tuple[str, str]:
     return ("", box.key) if box.style == PORT else (box.title, box.name)
 
 
-def _state(box: Box, before: Graph, after: Graph) -> str:
+def state_of(box: Box, before: Graph, after: Graph) -> str:
+    """What became of an operator that both graphs have."""
     if box.style == PORT:
         return KEPT
     old, new = before.ops[box.name], after.ops[box.name]

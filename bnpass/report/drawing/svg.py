@@ -12,9 +12,10 @@ from bnpass.report.drawing.text import FILL, STROKE
 from bnpass.report.terminal import escaped
 
 _CHAR, _LINE, MARGIN = 6.7, 15.0, 10.0  # pixels: a character of 11 px, a line, inside a box
+_SMALL_CHAR, _BESIDE = 5.5, 5.0  # a character of 9 px, from an arrow to its shape
 _LONGEST = 34  # characters of a name
 
-_STYLE = """
+STYLE = """
 .net text{font:11px ui-monospace,Menlo,Consolas,monospace;fill:#1f2328;text-anchor:middle}
 .net .kind{font-weight:600}
 .net .shape{font-size:9px;fill:#6b7280;text-anchor:start;stroke:#fff;stroke-width:3;
@@ -31,22 +32,22 @@ paint-order:stroke}
 """
 
 
-def svg(picture: Picture, title: str = "") -> str:
+def svg(picture: Picture, title: str = "", *, inline: bool = False) -> str:
     """The picture as an SVG document.
 
     Args:
         picture: what to draw.
         title: for screen readers and browser tabs.
+        inline: the page around has :data:`STYLE` and :func:`arrow_heads`.
     """
     sizes = {box.key: box_size(box) for box in picture.boxes}
     layout = layered(sizes, [(arrow.start, arrow.end) for arrow in picture.arrows])
-    width, height = round(layout.width), round(layout.height)
+    width, height = round(_width(picture.arrows, layout)), round(layout.height)
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="net" {size} role="img">',
         f"<title>{_text(title)}</title>" if title else "",
-        f"<style>{_STYLE}</style>",
-        _arrow_heads(),
+        *(() if inline else (f"<style>{STYLE}</style>", arrow_heads())),
         *map(_arrow, picture.arrows, layout.routes),
         *_shapes(picture.arrows, layout.routes),
         *(_box(box, layout, sizes[box.key]) for box in picture.boxes),
@@ -72,7 +73,8 @@ def _text(text: str) -> str:
     return escape(escaped(text))
 
 
-def _arrow_heads() -> str:
+def arrow_heads() -> str:
+    """The definitions that arrows refer to."""
     heads = "".join(
         f'<marker id="head{state}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
         f'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="{colour}"/></marker>'
@@ -86,11 +88,18 @@ def _arrow(arrow: Arrow, route: Sequence[Point]) -> str:
             f'stroke="{STROKE[arrow.state]}" marker-end="url(#head{arrow.state})"/>')  # fmt: skip
 
 
+def _width(arrows: Sequence[Arrow], layout: Layout) -> float:
+    """Of the whole, with the shapes that stand beside arrows."""
+    ends = (route[0][0] + _BESIDE + _SMALL_CHAR * len(arrow.text) + MARGIN
+            for arrow, route in zip(arrows, layout.routes, strict=True))  # fmt: skip
+    return max(layout.width, *ends) if arrows else layout.width
+
+
 def _shapes(arrows: Sequence[Arrow], routes: Sequence[Sequence[Point]]) -> list[str]:
     """Shapes beside the starts of arrows; once where several arrows carry one value."""
     places = {(a.text, *r[0]): None for a, r in zip(arrows, routes, strict=True) if a.text}
     return [
-        f'<text class="shape" x="{x + 5:.0f}" y="{y + 12:.0f}">{_text(text)}</text>'
+        f'<text class="shape" x="{x + _BESIDE:.0f}" y="{y + 12:.0f}">{_text(text)}</text>'
         for text, x, y in places
     ]
 

@@ -83,11 +83,22 @@ class NewConstant:
         op: the operator.
         index: the input; one that was left out so far may be named, too.
         make: computes the numbers, in float64; a frontend rounds them once, to the old type.
+        name: of the new constant; empty: it takes the old one's place, where nobody else reads it.
     """
 
     op: Op
     index: int
     make: Callable[[], np.ndarray]
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class NewInput:
+    """An operator reads another value: one of the graph, or what an added operator makes."""
+
+    op: Op
+    index: int
+    value: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,16 +107,19 @@ class AddedOperator:
 
     Attributes:
         op: the operator. Its inputs are values of the graph, or outputs of operators added before;
-            its output takes the place of the value of that name, if there is one, for all readers.
+            its output takes the place of the value of that name, if there is one, for all readers;
+            else a frontend may have to give it another name.
         constants: inputs that are new constants, in float64, by index.
         like: a value of the graph whose element type the constants get.
         before: the operator of the graph in front of which it stands.
+        names: of new constants, by index; others are named after the operator.
     """
 
     op: Op
     constants: Mapping[int, np.ndarray]
     like: str
     before: Op
+    names: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -226,6 +240,7 @@ class GraphEdits:
         constants: other inputs that become another constant.
         added: operators that come, in order; what only made a value that one of them replaces is
             swept away.
+        inputs: operators that read another value.
         norms: BatchNorms that come, with the biases that go with them.
         correspondences: which new value stands for which old one.
     """
@@ -235,6 +250,7 @@ class GraphEdits:
     leftovers: tuple[Leftover, ...] = ()
     constants: tuple[NewConstant, ...] = ()
     added: tuple[AddedOperator, ...] = ()
+    inputs: tuple[NewInput, ...] = ()
     norms: tuple[NewNorm, ...] = ()
     correspondences: Correspondences = field(default_factory=Correspondences)
 
@@ -252,6 +268,7 @@ class GraphEdits:
             self.leftovers,
             self.constants,
             self.added,
+            self.inputs,
             self.norms,
         )
         return not any(changes)

@@ -10,6 +10,7 @@ import numpy as np
 from bnpass.ir.affine import Map
 from bnpass.ir.edits import BiasDrop, Branch, GraphEdits
 from bnpass.ir.graph import Op
+from bnpass.passes.plan import PlanEntry
 from bnpass.passes.propagation import Propagation
 from bnpass.passes.select import matches
 from bnpass.report.plans import shown_insert
@@ -104,6 +105,8 @@ class InsertPlan(Shown):
         skipped: nonlinearities that get none.
         nonlinearities: how many there are.
         notes: lines for people.
+        split: recurrent layers that were split before, each by edits of its own
+            (:func:`bnpass.passes.recurrent.plan_split`): the graph of this plan has them split.
         edits: what is to be done; its BatchNorms have numbers once :func:`initialised` was asked.
             The correspondences are those of a start as ``preserve`` makes it.
     """
@@ -113,11 +116,12 @@ class InsertPlan(Shown):
     nonlinearities: int = 0
     notes: list[str] = field(default_factory=list)
     edits: GraphEdits = field(default_factory=GraphEdits)
+    split: tuple[PlanEntry, ...] = ()
 
     @property
-    def entries(self) -> list[Site | Skip]:
-        """Every BatchNorm to come, and every nonlinearity that gets none."""
-        return [*self.sites, *self.skipped]
+    def entries(self) -> list[PlanEntry]:
+        """Every BatchNorm to come, every nonlinearity that gets none, every layer that is split."""
+        return [*self.sites, *self.skipped, *self.split]
 
     def shown(self) -> list[Table | str]:
         """What the command prints of it."""
@@ -140,6 +144,7 @@ class InsertPlan(Shown):
             "sites": [site.to_dict() for site in self.sites],
             "skipped": [vars(skip) for skip in self.skipped],
             "biases_dropped": self.dropped,
+            "split": [entry.node for entry in self.split],
             "notes": self.notes,
         }
 

@@ -60,11 +60,11 @@ def planned_weights(reading: TracedModel, edits: GraphEdits) -> list[tuple[Op, N
     """What becomes of every operator that gets other constants.
 
     Raises:
-        UnsupportedError: an operator is to be added.
+        UnsupportedError: an operator is to be added, or to read another value.
     """
-    if edits.added:
-        one = edits.added[0].op
-        raise UnsupportedError(f"{one.kind} {one.name!r} cannot be added to a torch module")
+    if edits.added or edits.inputs:
+        one = edits.added[0].op if edits.added else edits.inputs[0].op
+        raise UnsupportedError(f"{one.kind} {one.name!r} cannot be put into a torch module")
     view = GraphContext(reading.graph)
     planned = [(r.op, multiplied_out(new_weights(r, view))) for r in edits.rewrites]
     planned += [(new.op, NewWeights({new.index: new.make()})) for new in edits.constants]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -10,7 +10,14 @@ import onnx
 from bnpass.frontends.onnx.editor import Editor
 from bnpass.frontends.onnx.numbers import NewOperator, ScopeNumbers
 from bnpass.frontends.onnx.read import Scope
-from bnpass.ir.edits import LEFTOVER_EPSILON, GraphEdits, Leftover, NewBranch, NewNorm
+from bnpass.ir.edits import (
+    LEFTOVER_EPSILON,
+    AddedOperator,
+    GraphEdits,
+    Leftover,
+    NewBranch,
+    NewNorm,
+)
 from bnpass.ir.graph import Op
 from bnpass.onnx_model.attributes import set_attributes
 from bnpass.onnx_model.messages import become, copied, np_dtype
@@ -36,11 +43,16 @@ def apply_edits(
     """
     editor = Editor(model, scope)
     operators = numbers.operators
+    names = {(c.op.name, c.index): c.name for c in edits.constants if c.name}
     for place, new in enumerate(operators):
-        _rewrite(editor, new)
+        _rewrite(editor, new, names)
         operators[place] = NewOperator(new.op)  # the numbers are in the model now
+    made: dict[str, str] = {}
     for added, constants in zip(edits.added, numbers.added, strict=True):
-        _add_operator(editor, added.op, added.before, constants)
+        _add_operator(editor, added, constants, made)
+    for read in edits.inputs:
+        name = made.get(read.value, read.value)
+        editor.set_input(scope.nodes[read.op.name], read.index, name)
     for op in dead_operators(scope.graph, edits.added):
         editor.delete(op)
     last = {left.ops[-1].name for left in edits.leftovers}
@@ -57,24 +69,42 @@ def apply_edits(
 
 
 def _add_operator(
-    editor: Editor, op: Op, before: Op, constants: dict[int, np.ndarray]
+    editor: Editor, added: AddedOperator, constants: dict[int, np.ndarray], made: dict[str, str]
 ) -> None:
-    """Put an operator in front of another; a value that it replaces is read under its name."""
+    """Put an operator in front of another; a value that it replaces is read under its name.
+
+    Args:
+        editor: of the graph.
+        added: what comes.
+        constants: the numbers of its new constants.
+        made: names that new values have in the model, filled.
+    """
+    op, graph = added.op, editor.scope.graph
     count = max((len(op.inputs), *(index + 1 for index in constants)))
-    inputs = [editor.resolve(op.input(index)) for index in range(count)]
+    inputs = [made.get(name, name) for name in map(editor.resolve, map(op.input, range(count)))]
     for index, array in constants.items():
-        inputs[index] = editor.add_initializer(f"{op.name}.{index}", array)
+        name = added.names.get(index, f"{op.name}.{index}")
+        inputs[index] = editor.add_initializer(name, array)
     domain, kind = op.kind.rpartition("::")[::2] if "::" in op.kind else ("", op.kind)
+    (output,) = op.outputs
+    if graph.producer(output) is None:
+        made[output] = editor.model.fresh(output)
     node = onnx.helper.make_node(
-        kind, inputs, op.outputs, name=editor.model.fresh(op.name), domain=domain or None
-    )
+        kind, inputs, [made.get(output, output)], name=editor.model.fresh(op.name),
+        domain=domain or None,
+    )  # fmt: skip
     set_attributes(node, **op.attrs)
-    editor.insert_before(editor.scope.nodes[before.name], node)
+    editor.insert_before(editor.scope.nodes[added.before.name], node)
 
 
-def _rewrite(editor: Editor, new: NewOperator) -> None:
+def _rewrite(editor: Editor, new: NewOperator, names: Mapping[tuple[str, int], str]) -> None:
     for index, numbers in new.constants.items():
-        editor.set_constant(new.op, index, numbers, new.copies.get(index, ""))
+        name = names.get((new.op.name, index), "")
+        if name:
+            node = editor.scope.nodes[new.op.name]
+            editor.set_input(node, index, editor.add_initializer(name, np.asarray(numbers)))
+        else:
+            editor.set_constant(new.op, index, numbers, new.copies.get(index, ""))
     if new.attrs:
         set_attributes(editor.scope.nodes[new.op.name], **new.attrs)
     if new.add is not None:

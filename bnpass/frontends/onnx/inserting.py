@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 
 from bnpass.errors import InputError
-from bnpass.frontends.onnx import recurrent
 from bnpass.frontends.onnx.apply import apply_edits, apply_insert
 from bnpass.frontends.onnx.growth import without_growth
 from bnpass.frontends.onnx.numbers import Calculation
@@ -24,6 +23,7 @@ from bnpass.passes.branches import with_branches
 from bnpass.passes.initial import initialised
 from bnpass.passes.insert import plan_insert
 from bnpass.passes.nonlinear import find_nonlinearities
+from bnpass.passes.recurrent import SplitPlan, plan_split
 from bnpass.passes.sites import InsertPlan, Policy, Site, Skip, wanted
 from bnpass.passes.strip import StripPlan, plan_strip
 
@@ -133,11 +133,22 @@ def _planned(model: OnnxModel, options: InsertOptions) -> tuple[Reading, InsertP
 def _attempt(
     model: OnnxModel, options: InsertOptions, chosen: Callable[[Op], bool]
 ) -> tuple[Reading, InsertPlan]:
-    notes = recurrent.split(model, chosen)
+    split = _split(model, chosen)
     reading = read(model, freeze_inputs=options.freeze_inputs)
     plan = plan_insert(reading.main.graph, options.policy)
-    plan.notes.extend(notes)
-    return reading, plan
+    plan.notes.extend(split.notes)
+    return reading, replace(plan, split=tuple(e for e in split.entries if not e.reason))
+
+
+def _split(model: OnnxModel, chosen: Callable[[Op], bool]) -> SplitPlan:
+    """Split recurrent layers of the main graph, in place."""
+    if not any(node.op_type in RECURRENT for node in model.proto.graph.node):
+        return SplitPlan()
+    reading = read(model)
+    plan = plan_split(reading.main.graph, chosen)
+    numbers = Calculation(reading).numbers(reading.main, plan.edits)
+    apply_edits(model, reading.main, plan.edits, numbers)
+    return plan
 
 
 def _marked(reading: Reading, plan: InsertPlan, options: InsertOptions) -> InsertPlan:

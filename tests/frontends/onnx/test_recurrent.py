@@ -6,6 +6,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 import bnpass
+from bnpass.frontends.onnx.apply import apply_edits
+from bnpass.frontends.onnx.numbers import Calculation
+from bnpass.frontends.onnx.read import read
+from bnpass.onnx_model.model import OnnxModel
+from bnpass.passes.recurrent import plan_join, plan_split
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 HIDDEN, WIDTH = 5, 7
@@ -168,3 +173,50 @@ def test_a_contribution_that_overflows_stays_in_front_of_its_layer():
     assert kinds.count("MatMul") == 2
     for tensor in after.graph.initializer:
         assert np.isfinite(numpy_helper.to_array(tensor)).all(), tensor.name
+
+
+def test_the_split_is_in_the_plan():
+    model = network("LSTM")
+    plan = bnpass.insert(model, plan_only=True)
+    assert plan.to_dict()["split"] == ["layer"]
+    assert [(e.node, e.kind) for e in plan.entries if e in plan.split] == [("layer", "LSTM")]
+    split = plan_split(read(model).main.graph, lambda op: True)
+    assert str(split) == "LSTM layer is split"
+    assert [one.op.kind for one in split.edits.added] == ["MatMul", "Add"]
+    assert [(new.index, new.name) for new in split.edits.constants] == [
+        (3, "layer.state_bias"), (1, "layer.identity")]  # fmt: skip
+    assert [(new.op.name, new.value) for new in split.edits.inputs] == [("layer", "layer_biased")]
+    assert not split.edits.changed
+
+
+def test_a_layer_whose_weights_are_computed_is_not_split():
+    model = network("GRU")
+    weight = next(t for t in model.graph.initializer if t.name == "W")
+    model.graph.initializer.remove(weight)
+    model.graph.input.append(helper.make_tensor_value_info("W", 1, list(weight.dims)))
+    split = plan_split(read(model).main.graph, lambda op: True)
+    assert str(split) == "GRU layer stays: its weights are no constants"
+    assert split.edits.empty
+
+
+def applied(model, make):
+    """A copy of a model with a plan's edits."""
+    edited = OnnxModel.of(model).copy()
+    reading = read(edited)
+    plan = make(reading.main.graph)
+    numbers = Calculation(reading).numbers(reading.main, plan.edits)
+    apply_edits(edited, reading.main, plan.edits, numbers)
+    return edited.proto
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_split_goes_back_from_either_side_of_its_add(first):
+    model = network("LSTM", 2)
+    split = applied(model, lambda graph: plan_split(graph, lambda op: True))
+    assert bnpass.verify(model, split).passed
+    assert kinds(split) == ["MatMul", "Add", "LSTM", "MatMul"]
+    if first:
+        split.graph.node[1].input[:] = reversed(split.graph.node[1].input)
+    joined = applied(split, plan_join)
+    assert kinds(joined) == ["LSTM", "MatMul"]
+    assert bnpass.verify(model, joined).passed

@@ -28,6 +28,8 @@ def integers(op: Op, index: int, context: RuleContext) -> list[int] | None:
     constant = context.constant(name)
     if constant is None:
         raise MapRefusedError(f"its input {name!r} is computed at run time", op)
+    if len(constant.shape) > 1:
+        raise MapRefusedError(f"its input {name!r} is no vector", op)
     return [int(v) for v in np.atleast_1d(constant.small)]
 
 

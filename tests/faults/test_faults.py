@@ -1,4 +1,6 @@
-"""The n-th write, rename, fsync or open fails or kills, as in SQLite's tests.
+"""The n-th write, rename, fsync or open fails or kills, in commands that rewrite a model.
+
+As in SQLite's tests.
 
 For every n with BNPASS_FAULTS=all (``make faults``), else for some.
 
@@ -9,29 +11,22 @@ after a failure, and the next run clears away what a kill left.
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
-import os
-import shutil
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
 
-import bnpass as package
-from tests import processes
-from tests.commands.helpers import add_norm, mlp
+from tests.faults.lab import (
+    assert_clear,
+    chosen,
+    contents,
+    job,
+    model_of,
+    needs_shim,
+    served,
+)
 
-ROOT = Path(package.__file__).parents[1]
-SHIM = Path(__file__).with_name("shim.c")
-COMPILER = shutil.which("cc") or shutil.which("gcc")
-EVERY = os.environ.get("BNPASS_FAULTS") == "all"
-
-pytestmark = pytest.mark.skipif(
-    COMPILER is None or not sys.platform.startswith("linux"), reason="no C compiler for the shim")
+pytestmark = needs_shim
 
 COMMANDS = {
     "insert": ["insert", "plain.onnx", "-o", "o.onnx", "--force"],
@@ -42,59 +37,6 @@ COMMANDS = {
     "insert external": ["insert", "e.onnx", "-o", "o.onnx", "--force"],
     "unfold": ["unfold", "f.onnx", "f.undo", "-o", "o.onnx", "--force"],
 }
-
-
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("shim") / "shim.so"
-    assert COMPILER is not None
-    processes.run([COMPILER, "-shared", "-fPIC", "-O1", "-o", str(made), str(SHIM), "-ldl"],
-                  check=True)
-    return made
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models, a folded pair, and an earlier output with data of its own."""
-    folder = tmp_path_factory.mktemp("inputs")
-    onnx.save(mlp(), folder / "plain.onnx")
-    model = add_norm(mlp())
-    onnx.save(model, folder / "m.onnx")
-    onnx.save(model, str(folder / "e.onnx"), save_as_external_data=True, location="e.data",
-              size_threshold=0)
-    from bnpass.cli import main
-
-    assert main(["fold", str(folder / "m.onnx"), "-o", str(folder / "f.onnx"), "--sidecar",
-                 str(folder / "f.undo"), "--no-verify", "-q"]) == 0
-    assert main(["fold", str(folder / "e.onnx"), "-o", str(folder / "o.onnx"), "--no-verify",
-                 "-q"]) == 0
-    return folder
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in folder.iterdir()}
-
-
-def served(shim: Path, tmp_path: Path, jobs: Sequence[dict[str, Any]]) -> list[int]:
-    """The exit codes of jobs, each run in a copy of its folder."""
-    listed = tmp_path / f"jobs{len(list(tmp_path.iterdir()))}.json"
-    listed.write_text(json.dumps(jobs))
-    done = processes.run(
-        [sys.executable, "-m", "tests.faults.server", str(listed)], cwd=ROOT, check=True,
-        capture_output=True, text=True,
-        env={**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": str(ROOT)})
-    return [json.loads(line)["code"] for line in done.stdout.splitlines()]
-
-
-def job(folder: Path, place: Path, arguments: list[str], **fault: object) -> dict[str, Any]:
-    return {"folder": str(folder), "place": str(place), "arguments": arguments,
-            "fault": {f"FAULT_{key}": str(value) for key, value in fault.items()}}
-
-
-def model_of(folder: Path) -> list[bytes]:
-    """The output's weights with its data, whatever the data file is called."""
-    return [t.raw_data for t in onnx.load(folder / "o.onnx").graph.initializer]
 
 
 def unnamed(folder: Path, before: dict[str, str]) -> set[str]:
@@ -111,16 +53,15 @@ def test_every_change_of_a_file_may_fail_or_kill(
 ) -> None:
     arguments, before = COMMANDS[name], contents(inputs)
     log = tmp_path / "log"
-    assert served(shim, tmp_path, [job(inputs, tmp_path / "whole", arguments, LOG=log)]) == [0]
+    assert served(tmp_path, [job(inputs, tmp_path / "whole", arguments, LOG=log)], shim) == [0]
     steps = log.stat().st_size
     assert steps > 4
     old, new = model_of(inputs), model_of(tmp_path / "whole")
-    chosen = range(1, steps + 1) if EVERY else sorted({1, *range(2, steps + 1, 6), steps})
-    faults = [(n, what) for n in chosen for what in (errno.ENOSPC, "kill")]
+    faults = [(n, what) for n in chosen(steps, 7) for what in (errno.ENOSPC, "kill")]
     places = [tmp_path / f"{n}-{what}" for n, what in faults]
-    codes = served(shim, tmp_path, [
+    codes = served(tmp_path, [
         job(inputs, place, arguments, AT=n, DO=what)
-        for place, (n, what) in zip(places, faults, strict=True)])
+        for place, (n, what) in zip(places, faults, strict=True)], shim)
     assert {2, -9} <= set(codes)
     for place, (n, what), code in zip(places, faults, codes, strict=True):
         found = contents(place)
@@ -130,12 +71,13 @@ def test_every_change_of_a_file_may_fail_or_kill(
         assert model_of(place) in (old, new), where
         if what != "kill":
             assert code in (0, 2), where
+            assert_clear(place, code, where)
             assert (model_of(place) == new) == (code == 0) or old == new, where
             assert not unnamed(place, before), where
     killed = [place for place, (_, what) in zip(places, faults, strict=True) if what == "kill"]
     again = [tmp_path / f"again-{place.name}" for place in killed]
-    assert set(served(shim, tmp_path, [job(a, b, arguments) for a, b in
-                                       zip(killed, again, strict=True)])) == {0}
+    assert set(served(tmp_path, [job(a, b, arguments) for a, b in
+                                 zip(killed, again, strict=True)], shim)) == {0}
     for place in again:
         assert model_of(place) == new
         assert not unnamed(place, before), place.name

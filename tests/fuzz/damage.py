@@ -146,6 +146,12 @@ def outcome(place: Path, code: int, files: dict[str, bytes]) -> str:
     return "clean" if code else "ok"
 
 
+def cpu_seconds() -> float:
+    """Of this process and of those that it has started."""
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
 def main(arguments: list[str]) -> int:
     """Run N cases; 1 where one of them is neither done nor refused clearly."""
     count, seed = (int(a) for a in [*arguments, *("10000", "1")[len(arguments) :]][:2])
@@ -174,7 +180,7 @@ def main(arguments: list[str]) -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(", ".join(f"{what} {times}" for what, times in counts.most_common(12)),
-          f"in {time.monotonic() - start:.0f} s")
+          f"in {time.monotonic() - start:.0f} s, {cpu_seconds():.0f} s of them on a core")
     return int(bool(counts.keys() - {"ok", "clean"}))
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import contextlib
+import errno
 import gc
 import os
 import sys
@@ -18,7 +20,13 @@ from typing import NoReturn
 
 from bnpass import __version__, signals
 from bnpass.commands import COMMANDS
-from bnpass.errors import BnpassError, MissingDependencyError, UsageError, close_matches
+from bnpass.errors import (
+    BnpassError,
+    MissingDependencyError,
+    OutOfMemoryError,
+    UsageError,
+    close_matches,
+)
 from bnpass.parser import Formatter, Parser, add_help, usage
 from bnpass.report import streams
 from bnpass.report.ui import Ui
@@ -28,7 +36,8 @@ exit codes:
   0    done, or nothing to do and said so
   1    it ran and the answer is no: verification failed, or --require-change and nothing changed
   2    usage or input error
-  3    environment: a package or an execution provider is missing, or a result could not be printed
+  3    environment: a package or an execution provider is missing, memory ran out, or a result
+       could not be printed
   130  interrupted (143 after SIGTERM)
 
 'bnpass help COMMAND' shows a command's options, 'bnpass COMMAND --help-all' the rare ones too.
@@ -45,6 +54,12 @@ PACKAGES = {
     "ml_dtypes": "ml_dtypes",
 }
 """What pip calls the packages that some command imports, by the module's name."""
+
+
+_LAST_WORDS = b"error: out of memory\nhint: close other programs\n"
+_LITTLE = 1 << 25  # bytes
+_NO_MEMORY = ("annot allocate memory", "can't allocate memory", "out of memory", "bad_alloc",
+              "Failed to serialize")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,13 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return signals.exit_code(error)
     except BnpassError as error:
         return _failed(ui, error, arguments)
-    except MemoryError:
-        return _failed(ui, BnpassError("out of memory", "close other programs, or use a smaller "
-                                       "--batch-size"), arguments)
     except Exception as error:  # noqa: BLE001  # the last resort: a bug becomes one line too
-        known = _missing_package(error) or _internal(error)
-        known.__cause__ = error
-        return _failed(ui, known, arguments)
+        with contextlib.suppress(MemoryError):
+            known = _missing_package(error) or _no_memory(error) or _internal(error)
+            known.__cause__ = error
+            return _failed(ui, known, arguments)
+        os.write(2, _LAST_WORDS)
+        return OutOfMemoryError.exit_code
 
 
 def script() -> NoReturn:
@@ -125,6 +140,23 @@ def _missing_package(error: Exception) -> BnpassError | None:
                                   f"pip install {PACKAGES[name]}")
 
 
+def _no_memory(error: Exception) -> BnpassError | None:
+    """Python, the system, the loader, C++ and torch each say in their own way that it ran out.
+
+    And some extensions say nothing: where not even a little can be had, that was the reason.
+    """
+    telling = isinstance(error, OSError | ImportError | RuntimeError)
+    said = str(error) if telling or type(error).__name__ == "EncodeError" else ""
+    if not isinstance(error, MemoryError) and not any(words in said for words in _NO_MEMORY):
+        try:
+            bytearray(_LITTLE)
+        except MemoryError:
+            pass
+        else:
+            return None
+    return OutOfMemoryError("out of memory", "close other programs, or use a smaller --batch-size")
+
+
 def _internal(error: Exception) -> BnpassError:
     return BnpassError(f"internal error: {type(error).__name__}: {_one_line(str(error))}",
                        "this is a bug in bnpass: run again with --debug and report it")
@@ -157,6 +189,8 @@ def _run(args: argparse.Namespace, ui: Ui) -> int:
     try:
         return int(args.run(args, ui))
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise
         where = f": {error.filename}" if error.filename else ""
         raise BnpassError(f"{error.strerror or error}{where}",
                           "check the file, its folder and the space on the disk") from error

@@ -65,6 +65,12 @@ class MissingDependencyError(BnpassError):
     exit_code = 3
 
 
+class OutOfMemoryError(BnpassError):
+    """The system gave no more memory, on this machine and at this moment."""
+
+    exit_code = 3
+
+
 def close_matches(name: str, known: Iterable[str]) -> str:
     """Return ``"did you mean 'a' or 'b'?"`` for a misspelt name, or an empty string."""
     found = difflib.get_close_matches(name, list(known), n=3)

@@ -41,8 +41,10 @@ class Limit:
 LIMITS = {
     "constants": Limit("constants that are computed from others", 1 << 28, 16),
     "nodes": Limit("nodes after functions are written out", 1_000_000, bytes=False),
+    "names": Limit("bytes of names after functions are written out", 1 << 28),
     "decompressed": Limit("decompressed or declared data", 1 << 28, 64),
     "unused": Limit("bytes of a data file that no tensor uses", 1 << 28, 16),
+    "channels": Limit("channels of a value", 1 << 24, bytes=False),
     "inputs": Limit("random inputs of a model", 1 << 28, 64),
 }
 """Every limit by its name in :data:`VARIABLE`."""

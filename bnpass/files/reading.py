@@ -121,6 +121,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise InputError(f"cannot be read: {path} ({error.strerror})", "check the file") from error
     except DecodeError:
+        bytearray(2 * len(content))  # protobuf says the same of a lack of memory: MemoryError
         raise _no_onnx(path, content) from None
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise _no_onnx(path, content)

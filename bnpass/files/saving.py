@@ -63,13 +63,14 @@ def _check_tensors(model: onnx.ModelProto, folder: Path) -> int:
 
     The bytes are those of types and shapes: protobuf's ByteSize would serialise the model.
     """
-    size = 0
     for tensor in ext.tensors(model):
         if ext.is_external(tensor):
             ext.place(tensor, folder)
-        else:
-            size += ext.nbytes(tensor) or 0
-    return size
+    return _bytes_held(model)
+
+
+def _bytes_held(model: onnx.ModelProto) -> int:
+    return sum(ext.nbytes(t) or 0 for t in ext.tensors(model) if not ext.is_external(t))
 
 
 def _serialize(model: onnx.ModelProto, path: Path) -> bytes:
@@ -78,6 +79,8 @@ def _serialize(model: onnx.ModelProto, path: Path) -> bytes:
     try:
         return bytes(model.SerializeToString())
     except (EncodeError, ValueError) as error:
+        if _bytes_held(model) < PROTOBUF_LIMIT - _MARGIN:
+            raise MemoryError from error  # protobuf tells the two not apart
         raise OutputError(f"larger than the 2 GiB that one ONNX file can hold: {path}",
                           "save it with external data (external=True)") from error
 

@@ -128,7 +128,7 @@ class _Work:
                 feeds[name] = np.asarray(constant.load())
         try:
             return self._computed(feeds)
-        except BnpassError:
+        except (BnpassError, MemoryError):
             raise
         except Exception as error:
             line = " ".join(str(error).split())[:200] or type(error).__name__

@@ -320,37 +320,42 @@ def check_functions(model: onnx.ModelProto) -> None:
 
     Raises:
         InputError: functions call each other in a circle.
-        BudgetError: more nodes than the limit of ``nodes``.
+        BudgetError: more nodes, or names, than the limits of ``nodes`` and ``names``.
     """
     if not model.functions:
         return
     sizes = _sizes({(f.domain, f.name): f for f in model.functions})
-    total = 0
+    total = names = 0
     for node in nodes_within(model.graph.node):
-        size = sizes.get((node.domain, node.op_type), 0)
-        total += 1 + size
+        size, length = sizes.get((node.domain, node.op_type), (0, 0))
+        total, names = total + 1 + size, names + length
         if size:
-            limits.check("nodes", total, f"{node_name(node)!r}, a call of {node.op_type!r},")
+            where = f"{node_name(node)!r}, a call of {node.op_type!r},"
+            limits.check("nodes", total, where)
+            limits.check("names", names, where)
 
 
-def _sizes(functions: dict[Name, onnx.FunctionProto]) -> dict[Name, int]:
-    """The nodes of each function when everything that it calls is written out.
+def _sizes(functions: dict[Name, onnx.FunctionProto]) -> dict[Name, tuple[int, int]]:
+    """Nodes, and bytes of their names, of each function when all that it calls is written out.
 
     Raises:
         InputError: one calls itself.
     """
-    calls = {
-        name: [(node.domain, node.op_type) for node in nodes_within(function.node)]
-        for name, function in functions.items()
-    }
-    sizes: dict[Name, int] = {}
+    calls, own = {}, {}
+    for name, function in functions.items():
+        nodes = list(nodes_within(function.node))
+        calls[name] = [(node.domain, node.op_type) for node in nodes]
+        own[name] = sum(len(node.name) + sum(map(len, node.output)) for node in nodes)
+    sizes: dict[Name, tuple[int, int]] = {}
     try:
         order = TopologicalSorter(
             {name: [callee for callee in inner if callee in functions]
              for name, inner in calls.items()}
         ).static_order()
         for name in order:
-            sizes[name] = sum(1 + sizes.get(callee, 0) for callee in calls[name])
+            inner = [sizes.get(callee, (0, 0)) for callee in calls[name]]
+            sizes[name] = (len(inner) + sum(count for count, _ in inner),
+                           own[name] + sum(length for _, length in inner))
     except CycleError as error:
         names = ", ".join(repr(name) for _, name in error.args[1][:5])
         raise InputError(f"not a valid ONNX model: functions call themselves: {names}", HINT

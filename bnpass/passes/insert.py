@@ -20,6 +20,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bnpass import limits
 from bnpass.ir.affine import Map
 from bnpass.ir.edits import GraphEdits
 from bnpass.ir.graph import Dim, Graph, Op
@@ -269,6 +270,11 @@ class _Inserter:
         for axis in self._axes(value, shape):
             size = shape[axis]
             if not isinstance(size, int):
+                continue
+            if size > limits.allowed("channels"):  # of a declaration, not of a weight
+                refusals.append(MapRefusedError(
+                    f"{value!r} has {size:,} channels, beyond the limit ({limits.VARIABLE}="
+                    "channels=N lifts it)"))
                 continue
             try:
                 propagation = self._layered(value, any_map(axis, len(shape), size))

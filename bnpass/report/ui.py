@@ -8,6 +8,7 @@ no work: what was lost on stdout is kept in :attr:`Ui.lost`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -104,7 +105,10 @@ class Ui:
             from bnpass.report.tables import render
 
             text = io.StringIO()
-            render(table, text, terminal=sys.stdout or text)
+            try:
+                render(table, text, terminal=sys.stdout or text)
+            except MemoryError:  # what was written stays written: it only cannot be shown
+                self.lost = self.lost or OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
             self._result(text.getvalue())
 
     def say(self, text: str) -> None:

@@ -119,7 +119,9 @@ def test_debug_adds_the_traceback(bnpass: Run) -> None:
     [
         (KeyboardInterrupt(), 130, "interrupted"),
         (ZeroDivisionError("a\nb"), 2, "internal error: ZeroDivisionError: a b"),
-        (MemoryError(), 2, "out of memory"),
+        (MemoryError(), 3, "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 3, "out of memory"),
+        (ImportError("cannot allocate memory in static TLS block"), 3, "out of memory"),
     ],
 )
 def test_whatever_happens_is_one_line_and_an_exit_code(
@@ -144,7 +146,8 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     )
     shown = python("-c", code)
     assert shown.returncode == 0
-    assert shown.stderr == ""
+    said = [line for line in shown.stderr.splitlines() if not line.startswith("verifying")]
+    assert said == []  # on a loaded machine it says what takes so long
 
 
 def test_the_log_is_shown_on_stderr_only_while_a_command_runs(
@@ -181,7 +184,8 @@ def test_a_reader_that_leaves_a_table_is_no_error(plain: Path) -> None:
     )
     shown = python("-c", code)
     assert shown.returncode == 0
-    assert shown.stderr == ""
+    said = [line for line in shown.stderr.splitlines() if not line.startswith("verifying")]
+    assert said == []  # on a loaded machine it says what takes so long
 
 
 @pytest.mark.parametrize(

@@ -228,3 +228,24 @@ def test_functions_that_are_too_much_work(
     monkeypatch.setenv("BNPASS_LIMITS", "nodes=1k")
     with pytest.raises(BudgetError):
         check_functions(bomb(12))
+
+
+def test_long_names_of_functions_count_once_a_call() -> None:
+    model = calling({"A": []})
+    model.functions[0].node[0].name = "N" * (1 << 20)
+    call = model.graph.node[0]
+    check_functions(model)
+    for number in range(300):
+        again = model.graph.node.add()
+        again.CopyFrom(call)
+        again.output[0] = f"more{number}"
+    with pytest.raises(BudgetError, match=r"bytes of names after functions .* 256 MiB"):
+        check_functions(model)
+
+
+def test_many_nodes_of_one_name_are_told_apart_at_once() -> None:
+    model = mlp()
+    for number in range(3000):
+        model.graph.node.add(op_type="Relu", name="same", input=["x"], output=[f"r{number}"])
+    names = set(read(model).main.nodes)
+    assert {"same", "same#2", "same#3000"} <= names

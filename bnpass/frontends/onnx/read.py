@@ -197,6 +197,7 @@ class _Builder:
         self.settled: dict[str, onnx.NodeProto] = {}
         self._sizes: set[str] = set()  # values that are computed from sizes
         self.nodes: dict[str, onnx.NodeProto] = {}
+        self._alike: dict[str, int] = {}  # by name: how many nodes have it
         self.context = Context(reading.opset, self.constants.get, self.shape, self.dtype, self.made)
 
     @property
@@ -300,10 +301,10 @@ class _Builder:
         base = node.name or next((o for o in node.output if o), node.op_type)
         if type(base) is not str or type(node.op_type) is not str:
             raise not_text(base if type(base) is not str else node.op_type)
-        name, n = base, 1
-        while name in self.nodes:
+        n = self._alike.get(base, 0) + 1
+        while (name := base if n == 1 else f"{base}#{n}") in self.nodes:
             n += 1
-            name = f"{base}#{n}"
+        self._alike[base] = n
         return name
 
     def finish(self, path: str) -> Scope:

@@ -348,7 +348,7 @@ def fold(
         max_growth: how many times the model may grow where shared weights have to be cloned.
         fold_norms: gamma and beta of norms that are spelt out go forward, too; runtimes that fuse
             such norms then find none.
-        collapse: ONNX only: which linear regions become one operator first: those with a
+        collapse: which linear regions become one operator first: those with a
             BatchNorm in them (``bn``), ``all`` or ``none``; see :func:`collapse`.
         to: ONNX only: also convert the folded model to ``"float16"`` or ``"bfloat16"``; see
             :mod:`bnpass.frontends.onnx.half`.
@@ -380,7 +380,7 @@ def fold(
         return fx_fold(
             model, example_inputs, only=tuple(only), skip=tuple(skip), leftover=leftover,
             training_mode=training_mode, max_growth=max_growth, fold_norms=fold_norms,
-            plan_only=plan_only,
+            collapse=collapse, plan_only=plan_only,
         )  # fmt: skip
     from bnpass.deploy import DeployOptions, verified
     from bnpass.frontends.onnx.folding import FoldOptions

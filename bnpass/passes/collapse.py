@@ -31,6 +31,7 @@ from bnpass.ir.linear import (
 )
 from bnpass.ir.ranks import rank_of
 from bnpass.passes.atoms import Atoms, find_atoms
+from bnpass.passes.fold import FoldEntry
 from bnpass.passes.linear_forms import JOINS, LAYERS, LINEAR, Domain, LinearForms
 from bnpass.passes.select import matches, selector
 from bnpass.report.plans import shown_collapse
@@ -95,6 +96,17 @@ class CollapsePlan(Shown):
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {"regions": [asdict(entry) for entry in self.entries]}
+
+
+def as_folds(entries: Iterable[CollapseEntry]) -> list[FoldEntry]:
+    """Every BatchNorm that goes with a region, or a region without one, as an entry of a fold."""
+    return [
+        FoldEntry(name, kind, entry.nodes, "collapsed", (entry.into,))
+        for entry in entries
+        if entry.into
+        for name, kind in [(n, "BatchNormalization") for n in entry.norms]
+        or [(entry.node, "region")]
+    ]
 
 
 def plan_collapse(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,21 +14,42 @@ from bnpass.frontends.fx.info import META
 from bnpass.frontends.fx.read import TracedModel
 from bnpass.ir.edits import Collapse
 from bnpass.ir.graph import Op
+from bnpass.passes.collapse import CollapseEntry, CollapsePlan, plan_collapse
 
+PART = "it is part of a larger step of the module, or would overflow"
 _CONVS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
-def applicable(reading: TracedModel, edits: Sequence[Collapse]) -> list[Collapse]:
-    """The edits whose operators are whole nodes, and whose numbers fit the weights' own type."""
-    return [edit for edit in edits if _is_whole(reading, edit) and _fits(reading, edit)]
+def collapse_graph(
+    reading: TracedModel, *, mode: str, only: Sequence[str] = (), skip: Sequence[str] = ()
+) -> list[CollapseEntry]:
+    """Collapse what can be in a reading's module, in place; every region."""
+    plan = planned_collapse(reading, mode=mode, only=only, skip=skip)
+    if plan.edits:
+        apply_collapse(reading, plan.edits)
+    return plan.entries
 
 
-def _is_whole(reading: TracedModel, edit: Collapse) -> bool:
+def planned_collapse(
+    reading: TracedModel, *, mode: str, only: Sequence[str] = (), skip: Sequence[str] = ()
+) -> CollapsePlan:
+    """What collapses: regions of whole nodes, whose numbers fit the weights' own type."""
+    plan = plan_collapse(reading.graph, mode=mode, only=only, skip=skip)
+    edits = [edit for edit in plan.edits if is_whole(reading, edit) and fits(reading, edit)]
+    kept = {edit.carrier.name for edit in edits}
+    entries = [replace(e, into="", reason=PART) if e.into and e.into not in kept else e
+               for e in plan.entries]  # fmt: skip
+    return CollapsePlan(entries, edits)
+
+
+def is_whole(reading: TracedModel, edit: Collapse) -> bool:
+    """Whether a region's operators, its root and its result are nodes and their values."""
     known = {edit.root, edit.result} <= reading.sources.keys()
     return known and all(op.name in reading.nodes for op in edit.ops)
 
 
-def _fits(reading: TracedModel, edit: Collapse) -> bool:
+def fits(reading: TracedModel, edit: Collapse) -> bool:
+    """Whether the new numbers are finite in the weights' own type."""
     arrays = [a for a in (edit.weight, edit.bias) if a is not None]
     return all(bool(torch.isfinite(_like(reading, edit.carrier, a)).all()) for a in arrays)
 
@@ -37,15 +59,15 @@ def apply_collapse(reading: TracedModel, edits: Sequence[Collapse]) -> None:
 
     Args:
         reading: the module with its view.
-        edits: those that :func:`applicable` returned.
+        edits: of :func:`planned_collapse`.
     """
     graph = reading.gm.graph
     for edit in edits:
         end, root = reading.sources[edit.result], reading.sources[edit.root]
-        module = _module(reading, edit)
+        module = new_layer(reading, edit)
         path = _place(reading, edit, module)
         with graph.inserting_before(end):
-            made = graph.call_module(path, (_padded(graph, edit, root),))
+            made = graph.call_module(path, (padded(graph, edit, root),))
         made.meta[META] = end.meta.get(META)
         end.replace_all_uses_with(made)
         for op in reversed(edit.ops):
@@ -75,7 +97,8 @@ def _like(reading: TracedModel, carrier: Op, array: np.ndarray) -> torch.Tensor:
     return tensor.to(dtype=getattr(torch, dtype), device=device)
 
 
-def _module(reading: TracedModel, edit: Collapse) -> nn.Module:
+def new_layer(reading: TracedModel, edit: Collapse) -> nn.Module:
+    """The module that a region becomes, in the mode of the whole."""
     weight = _like(reading, edit.carrier, edit.weight)
     has_bias = edit.bias is not None
     module: Any
@@ -101,7 +124,7 @@ def _is_even(edit: Collapse) -> bool:
     return list(pads[:axes]) == list(pads[axes:])
 
 
-def _padded(graph: fx.Graph, edit: Collapse, root: fx.Node) -> fx.Node:
+def padded(graph: fx.Graph, edit: Collapse, root: fx.Node) -> fx.Node:
     """The root, with zeros around it where the module cannot put them there."""
     if edit.kind != "Conv" or _is_even(edit):
         return root

@@ -15,11 +15,13 @@ from bnpass.frontends.fx.growth import copies, room_of, tie_again, ties
 from bnpass.frontends.fx.hooks import bake
 from bnpass.frontends.fx.inputs import Example
 from bnpass.frontends.fx.loading import uninstall
+from bnpass.frontends.fx.module_collapse import collapse_in
 from bnpass.frontends.fx.module_fold import Folder, Work, patterns
 from bnpass.frontends.fx.own_graph import named
 from bnpass.frontends.fx.read import TracedModel
 from bnpass.frontends.fx.recurrent_plan import join
 from bnpass.frontends.fx.tracing import mode
+from bnpass.passes.collapse import as_folds
 from bnpass.passes.fold import FoldEntry, FoldPlan, overflows, plan_fold
 from bnpass.passes.strip import plan_strip
 
@@ -34,6 +36,7 @@ class ModuleFoldOptions:
     training_mode: str = "refuse"
     fold_norms: bool = False
     max_growth: float = 4.0
+    collapse: str = "bn"
 
 
 def fold_in(
@@ -48,6 +51,8 @@ def fold_in(
         wanted = Reference.of(draft.root, example, (None,))
         bake(draft.root)
         joined = join(draft.root, only=options.only, skip=options.skip)
+        regions = collapse_in(draft, mode=options.collapse, only=options.only, skip=options.skip)
+        joined += as_folds(regions)
         try:
             plan = _carried_out(draft, options, avoid)
         except OverflowedError as error:

@@ -237,6 +237,7 @@ def own_graph(frame: Frame) -> fx.GraphModule:
         raise UnsupportedError(f"{named(frame)} has hooks, which copies of a graph lose", _HINT)
     live, still = _trace(frame, True), _trace(frame, False)
     numbers = _by_mode(frame, live, still)
+    still._tracer_cls = None  # what is unpickled is traced by torch's own
     gm = fx.GraphModule(module, still, type(module).__name__)
     _complete(gm, module)
     _place_numbers(gm, numbers)

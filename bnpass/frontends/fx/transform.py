@@ -12,7 +12,12 @@ from torch import fx, nn
 
 from bnpass.errors import RefusedError
 from bnpass.frontends.fx.apply import apply_edits, planned_weights
-from bnpass.frontends.fx.collapsing import applicable, apply_collapse, drop_checks
+from bnpass.frontends.fx.collapsing import (
+    apply_collapse,
+    collapse_graph,
+    drop_checks,
+    planned_collapse,
+)
 from bnpass.frontends.fx.copying import check_module, duplicate, unwrapped
 from bnpass.frontends.fx.draft import Draft
 from bnpass.frontends.fx.editor import OverflowedError
@@ -27,7 +32,7 @@ from bnpass.frontends.fx.read import TracedModel, read
 from bnpass.frontends.fx.recurrent import inner_norms, lint_norm
 from bnpass.frontends.fx.recurrent_plan import join, plan_recurrent, split
 from bnpass.frontends.fx.tracing import mode, trace
-from bnpass.passes.collapse import CollapsePlan, plan_collapse
+from bnpass.passes.collapse import CollapsePlan, as_folds
 from bnpass.passes.fold import FoldPlan, overflows, plan_fold
 from bnpass.passes.initial import new_norms
 from bnpass.passes.insert import plan_insert
@@ -92,6 +97,7 @@ def fx_fold(
     training_mode: str = "refuse",
     max_growth: float = 4.0,
     fold_norms: bool = False,
+    collapse: str = "bn",
     plan_only: bool = False,
 ) -> nn.Module | FoldPlan:
     """Fold every per-channel affine map of a torch module; see :func:`bnpass.fold`.
@@ -109,6 +115,7 @@ def fx_fold(
         max_growth: how many times its tensors may take their bytes where shared ones are cloned;
             what would need more stays.
         fold_norms: gamma and beta of norms that are spelt out may leave, too.
+        collapse: linear regions that become one layer first: ``bn``, ``all`` or ``none``.
         plan_only: return the plan and change nothing.
 
     Raises:
@@ -122,7 +129,7 @@ def fx_fold(
     if not _is_graph(model):
         assert isinstance(model, nn.Module)
         options = ModuleFoldOptions(
-            only, skip, leftover, training_mode, fold_norms, max_growth
+            only, skip, leftover, training_mode, fold_norms, max_growth, collapse
         )
         folded, plan = fold_in(model, _example(model, example_inputs), options)
         return plan if plan_only else folded
@@ -134,6 +141,10 @@ def fx_fold(
         bake(gm)
         joined = join(gm, only=only, skip=skip)
         reading = read(gm)
+        regions = collapse_graph(reading, mode=collapse, only=only, skip=skip)
+        if any(region.into for region in regions):
+            joined += as_folds(regions)
+            reading = read(gm)
         plan = plan_fold(
             reading.graph,
             only=only,
@@ -311,15 +322,8 @@ def fx_collapse(
     bake(gm)
     drop_checks(gm)
     reading = read(gm)
-    plan = plan_collapse(reading.graph, mode=mode, only=only, skip=skip)
-    edits = applicable(reading, plan.edits)
-    kept = {edit.carrier.name for edit in edits}
-    why = "it is part of a larger step of the module, or would overflow"
-    entries = [
-        replace(e, into="", reason=why) if e.into and e.into not in kept else e
-        for e in plan.entries
-    ]
+    plan = planned_collapse(reading, mode=mode, only=only, skip=skip)
     if plan_only:
-        return CollapsePlan(entries, edits)
-    apply_collapse(reading, edits)
+        return plan
+    apply_collapse(reading, plan.edits)
     return gm

@@ -20,7 +20,13 @@ from bnpass.onnx_model.faults import blaming_the_model
 from bnpass.onnx_model.messages import become, np_dtype
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import Place, graphs
-from bnpass.passes.collapse import CollapseEntry, CollapsePlan, has_candidates, plan_collapse
+from bnpass.passes.collapse import (
+    CollapseEntry,
+    CollapsePlan,
+    as_folds,
+    has_candidates,
+    plan_collapse,
+)
 from bnpass.passes.fold import FoldEntry
 
 
@@ -82,13 +88,7 @@ class Collapsed:
     @property
     def folds(self) -> list[FoldEntry]:
         """Every BatchNorm that went with a region, or the region, as an entry of a fold."""
-        return [
-            FoldEntry(name, kind, entry.nodes, "collapsed", (entry.into,),
-                      declared=entry.node in self.declared)
-            for entry in self.plan.collapsed
-            for name, kind in [(n, "BatchNormalization") for n in entry.norms]
-            or [(entry.node, "region")]
-        ]
+        return as_folds(self.plan.entries)
 
 
 def collapse(model: OnnxModel, options: CollapseOptions = Options()) -> Collapsed:

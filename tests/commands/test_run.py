@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SHORT = ("--steps", "40", "--device", "cpu", "--lr", "0.3")
 WRITTEN = [
     "checkpoints/best.pt", "checkpoints/last.pt", "curves.png", "deploy.onnx", "inserted.onnx",
-    "metrics.csv", "report.json", "trained.onnx",
+    "metrics.csv", "report.html", "report.json", "trained.onnx",
 ]
 
 
@@ -44,6 +44,10 @@ def test_the_whole_job(bnpass: Run, plain: Path, data: Path, tmp_path: Path) -> 
     assert "training with BN" in result.err
     for line in ("BN left in deploy.onnx", "two runs agree", "batch compositions agree"):
         assert line in result.out
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for part in ("PASSED", "accuracy, deployed", "validation accuracy", "_bn</text>", "deployed",
+                 f"bnpass run {plain} --data {data}"):  # fmt: skip
+        assert part in page, part
     rows = list(csv.DictReader((out / "metrics.csv").open()))
     assert rows[-1]["step"] == "40"
 

@@ -307,7 +307,7 @@ class _Pair:
         self.names = pair_outputs(protos[0], protos[1], mapping)
         stepped = [stepped_outputs(m) for m in self.models]
         found = set().union(*stepped) if self.own else set()
-        self.judge = Judge(self.names, self.rule, self.own, found)
+        self.judge = Judge(self.names, self.rule, self.own, found, proven=proven)
         self._engines: dict[str, Engine] = {}
 
     # --- engines
@@ -505,7 +505,7 @@ class _Pair:
                 loaded, optimize=True, disabled=list(disabled), limits=time_left.limits(),
                 **options,
             )
-            judge = Judge(names, self.rule, self.own, self.judge.stepped)
+            judge = Judge(names, self.rule, self.own, self.judge.stepped, proven=self.proven)
             judge.noise.largest = {
                 n: self.judge.noise.largest.get(back.get(n, n), 0.0) for n in names
             }

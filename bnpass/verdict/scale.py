@@ -10,3 +10,9 @@ FLOOR = 16
 
 STEPPED = 1e-3
 """Share of entries behind a rounding or a comparison that may be another step."""
+
+DEVIATIONS = 4.0
+"""Standard deviations by which the number of such entries may exceed that share by chance."""
+
+SPARE = 2
+"""More such entries that may be where every edit was proven for itself: small outputs have few."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from bnpass.errors import InputError
 from bnpass.onnx_model.signature import is_float
 from bnpass.runtime.compare import Comparison, compare, merge
 from bnpass.runtime.tolerance import Tolerance
-from bnpass.verdict.scale import FACTOR, FLOOR, STEPPED
+from bnpass.verdict.scale import DEVIATIONS, FACTOR, FLOOR, SPARE, STEPPED
 
 Array = np.ndarray[Any, Any]
 Outputs = Mapping[str, Array]
@@ -63,6 +64,7 @@ class Judge:
         own: judge by the noise; False: by the rule.
         stepped: outputs behind a rounding or a comparison.
         noise: what is known of it so far.
+        proven: every edit was proven for itself.
     """
 
     pairs: Mapping[str, str]
@@ -70,6 +72,7 @@ class Judge:
     own: bool
     stepped: Collection[str] = ()
     noise: Noise = field(default_factory=Noise)
+    proven: bool = False
 
     def compared(self, expected: Outputs, actual: Outputs) -> dict[str, Comparison]:
         """One case: the comparison of every output, judged by what is known by now."""
@@ -96,9 +99,13 @@ class Judge:
         if not found.passed and not found.nonfinite and name in self.stepped:
             apart = _apart(a, b, found.limit)
             found.steps = int(np.sum(apart))
-            allowed = max(STEPPED, FACTOR * self.noise.steps.get(name, 0.0)) * max(a.size, 1)
-            found.passed = found.steps <= allowed
+            found.passed = found.steps <= self._allowed(name, max(a.size, 1))
         return found
+
+    def _allowed(self, name: str, entries: int) -> float:
+        """Entries that may be another step: what is expected, and by how much chance exceeds it."""
+        expected = max(STEPPED, FACTOR * self.noise.steps.get(name, 0.0)) * entries
+        return expected + DEVIATIONS * math.sqrt(expected) + (SPARE if self.proven else 0)
 
 
 def _floor(a: Array) -> float:

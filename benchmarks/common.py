@@ -106,7 +106,7 @@ class Cost:
     Attributes:
         wall: seconds.
         cpu: seconds of user and system time, its threads and children included.
-        peak: peak resident memory in MiB.
+        peak: peak resident memory in MiB; that of its children, each at its own peak, added.
         failed: empty, or why there is no result.
     """
 
@@ -133,9 +133,9 @@ def _measure(command: Sequence[str], limit: float) -> Cost:
     with tempfile.TemporaryFile() as log:
         start = time.perf_counter()
         child = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        peak = 0.0
+        peaks: dict[int, float] = {}
         while True:
-            peak = _peak(child.pid) or peak
+            _add_peaks(peaks, child.pid)
             pid, status, usage = os.wait4(child.pid, os.WNOHANG)
             wall = time.perf_counter() - start
             if pid:
@@ -150,9 +150,21 @@ def _measure(command: Sequence[str], limit: float) -> Cost:
         if child.returncode:
             log.seek(0)
             return Cost(failed=_last_line(log.read().decode(errors="replace")))
+    peak = sum(peaks.values())
     if not peak:  # no /proc here
         peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     return Cost(wall, usage.ru_utime + usage.ru_stime, peak)
+
+
+def _add_peaks(peaks: dict[int, float], pid: int) -> None:
+    """Note the peaks so far of a process and of those that it has started."""
+    peaks[pid] = max(peaks.get(pid, 0.0), _peak(pid))
+    try:
+        started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return
+    for child in started:
+        _add_peaks(peaks, int(child))
 
 
 def _peak(pid: int) -> float:

@@ -1,6 +1,7 @@
 """Folding side by side with its peers: python benchmarks/fold.py [--quick] [-o OUT.json]
 
 Part 1: patterns by tool. 2: speed on a growing chain. 3: memory at 2 GB. 4: inference.
+5: the check.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import machine, parser, save, table
-from benchmarks.folding import inference, memory, speed
+from benchmarks.folding import check, inference, memory, speed
 from benchmarks.folding import table as patterns
 
 PARTS = {"patterns": patterns.run, "speed": speed.run, "memory": memory.run,
-         "inference": inference.run}
+         "inference": inference.run, "check": check.run}
 
 
 def main() -> None:

@@ -34,6 +34,24 @@ def resnet() -> onnx.ModelProto:
     return n.model(_head(n, y, 128))
 
 
+def resnet50(size: int = 224) -> onnx.ModelProto:
+    """ResNet-50 at full width, 102 MB: bottlenecks of Conv - BN, ``size`` pixels a side."""
+    n = Net(("N", 3, size, size))
+    y = n.op("Relu", n.bn(n.conv("x", 3, 64, kernel=7, strides=[2, 2]), 64))
+    y, last = n.op("MaxPool", y, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4), 64
+    for width, blocks, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for block in range(blocks):
+            step = [stride if block == 0 else 1] * 2
+            z = n.op("Relu", n.bn(n.conv(y, last, width, kernel=1), width))
+            z = n.op("Relu", n.bn(n.conv(z, width, width, strides=step), width))
+            z = n.bn(n.conv(z, width, 4 * width, kernel=1), 4 * width)
+            if block == 0:
+                y = n.bn(n.conv(y, last, 4 * width, kernel=1, strides=step), 4 * width)
+            y, last = n.op("Relu", n.op("Add", y, z)), 4 * width
+    y = n.op("Flatten", n.op("GlobalAveragePool", y))
+    return n.model(n.gemm(y, last, 1000))
+
+
 def mobilenet() -> onnx.ModelProto:
     """Inverted residuals: 1x1, depthwise 3x3, 1x1, each with BN, as MobileNetV2 in small."""
     n = Net(("N", 3, 32, 32))

@@ -457,8 +457,10 @@ def _leave(
         along_others |= planner.context.constant(chain.norms[0].op.inputs[1]) is None
         if len(chain.links) == 1 or along_others or overflows:
             return FoldEntry(head.name, head.kind, names, "", (), reason), None
-        _merge_into_norm(chain, planner)
-        return FoldEntry(head.name, head.kind, names, "merged", (head.name,), reason), None
+        if not _moved_product(chain.source, planner):
+            _merge_into_norm(chain, planner)
+            return FoldEntry(head.name, head.kind, names, "merged", (head.name,), reason), None
+        style = "affine"
     m = chain.map
     written = chain.norms or (len(names) >= _SPELT_OUT and m.axes == (1,))
     if not written or overflows:

@@ -40,9 +40,9 @@ def _whole(report: VerifyReport) -> str:
     if worst.steps:
         how = f"{worst.steps} of {worst.compared} entries are another step"
     elif report.noise_draws:
-        noise = f"the network's own noise, {worst.noise:.2g}"
-        of = "above" if worst.ratio is None else f"{worst.ratio:.2g} times"
-        how = f"max error {worst.max_abs:.2g} absolute, {of} {noise}"
+        of = "above" if worst.ratio is None else f"at most {worst.ratio:.2g} times"
+        how = (f"max error {worst.max_abs:.2g} absolute, {of} the network's own noise (up to "
+               f"{worst.noise:.2g})")
     else:
         how = f"max error {worst.max_abs:.2g} absolute, {worst.max_rel:.2g} relative"
     return (f"{word} on {len(report.draws)} draws in {report.seconds:.1f} s: {how} "

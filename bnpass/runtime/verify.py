@@ -38,6 +38,7 @@ from bnpass.runtime.engines import (
 from bnpass.runtime.hangs import raise_if_hung
 from bnpass.runtime.inputs import Feeds
 from bnpass.runtime.mapping import candidate_feeds, pair_outputs
+from bnpass.runtime.parts import worth_it
 from bnpass.runtime.tolerance import Tolerance, tolerance
 from bnpass.verdict import optimizer
 from bnpass.verdict.budget import Budget
@@ -371,7 +372,7 @@ class _Pair:
             cases, time_left, seed
         ):
             outputs = self._judged(cases)
-        notes = [*_doubts(cases, outputs), *self._blindness(outputs)]
+        notes = [*_doubts(cases, outputs), *self._blindness(outputs, cases, time_left, seed)]
         return VerifyReport(
             passed=False, outputs=outputs, mapping=self.names, rule=self.rule,
             first_difference=None, reference_engine=kind, candidate_engine=second.kind,
@@ -429,13 +430,27 @@ class _Pair:
             return False
         return True
 
-    def _blindness(self, outputs: dict[str, Comparison]) -> Iterator[str]:
+    def _blindness(
+        self, outputs: dict[str, Comparison], cases: list[Case], time_left: Budget, seed: int
+    ) -> Iterator[str]:
         for name, found in outputs.items():
             share = found.noise / found.scale if found.scale else 0.0
             if share > BLIND:
+                where = self._amplified(name, cases, seed) if time_left.allows(0.5) else ""
                 yield (f"the network is badly conditioned: its own noise in output {name!r} is "
-                       f"{share:.2g} of its magnitude, so that running it whole cannot see an "
-                       "error of 1e-3; the proof of each edit does")  # fmt: skip
+                       f"{share:.2g} of its magnitude{where}, so that running it whole cannot see "
+                       "an error of 1e-3; the proof of each edit does")  # fmt: skip
+
+    def _amplified(self, name: str, cases: list[Case], seed: int) -> str:
+        """Where an output's noise comes to be large: the first value on the way that has it."""
+        feeds = moved_feeds(cases[0].feeds, np.random.default_rng([seed, 17]))
+        if self.left is None or feeds is None or worth_it(self.left.proto):
+            return ""
+        rule = Tolerance(10 * BLIND, 0.0, self.rule.dtype)  # a tenth of it is asked inside
+        found = first_difference(
+            self.left, self.left, cases[0].feeds, feeds, [name], rule, optimize=False
+        )
+        return "" if found is None else f", from {found.kind} {found.node!r} on"
 
     def locate(self, report: VerifyReport, changed: Collection[str]) -> Difference | None:
         """The first tensor that differs."""

@@ -83,15 +83,36 @@ def _fault(model: onnx.ModelProto) -> str | None:
 
 def _wrong_channels(model: onnx.ModelProto) -> str | None:
     """A BatchNormalization with another number of parameters than channels; onnx lets it pass."""
-    sizes = {t.name: list(t.dims) for t in model.graph.initializer}
-    types = shapes.infer(model)[()].types
+    known = shapes.infer(model, trust=False)[()]
     for node in model.graph.node:
         if not is_onnx(node, "BatchNormalization") or len(node.input) < 5:
             continue
-        dims = shapes.dims(types.get(node.input[0]))
+        dims = known.dims(node.input[0])
         channels = dims[1] if dims is not None and len(dims) > 1 else None
-        found = {name: sizes[name] for name in node.input[1:5] if name in sizes}
-        fault = norm_fault(node, found, channels if isinstance(channels, int) else None)
+        found = {name: known.dims(name) for name in node.input[1:5]}
+        sizes = {
+            name: [d for d in dims if isinstance(d, int)]
+            for name, dims in found.items()
+            if dims is not None and all(isinstance(d, int) for d in dims)
+        }
+        fault = norm_fault(node, sizes, channels if isinstance(channels, int) else None)
         if fault is not None:
             return fault
     return None
+
+
+def check_functions_norms(model: onnx.ModelProto) -> None:
+    """Refuse BatchNormalizations inside of local functions whose parameters do not fit.
+
+    What a function's values are only its callers know: they are looked at written out.
+
+    Raises:
+        InputError: names the node and the lengths.
+    """
+    if not any(n.op_type == "BatchNormalization" for f in model.functions for n in f.node):
+        return
+    import onnx.inliner
+
+    fault = _wrong_channels(onnx.inliner.inline_local_functions(shapes.without_weights(model)))
+    if fault is not None:
+        raise InputError(f"not a valid ONNX model: {fault}", HINT)

@@ -135,12 +135,17 @@ def _scales(op: Op, free: list[str]) -> bool:
 
 
 def reaches_output(graph: Graph) -> frozenset[str]:
-    """Operators from which an output of the graph is reached without any weights in between."""
+    """Operators from which an output of the graph is reached without any weights in between.
+
+    Of what a Shape reads only the sizes come further: they are no way.
+    """
     found: set[str] = set()
     for op in reversed(graph.ops_in_order):
         for name in op.outputs:
             if graph.is_output(name) or any(
-                use.op.name in found and not _has_weights(use.op, graph) for use in graph.uses(name)
+                use.op.name in found
+                and not (operator(use.op.kind).sees_shape or _has_weights(use.op, graph))
+                for use in graph.uses(name)
             ):
                 found.add(op.name)
     return frozenset(found)

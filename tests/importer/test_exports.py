@@ -1,71 +1,84 @@
-"""Exports of common architectures: import, compare, take one step, write back, compare again."""
+"""``torch.onnx.export(optimize=False)`` keeps every BatchNorm: folded, and inserted into."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import onnx
 import pytest
+import torch
+from torch import nn
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("onnxruntime")
-
-from bnpass.frontends.onnx.free_batch import free_batch  # noqa: E402
-from bnpass.importer import to_torch, write_back  # noqa: E402
-from tests.importer.nets import NETS, export, net, ort_run, relative, take_one_step  # noqa: E402
-
-FUSED = ("vit", "transformer")  # attention in one call: the older exporter has it since opset 14
-AGAIN = ("convnext", "unet", "vit", "tagger")
+import bnpass
+from bnpass.errors import InputError
+from tests.helpers import Norm, build
 
 
-@pytest.mark.parametrize("name", [n for n in NETS if n not in FUSED])
-def test_legacy_exports_with_a_fixed_batch(name: str) -> None:
-    check(name, 13, dynamo=False, free=False)
+class Net(nn.Module):
+    """Layers without biases, of each kind, with BatchNorms behind them or not."""
+
+    def __init__(self, norms: bool) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, bias=False), nn.ConvTranspose2d(8, 6, 2, bias=False)
+        self.c, self.d = nn.Conv2d(6, 6, 3, groups=6, bias=False), nn.Linear(6, 5, bias=False)
+        wanted = (nn.BatchNorm2d(8), nn.BatchNorm2d(6), nn.BatchNorm2d(6), nn.BatchNorm1d(5))
+        self.norms = nn.ModuleList(n if norms else nn.Identity() for n in wanted)
+        self.e = nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer, norm in zip((self.a, self.b, self.c), self.norms, strict=False):
+            x = norm(layer(x)).relu()
+        return self.e(self.norms[3](self.d(x.mean((2, 3)))).tanh())
 
 
-@pytest.mark.parametrize("name", ["resnet", "lstm", "style", "mlp", *FUSED])
-def test_legacy_exports_with_a_free_batch(name: str) -> None:
-    check(name, 17, dynamo=False, free=True)
+def exported(norms: bool, folder: Path) -> onnx.ModelProto:
+    torch.manual_seed(0)
+    net = Net(norms).eval()
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            assert module.running_mean is not None
+            module.weight.data.uniform_(0.5, 1.5)
+            module.running_mean.normal_()
+    path = folder / "m.onnx"
+    torch.onnx.export(net, (torch.randn(2, 3, 8, 8),), path, dynamo=True, optimize=False,
+                      verbose=False)  # fmt: skip
+    return onnx.load(path)
 
 
-@pytest.mark.parametrize("name", [n for n in NETS if n != "transformer"])
-def test_dynamo_exports_with_a_fixed_batch(name: str) -> None:
-    """Every opset from 18 to 23 by turns; fused attention is an operator of its own at 23."""
-    opset = 23 if name in FUSED else 18 + list(NETS).index(name) % 6
-    check(name, opset, dynamo=True, free=False)
+def count(model: onnx.ModelProto) -> int:
+    return sum(node.op_type == "BatchNormalization" for node in model.graph.node)
 
 
-@pytest.mark.parametrize(("name", "opset"), [("unet", 20), ("attention", 23), ("transformer", 23)])
-def test_dynamo_exports_with_a_free_batch(name: str, opset: int) -> None:
-    check(name, opset, dynamo=True, free=True)
+def test_all_fold(tmp_path: Path) -> None:
+    model = exported(True, tmp_path)
+    assert count(model) == 4
+    assert any(node.op_type == "CastLike" for node in model.graph.node)
+    assert count(bnpass.fold(model)) == 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("opset", [18, 19, 22])
-@pytest.mark.parametrize("name", AGAIN)
-def test_dynamo_exports_at_more_opsets(name: str, opset: int) -> None:
-    check(name, opset, dynamo=True, free=opset % 2 == 0)
+def test_all_are_inserted_and_fold_again(tmp_path: Path) -> None:
+    model = exported(False, tmp_path)
+    inserted = bnpass.insert(model, init="preserve")
+    assert count(inserted) == 4
+    assert count(bnpass.fold(inserted)) == 0
 
 
-def bound(model: onnx.ModelProto) -> float:
-    """onnxruntime's GroupNormalization is by itself up to 2e-5 away from float64."""
-    kinds = {node.op_type for node in model.graph.node}
-    return 1e-4 if "GroupNormalization" in kinds else 1e-5
-
-
-def check(name: str, opset: int, *, dynamo: bool, free: bool) -> None:
-    module, inputs = net(name)
-    model = export(module, inputs(2 if free else 1), opset, dynamo=dynamo, free=free)
-    gm = to_torch(model, batch="free").eval()
-    x = inputs(3)  # neither the size that it was exported with, nor 1
-    freed = free_batch(model)
-    onnx.checker.check_model(freed)
-    with torch.no_grad():
-        assert relative(gm(x), ort_run(freed, x.numpy())[0]) < bound(model)
-    assert write_back(gm, model).SerializeToString() == model.SerializeToString()
-    take_one_step(gm, x)
-    trained = write_back(gm, model)
-    onnx.checker.check_model(trained)
-    with torch.no_grad():
-        assert relative(gm.eval()(x), ort_run(free_batch(trained), x.numpy())[0]) < 1e-4
-    again = dict(to_torch(trained).named_parameters())
-    for path, parameter in gm.named_parameters():
-        assert torch.equal(parameter, again[path]), path
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_a_bias_that_is_no_vector(value: float) -> None:
+    """The zeros of a 3-d convolution without a bias have one axis too many."""
+    model = build(
+        """(float[N, 3, 5, 5, 5] x) => (float[N, 4, 3, 3, 3] y)
+        { c = Conv(x, W, B)  d = BN(c, n)  y = Relu(d) }""",
+        {"W": (4, 3, 3, 3, 3), "B": (4,), "n": Norm(4)},
+    )
+    bias = next(t for t in model.graph.initializer if t.name == "B")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full((4, 2), value, np.float32), "B"))
+    if value:
+        with pytest.raises(InputError, match=r"bias 'B' of .* has the shape \[4, 2\]"):
+            bnpass.fold(model, plan_only=True)
+        return
+    folded = bnpass.fold(model, verify=False)
+    assert count(folded) == 0
+    shapes = {t.name: list(t.dims) for t in folded.graph.initializer}
+    assert shapes[folded.graph.node[0].input[2]] == [4]

@@ -99,6 +99,32 @@ def test_in_the_body_of_a_branch(shapes: tuple[Shape, Shape, Shape, Shape]) -> N
         package.fold(in_a_branch(network(shapes, "initializer")))
 
 
+def in_a_function(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The BatchNormalization and its parameters in a local function, behind the Relu."""
+    relu, *inner, tanh = model.graph.node
+    body = helper.make_function("own", "Norm", ["r"], ["y"], inner, model.opset_import)
+    call = helper.make_node("Norm", ["r"], ["y"], domain="own")
+    graph = helper.make_graph([relu, call, tanh], "g", model.graph.input, model.graph.output)
+    sets = [*model.opset_import, helper.make_opsetid("own", 1)]
+    return helper.make_model(graph, opset_imports=sets, ir_version=8, functions=[body])
+
+
+@pytest.mark.parametrize("shapes", MISFITS, ids=str)
+def test_in_a_function(
+    bnpass: Run, tmp_path: Path, shapes: tuple[Shape, Shape, Shape, Shape]
+) -> None:
+    onnx.save(in_a_function(network(shapes, "constant")), tmp_path / "m.onnx")
+    for words in (["inspect"], ["fold", "--dry-run"], ["insert", "--dry-run"]):
+        done = bnpass(*words, tmp_path / "m.onnx")
+        assert done.code == 2
+        assert "'bn__1'" in done.err and "Dimension mismatch" in done.err
+
+
+def test_in_a_function_that_fits() -> None:
+    model = in_a_function(network((4, 4, 4, 4), "constant"))
+    assert "Relu" in [node.op_type for node in package.fold(model).graph.node]
+
+
 @pytest.mark.parametrize("held", ["initializer", "constant", "computed"])
 @pytest.mark.parametrize("dims", [("N", 4, 5), ("N", "C", 5), ("N", 4), (2, 4, 5, 5)], ids=str)
 def test_what_fits_is_read(dims: tuple[int | str, ...], held: str) -> None:

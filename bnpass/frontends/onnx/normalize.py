@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from bnpass.errors import InputError
 from bnpass.ir.graph import Constant, Dim
-from bnpass.onnx_model.attributes import attribute, plain_attributes
+from bnpass.onnx_model.attributes import attribute, node_name, plain_attributes
 from bnpass.onnx_model.constants import dtype_name
 
 
@@ -62,6 +63,25 @@ def _pads(node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], contex
         attrs["pads"] = _same_pads(node, inputs, attrs, context, auto)
     if node.op_type == "ConvTranspose" and "output_shape" in attrs:
         attrs["pads"] = None
+
+
+def _conv(node: onnx.NodeProto, inputs: list[str], attrs: dict[str, Any], context: Context) -> None:
+    """Without a bias of zeros that is no vector.
+
+    torch's exporter writes the bias that a 3-d convolution does not have as zeros of shape (C, 2),
+    which onnxruntime does not take; a fold mends it.
+    """
+    _pads(node, inputs, attrs, context)
+    bias = context.constant(inputs[2]) if len(inputs) > 2 and inputs[2] else None
+    if bias is None or len(bias.shape) == 1:
+        return
+    if np.any(bias.small):
+        raise InputError(
+            f"not a valid ONNX model: the bias {inputs[2]!r} of {node_name(node)!r} has the shape "
+            f"{list(bias.shape)}",
+            "a bias is one number a channel",
+        )
+    inputs[2] = ""
 
 
 def _same_pads(
@@ -195,8 +215,8 @@ def _constant_of_shape(
 _NORMALIZERS: dict[str, _Normalizer] = {
     "QuantizeLinear": _scales,
     "DequantizeLinear": _scales,
-    "Conv": _pads,
-    "ConvTranspose": _pads,
+    "Conv": _conv,
+    "ConvTranspose": _conv,
     "AveragePool": _pads,
     "MaxPool": _pads,
     "ReduceMean": _axes,

@@ -23,6 +23,7 @@ from bnpass.onnx_model.constants import (
     like,
     node_constants,
 )
+from bnpass.onnx_model.faults import check_functions_norms
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.scopes import Place, captured_by, has_bodies, placed_bodies
 from bnpass.onnx_model.validity import HINT, check_graph, norm_fault, not_text
@@ -130,6 +131,7 @@ def read(
     model = OnnxModel.of(model)
     model.forget()
     reading = Reading(model, checked_opset(model.proto), settle)
+    check_functions_norms(model.proto)
     _read_scope(reading, model.proto.graph, (), None, "", freeze_inputs)
     return reading
 

@@ -145,6 +145,18 @@ def test_behind_operators_of_other_domains(first: str, middle: str) -> None:
     assert len(insert(plain).sites) == 1
 
 
+def test_sizes_are_no_way_to_an_output() -> None:
+    """Keras' Dense on steps: what the product is reshaped to is computed from the nonlinearity."""
+    model = build(
+        """(float[N, 5, 6] x) => (float[] y)
+        { m = MatMul(x, W)  t = Relu(m)  s = Shape(t)  n = Slice(s, zero, two)
+          k = Concat <axis = 0> (n, three)  f = Reshape(t, rows)  p = MatMul(f, V)
+          y = Reshape(p, k) }""",
+        {"W": (6, 8), "V": (8, 3), "zero": [0], "two": [2], "three": [3], "rows": [-1, 8]},
+    )
+    assert list(insert(model).sites) == ["m"]
+
+
 def test_what_cannot_be_computed_ahead_is_no_constant() -> None:
     """onnx's evaluator fails on the GatherElements of every BERT export; the fold goes on."""
     model = build(

@@ -33,6 +33,11 @@ COMMANDS = (["fold", "m.onnx", "-o", "o.onnx", "--no-verify"], ["insert", "m.onn
 NUMBERS = (0, 1, 2, 127, 128, 2**31 - 1, 2**31, 2**62, 2**63 - 1, 2**64 - 1)
 
 
+BYTE_FAULTS = ("a bit flipped", "a byte replaced", "cut off", "bytes lost", "bytes put in")
+WIRE_FAULTS = ("a field lost", "a field repeated", "a length that lies", "a number for a field",
+               "a field of another number", "a field nested in itself")
+
+
 def damaged(rng: random.Random, content: bytes) -> bytes:
     """A file with one to three faults."""
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
@@ -40,10 +45,11 @@ def damaged(rng: random.Random, content: bytes) -> bytes:
     return content
 
 
-def _bytes(rng: random.Random, content: bytes) -> bytes:
+def _bytes(rng: random.Random, content: bytes, kind: int | None = None) -> bytes:
+    """One fault of :data:`BYTE_FAULTS`."""
     data = bytearray(content or b"\0")
     at, length = rng.randrange(len(data)), rng.choice([1, 2, 8, 100])
-    kind = rng.randrange(5)
+    kind = rng.randrange(len(BYTE_FAULTS)) if kind is None else kind
     if kind == 0:
         data[at] ^= 1 << rng.randrange(8)
     elif kind == 1:
@@ -57,8 +63,10 @@ def _bytes(rng: random.Random, content: bytes) -> bytes:
     return bytes(data)
 
 
-def _wire(rng: random.Random, content: bytes, depth: int = 0) -> bytes:
-    """Damage one field of a message, at any depth; the lengths around it stay right."""
+def _wire(
+    rng: random.Random, content: bytes, depth: int = 0, kind: int | None = None
+) -> bytes:
+    """One fault of :data:`WIRE_FAULTS` at any depth; the lengths around it stay right."""
     try:
         found = list(fields(content, 0, len(content)))
     except ValueError:
@@ -69,9 +77,9 @@ def _wire(rng: random.Random, content: bytes, depth: int = 0) -> bytes:
     before, after = content[: field.start], content[field.end :]
     whole, body = content[field.start : field.end], content[field.value : field.end]
     if field.kind == BYTES and len(body) > 1 and depth < 10 and rng.random() < 0.8:
-        inner = _wire(rng, body, depth + 1)
+        inner = _wire(rng, body, depth + 1, kind)
         return before + head(field.number, len(inner)) + inner + after
-    kind = rng.randrange(6)
+    kind = rng.randrange(len(WIRE_FAULTS)) if kind is None else kind
     if kind == 0:
         return before + after
     if kind == 1:

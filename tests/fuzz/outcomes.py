@@ -1,6 +1,6 @@
-"""What comes of damaged files, by input and fault, as a table: ``python -m tests.fuzz.outcomes [N]``.
+"""What comes of damaged files, by input and fault: ``python -m tests.fuzz.outcomes [N]``.
 
-Of everything that bnpass reads: N files (20) for each fault, each given to a command that reads it.
+A table. Of everything that bnpass reads: N files (20) for each fault, each given to a command.
 Counted are runs that were done (a fault may hit what nobody reads) and those that were refused, as
 :mod:`tests.fuzz.damage` judges them; anything else ends the program with exit code 1.
 """
@@ -137,7 +137,8 @@ def main(arguments: list[str]) -> int:
     """Print the table."""
     count = int(arguments[0]) if arguments else 20
     folder, wrong = Path(tempfile.mkdtemp(prefix="bnpass-outcomes-")), 0
-    print("| damaged | fault | files | done | refused | anything else |\n|---|---|---:|---:|---:|---:|")
+    print("| damaged | fault | files | done | refused | anything else |")
+    print("|---|---|---:|---:|---:|---:|")
     listed = list(reads())
     gc.freeze()
     for read in listed:

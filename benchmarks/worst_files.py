@@ -233,7 +233,7 @@ def main() -> int:
             case.write(folder)
             rows.append((case, size_of(folder), measured(folder, case.command)))
     rows.sort(key=lambda row: -row[2].on_a_core)
-    print("| file | on disk | command | seconds | of a core | peak memory | exit code, and message |")
+    print("| file | on disk | command | seconds | of a core | peak | exit code, message |")
     print("|---|---:|---|---:|---:|---:|---|")
     for case, size, (seconds, on_a_core, peak, said) in rows:
         said = said if len(said) < 130 else f"{said[:127]}..."

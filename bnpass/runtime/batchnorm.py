@@ -14,6 +14,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from bnpass.errors import InputError, UnsupportedError, UsageError, close_matches
+from bnpass.ir.affine import at_channel, infinite_channel
 from bnpass.onnx_model.attributes import attribute, node_name, opset_of, set_attributes
 from bnpass.onnx_model.messages import add_initializer
 from bnpass.onnx_model.names import Names
@@ -191,8 +192,9 @@ class Writer:
         with np.errstate(over="ignore"):
             cast = values.astype(dtype)
         if not np.isfinite(cast.astype(np.float64)).all():
+            at = at_channel(infinite_channel(cast.astype(np.float64)))
             raise InputError(
-                f"the {what} of {node_name(node)!r} is not finite in {np.dtype(dtype)}",
+                f"the {what} of {node_name(node)!r} is not finite in {np.dtype(dtype)}{at}",
                 "look for Inf in the network in front of it",
             )
         name = node.input[slot]

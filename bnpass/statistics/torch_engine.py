@@ -20,6 +20,7 @@ from torch import nn
 from bnpass.data.protocol import Arguments
 from bnpass.data.trees import count
 from bnpass.errors import InputError, UsageError
+from bnpass.ir.affine import at_channel, infinite_channel
 from bnpass.nn import distributed
 from bnpass.nn.calls import Feeder, device_of, takes_of
 from bnpass.nn.norms import (
@@ -288,7 +289,8 @@ def _held(buffer: Tensor, value: np.ndarray[Any, Any], name: str) -> Tensor:
     cast = torch.from_numpy(np.asarray(value)).to(buffer.dtype)
     if not torch.isfinite(cast).all():
         kind = str(buffer.dtype).removeprefix("torch.")
-        raise NotFiniteError(f"population statistics of {name} are not finite in {kind}",
+        at = at_channel(infinite_channel(cast.double().numpy()))
+        raise NotFiniteError(f"population statistics of {name} are not finite in {kind}{at}",
                              "the network overflows on this data: check weights and scaling, or "
                              "keep its norms in float32")
     return cast

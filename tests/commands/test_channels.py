@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import nn
 
+import bnpass as package
 from tests.commands.helpers import Run, add_norm, mlp, write
 
 
@@ -43,3 +46,12 @@ def test_weights_that_would_overflow(bnpass: Run, tmp_path: Path) -> None:
     write(model, path)
     plan = bnpass("fold", path, "--dry-run", "--json").document["plan"]
     assert "'fc0' would not be finite numbers (channel 3)" in str(plan)
+
+
+def test_weights_of_a_module_that_would_overflow() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    with torch.no_grad():
+        module[0].weight.fill_(1e5)
+        module[1].weight[2] = 1e38
+    plan = package.fold(module, (torch.zeros(1, 1, 3, 3),), plan_only=True)
+    assert "the new weights of '0' would not be finite numbers (channel 2)" in str(plan)

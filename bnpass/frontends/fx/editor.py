@@ -21,6 +21,7 @@ from bnpass.frontends.fx.modules import ByMode, TrainingFlag
 from bnpass.frontends.fx.read import TracedModel
 from bnpass.frontends.fx.slots import argument, as_tensor, data_argument, set_argument
 from bnpass.frontends.fx.tracing import owner
+from bnpass.ir.affine import infinite_channel
 from bnpass.ir.graph import Op
 
 Arrays = dict[str, np.ndarray]
@@ -30,9 +31,9 @@ Arrays = dict[str, np.ndarray]
 class OverflowedError(Exception):
     """New weights of an operator are not finite in their type."""
 
-    def __init__(self, op: str) -> None:
+    def __init__(self, op: str, channel: int | None = None) -> None:
         super().__init__(op)
-        self.op = op
+        self.op, self.channel = op, channel
 
 
 class ModuleEditor:
@@ -315,7 +316,7 @@ def _reshape(user: fx.Node) -> None:
 def check(op: str, tensor: torch.Tensor) -> None:
     """Raise OverflowedError for numbers that are not finite."""
     if not bool(torch.isfinite(tensor).all()):
-        raise OverflowedError(op)
+        raise OverflowedError(op, infinite_channel(tensor.detach().double().cpu().numpy()))
 
 
 # --- modules -------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def fold_in(
         try:
             plan = _carried_out(draft, options, avoid)
         except OverflowedError as error:
-            avoid[error.op] = overflows(error.op)
+            avoid[error.op] = overflows(error.op, error.channel)
             continue
         plan.entries[:0] = joined
         uninstall(draft.root)

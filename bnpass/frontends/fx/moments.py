@@ -13,6 +13,7 @@ from bnpass.errors import InputError
 from bnpass.frontends.fx.inserting import place_of
 from bnpass.frontends.fx.read import TracedModel
 from bnpass.frontends.fx.tracing import mode
+from bnpass.ir.affine import at_channel, infinite_channel
 from bnpass.nn.calls import Feeder, device_of, takes_of
 from bnpass.passes.sites import Site
 from bnpass.statistics.moments import Moments
@@ -72,5 +73,6 @@ def measure(
 def _result(value: str, pool: Moments) -> tuple[np.ndarray, np.ndarray]:
     mean, var = pool.pooled
     if not (np.isfinite(mean).all() and np.isfinite(var).all()):
-        raise InputError(f"the statistics of {value!r} are not finite", "check the data")
+        at = at_channel(infinite_channel(mean + var))
+        raise InputError(f"the statistics of {value!r} are not finite{at}", "check the data")
     return mean, var

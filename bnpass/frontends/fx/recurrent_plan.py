@@ -27,6 +27,7 @@ from bnpass.frontends.fx.inserting import is_turned, new_norm, start
 from bnpass.frontends.fx.read import TracedModel, read
 from bnpass.frontends.fx.recurrent import NormedRecurrent, norm_name, parts
 from bnpass.frontends.fx.tracing import owner, trace
+from bnpass.ir.affine import at_channel, infinite_channel
 from bnpass.ir.edits import BiasDrop
 from bnpass.ir.graph import Op
 from bnpass.passes.fold import FoldEntry, plan_fold
@@ -205,7 +206,8 @@ def _measured(site: Site, seen: Moments) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"no data has reached {site.nonlinearities[0]!r}", "check the data")
     mean, var = seen.pooled
     if not (np.isfinite(mean).all() and np.isfinite(var).all()):
-        raise InputError(f"the statistics of {site.value!r} are not finite", "check the data")
+        at = at_channel(infinite_channel(mean + var))
+        raise InputError(f"the statistics of {site.value!r} are not finite{at}", "check the data")
     return mean + site.constant, var
 
 

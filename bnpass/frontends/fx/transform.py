@@ -162,7 +162,7 @@ def fx_fold(
         try:
             apply_edits(reading, plan.edits, planned)
         except OverflowedError as error:
-            avoid[error.op] = overflows(error.op)
+            avoid[error.op] = overflows(error.op, error.channel)
             continue
         tie_again(gm, tied)
         return plan if plan_only else gm

@@ -443,14 +443,21 @@ class _Pair:
 
     def _amplified(self, name: str, cases: list[Case], seed: int) -> str:
         """Where an output's noise comes to be large: the first value on the way that has it."""
-        feeds = moved_feeds(cases[0].feeds, np.random.default_rng([seed, 17]))
-        if self.left is None or feeds is None or worth_it(self.left.proto):
+        if self.left is None or worth_it(self.left.proto):
             return ""
         rule = Tolerance(10 * BLIND, 0.0, self.rule.dtype)  # a tenth of it is asked inside
-        found = first_difference(
-            self.left, self.left, cases[0].feeds, feeds, [name], rule, optimize=False
-        )
-        return "" if found is None else f", from {found.kind} {found.node!r} on"
+        feeds, rng = cases[0].feeds, np.random.default_rng([seed, 17])
+        weights = moved_weights(self.left.embedded(), seed, codes=self.proven)
+        for other, there in ((weights, feeds), (self.left, moved_feeds(feeds, rng))):
+            if other is None or there is None:
+                continue
+            other = other if isinstance(other, Loaded) else Loaded(other)
+            found = first_difference(
+                self.left, other, feeds, there, [name], rule, optimize=False
+            )
+            if found is not None:
+                return f", from {found.kind} {found.node!r} on"
+        return ""
 
     def locate(self, report: VerifyReport, changed: Collection[str]) -> Difference | None:
         """The first tensor that differs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bnpass.frontends.onnx.folding import fold_model
-from bnpass.frontends.onnx.inserting import insert_model, strip_model
+from bnpass.frontends.onnx.inserting import insert_model, strip_model, without_norms
 from bnpass.frontends.onnx.read import read
 from bnpass.ir.affine import Map
 from bnpass.ir.correspondence import Correspondence, Correspondences
@@ -66,13 +66,15 @@ def test_a_stripped_dropout_hands_its_value_on():
     assert_corresponds(model, done.model, known)
 
 
-def test_behind_a_stripped_lrn_nothing_corresponds():
+def test_a_stripped_lrn_hands_its_value_on_in_a_network_that_has_none():
     model = build(
         "(float[1, 3, 2, 2] x) => (float[1, 3, 2, 2] y) "
         "{ r = Relu(x) n = LRN <size = 3> (r) y = Neg(n) }"
     )
-    known = strip_model(model).plan.edits.correspondences
-    assert [known.of(name) is None for name in ("r", "n", "y")] == [False, True, True]
+    done = strip_model(model)
+    known = done.plan.edits.correspondences
+    assert [known.of(name).new for name in ("r", "n", "y")] == ["r", "r", "y"]
+    assert_corresponds(without_norms(model, done.plan), done.model, known)
 
 
 def test_correspondences_compose_where_no_side_determines_the_other():

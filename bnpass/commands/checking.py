@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
     from bnpass.runtime.verify import VerifyReport
     from bnpass.verdict.judge import Edits
 
-_QUIET = 1.0  # seconds before anything is said of what is being done
-_AGAIN = 5.0
 
 
 def add_budget(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -109,7 +105,7 @@ def check(
     from bnpass.verdict.judge import Edits, judge
 
     try:
-        with status(ui) as says:
+        with ui.status("verifying") as says:
             report = judge(before, after, edits or Edits(), provider=provider, seed=seed,
                            rule=rule, prepare=prepare, budget=budget, says=says, dims=dims,
                            data=data)
@@ -124,28 +120,3 @@ def check(
     for line in answers(report):
         ui.say(line)
     return report
-
-
-@contextlib.contextmanager
-def status(ui: Ui) -> Iterator[Callable[[str], None]]:
-    """A line on stderr about what is being done, once it takes longer than a second."""
-    step = ["verifying"]
-    done = threading.Event()
-
-    def tell() -> None:
-        wait, said = _QUIET, ""
-        while not done.wait(wait):
-            if step[0] != said:
-                ui.log(f"verifying: {step[0]} ...")
-            wait, said = _AGAIN, step[0]
-
-    def says(text: str) -> None:
-        step[0] = text
-
-    thread = threading.Thread(target=tell, daemon=True)
-    thread.start()
-    try:
-        yield says
-    finally:
-        done.set()
-        thread.join()

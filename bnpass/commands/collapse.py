@@ -76,8 +76,9 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         plan = collapse(OnnxModel.of(args.model).copy(), wanted).plan
     else:
         proof = None if args.no_verify else prove
-        plan = edit_file(args.model, path, counted.around(lambda m: collapse(m, wanted)),
-                         force=args.force, check=proof).plan
+        with ui.status(f"reading {args.model}") as counted.says:
+            plan = edit_file(args.model, path, counted.around(lambda m: collapse(m, wanted)),
+                             force=args.force, check=proof).plan
         ui.document["output"] = path
     _show(plan, args, ui)
     if not plan.collapsed:

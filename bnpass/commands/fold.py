@@ -119,7 +119,7 @@ def _fold(args: argparse.Namespace, ui: Ui) -> int:
         done = plan_deployment(OnnxModel.of(args.model, data=wanted.whole), wanted)
     else:
         proofs = None if args.no_verify else _proofs(args, ui, reports)
-        with together():
+        with together(), ui.status(f"reading {args.model}") as counted.says:
             done = deploy_file(Path(args.model), path, wanted, proofs, force=args.force,
                                shown=counted)
             if sidecar is not None:

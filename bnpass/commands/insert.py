@@ -148,8 +148,9 @@ class _Insertion:
         from bnpass.onnx_model.editing import edit_file
 
         runs = self.args.init == "calibrated" or (self.proves and self.strips)
-        done = edit_file(self.args.model, path, self.counted.around(self.edit), check=self.prove,
-                         force=self.args.force, whole=runs)
+        with self.ui.status(f"reading {self.args.model}") as self.counted.says:
+            done = edit_file(self.args.model, path, self.counted.around(self.edit),
+                             check=self.prove, force=self.args.force, whole=runs)
         return done.plan
 
     def edit(self, model: OnnxModel, plan_only: bool = False) -> Inserted:

@@ -49,8 +49,10 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     import bnpass
     from bnpass.files import load_model
 
-    model = load_model(args.model, data=False)
-    found: Inspection = bnpass.inspect(args.model)
+    with ui.status(f"reading {args.model}") as says:
+        model = load_model(args.model, data=False)
+        says("looking for folds and sites")
+        found: Inspection = bnpass.inspect(args.model)
     facts = _facts(model, Path(args.model))
     ui.document.update(ok=True, model=args.model, **facts, **found.to_dict())
     made = f", {facts['producer']}" if facts["producer"] else ""

@@ -62,8 +62,9 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     if path is None:
         plan = strip(OnnxModel.of(args.model, data=False), wanted).plan
     else:
-        plan = edit_file(args.model, path, counted.around(lambda m: strip(m, wanted)),
-                         force=args.force, check=prove).plan
+        with ui.status(f"reading {args.model}") as counted.says:
+            plan = edit_file(args.model, path, counted.around(lambda m: strip(m, wanted)),
+                             force=args.force, check=prove).plan
         ui.document["output"] = path
     ui.document.update(ok=True, plan=plan.to_dict())
     if args.explain:

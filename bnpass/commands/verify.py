@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
-from bnpass.commands.checking import add_budget, samples, status
+from bnpass.commands.checking import add_budget, samples
 from bnpass.commands.reporting import add_report, wanted_report, write_verify_report
 from bnpass.errors import UsageError
 from bnpass.report.tables import Table
@@ -149,9 +149,9 @@ def _compare(args: argparse.Namespace, pair: _Models, data: Any, ui: Ui) -> Veri
     """Whether the two models agree."""
     from bnpass.runtime.verify import verify
 
-    with status(ui) as says:
+    with ui.status("reading") as says:
         edits = _edits(args, pair)
-        says("running both models")
+        says("verifying: running both models")
         report = verify(
             pair.reference, args.candidate, data=data, provider=args.provider,
             prepare=pair.prepare, seed=args.seed, draws=args.draws, batches=args.batches,

@@ -23,9 +23,11 @@ class Counted:
     """Counts a model before and after it is edited.
 
     Attributes:
+        says: is told what comes next.
         found: the facts, in the order in which the model was shown.
     """
 
+    says: Callable[[str], None] = lambda _: None
     found: list[Facts] = field(default_factory=list)
 
     def __call__(self, model: OnnxModel) -> None:
@@ -33,6 +35,7 @@ class Counted:
         from bnpass.onnx_model.facts import facts_of
 
         self.found.append(facts_of(model))
+        self.says("planning" if len(self.found) % 2 else "writing")
 
     def around(self, edit: Callable[[OnnxModel], Done]) -> Callable[[OnnxModel], Done]:
         """An edit that is counted before and after."""

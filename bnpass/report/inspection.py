@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bnpass.report.plans import fold_summary, insert_summary
-from bnpass.report.tables import Table
+from bnpass.report.tables import Table, width
 from bnpass.report.words import many
 
 if TYPE_CHECKING:
     from bnpass.passes.inspect import Inspection
 
 _COLUMNS = 3  # pairs of operator and number in a row
+_COUNT = 14  # characters that the number beside an operator takes, with the gaps
 
 
 def shown_inspection(found: Inspection) -> list[Table | str]:
@@ -34,7 +35,8 @@ def ports_table(found: Inspection) -> Table:
 def operators_table(found: Inspection) -> Table:
     """Operators with their numbers, in columns that are read downwards."""
     pairs = [(kind, f"{number:,}") for kind, number in found.operators.items()]
-    height = -(-len(pairs) // _COLUMNS)
+    widest = max((len(kind) for kind in found.operators), default=0) + _COUNT
+    height = -(-len(pairs) // max(1, min(_COLUMNS, width() // widest)))
     columns = [pairs[i : i + height] for i in range(0, len(pairs), height or 1)]
     table = Table("operators", ["operator", "count"] * len(columns),
                   right=frozenset(range(1, 2 * len(columns), 2)))

@@ -11,8 +11,11 @@ from typing import Any, Protocol
 from bnpass.report import streams
 from bnpass.report.terminal import one_line
 
-LINE_EVERY = 3.0
+LINE_EVERY = 10.0
 """Seconds between two plain lines."""
+
+
+_WIDE = 100  # columns from which on there is room for metrics
 
 
 class ProgressBar(Protocol):
@@ -28,11 +31,12 @@ class _Silent:
 
 
 class _Lines:
-    """A line at the first step, every few seconds, and at the last step."""
+    """A line at the first step, every few seconds, and at the last step, with the time left."""
 
     def __init__(self, title: str, total: int | None) -> None:
         self.title = title
         self.total = total
+        self.start = time.monotonic()
         self.next = 0.0
 
     def update(self, done: int, note: str = "") -> None:
@@ -40,9 +44,25 @@ class _Lines:
         if now < self.next and done != self.total:
             return
         self.next = now + LINE_EVERY
-        of = f"/{self.total}" if self.total else ""
-        line = one_line(f"{self.title}: {done}{of} {note}".rstrip())
+        of = f"/{self.total:,}" if self.total else ""
+        parts = (f"{self.title}: {done:,}{of}", self._left(done, now), note)
+        line = one_line(", ".join(part for part in parts if part))
         streams.write(sys.stderr, f"{line}\n", flush=True)
+
+    def _left(self, done: int, now: float) -> str:
+        if not self.total or not 0 < done < self.total or now <= self.start:
+            return ""
+        return f"{duration((now - self.start) / done * (self.total - done))} left"
+
+
+def duration(seconds: float) -> str:
+    """``12 s``, ``3:05 min`` or ``2:00 h``: one unit for each size."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    return f"{whole // 60}:{whole % 60:02} min" if whole < 6000 else \
+        f"{minutes // 60}:{minutes % 60:02} h"
 
 
 class _Bar:
@@ -65,10 +85,13 @@ def open_progress(title: str, total: int | None, *, quiet: bool = False) -> Iter
         from rich import progress as rich_progress
         from rich.console import Console
 
-        columns = (
-            rich_progress.TextColumn("{task.description}"), rich_progress.BarColumn(),
+        console = Console(file=sys.stderr)
+        columns = [
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(40 if console.width >= _WIDE else 10),
             rich_progress.MofNCompleteColumn(), rich_progress.TimeRemainingColumn(),
-            rich_progress.TextColumn("{task.fields[note]}"),
-        )
-        with rich_progress.Progress(*columns, console=Console(file=sys.stderr)) as bar:
+        ]
+        if console.width >= _WIDE:  # where it is narrow, metrics go first
+            columns.append(rich_progress.TextColumn("{task.fields[note]}"))
+        with rich_progress.Progress(*columns, console=console) as bar:
             yield _Bar(bar, bar.add_task(title, total=total, note=""))

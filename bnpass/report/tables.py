@@ -14,6 +14,10 @@ PIPE_WIDTH = 160
 """Columns where there is no terminal to ask."""
 
 
+_GAP = 3  # characters between two columns
+_TURNED = 3  # rows up to which a table that is too wide is turned
+
+
 @dataclass
 class Table:
     """A table: a title, column headings, rows of text, and what stands below.
@@ -97,6 +101,10 @@ def render(table: Table, file: TextIO, terminal: TextIO | None = None) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable
 
+    shown = _Held(terminal or file)
+    room = None if shown.isatty() else width()
+    console = Console(file=shown, width=room, highlight=False)
+    table = _fitting(table, console.width)
     rich_table = RichTable(
         title=_safe(table.title) or None, title_justify="left",
         box=box.ROUNDED if table.framed else box.SIMPLE_HEAD,
@@ -108,10 +116,27 @@ def render(table: Table, file: TextIO, terminal: TextIO | None = None) -> None:
         )
     for row in table.rows:
         rich_table.add_row(*(_safe(cell) for cell in row))
-    shown = _Held(terminal or file)
-    width = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns if not shown.isatty() else None
-    Console(file=shown, width=width, highlight=False).print(rich_table)
+    console.print(rich_table)
     file.write(shown.getvalue())
+
+
+def width() -> int:
+    """Columns of the terminal, or those that a pipe gets."""
+    return shutil.get_terminal_size((PIPE_WIDTH, 24)).columns
+
+
+def _fitting(table: Table, room: int) -> Table:
+    """The table, or one with its columns as rows where those do not fit and there are few rows."""
+    columns = zip(table.columns, *table.rows, strict=True)
+    natural = sum(max(map(len, column)) + _GAP for column in columns)
+    if natural <= room or not 0 < len(table.rows) <= _TURNED or len(table.columns) <= _TURNED:
+        return table
+    head = [table.columns[0], *(row[0] for row in table.rows)]
+    rows: list[Sequence[str]] = [
+        [name, *(row[i] for row in table.rows)] for i, name in enumerate(table.columns) if i
+    ]
+    right = frozenset(range(1, len(head)))
+    return Table(table.title, head, rows, right, table.note, table.framed)
 
 
 class _Held(io.StringIO):

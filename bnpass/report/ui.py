@@ -12,7 +12,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bnpass.report import streams
@@ -20,6 +20,7 @@ from bnpass.report.terminal import lines, one_line
 
 if TYPE_CHECKING:
     from bnpass.report.progress import ProgressBar
+    from bnpass.report.status import Status
     from bnpass.report.tables import Table
 
 
@@ -46,6 +47,10 @@ def _coloured(word: str, colour: str) -> str:
     return f"\x1b[1;{colour}m{word}\x1b[0m"
 
 
+def _unheard(_: str) -> None:
+    pass
+
+
 class Ui:
     """The output of one run of a command.
 
@@ -64,6 +69,7 @@ class Ui:
         self.document: dict[str, Any] = {}
         self.lost: OSError | None = None
         self._by_line = False
+        self._status: Status | None = None
 
     @classmethod
     def from_arguments(cls, arguments: Sequence[str]) -> Ui:
@@ -97,6 +103,7 @@ class Ui:
 
     def raw(self, text: str) -> None:
         """Lines on stderr; a stderr that nobody reads is no error."""
+        self._make_room()
         streams.write(sys.stderr, lines(text), flush=True)
 
     def table(self, table: Table) -> None:
@@ -122,8 +129,30 @@ class Ui:
 
     def _result(self, text: str, *, flush: bool = False) -> None:
         """Text on stdout, safe by now; the first failure is remembered."""
+        self._make_room()
         if self.lost is None and is_first_process():
             self.lost = streams.write(sys.stdout, text, flush=flush)
+
+    @contextlib.contextmanager
+    def status(self, step: str) -> Iterator[Callable[[str], None]]:
+        """Say on stderr what is being done, once it takes longer than a second.
+
+        Yields a function that takes what is being done from then on. Inside of another status it
+        is that one which goes on.
+        """
+        if self.quiet or self._status is not None:
+            says = self._status or _unheard
+            says(step)
+            yield says
+            return
+        from bnpass.report.status import Status
+
+        self._status = Status(step)
+        try:
+            yield self._status
+        finally:
+            self._status.end()
+            self._status = None
 
     @contextlib.contextmanager
     def progress(self, title: str, total: int | None = None) -> Iterator[ProgressBar]:
@@ -143,6 +172,10 @@ class Ui:
             from bnpass.report.document import to_json
 
             self._result(to_json(document, indent=None) + "\n", flush=True)
+
+    def _make_room(self) -> None:
+        if self._status is not None:
+            self._status.clear()
 
     def flush(self) -> None:
         """Print what is held back, so that a failure is known."""

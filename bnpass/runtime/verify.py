@@ -190,6 +190,7 @@ def verify(
     changed: Collection[str] = (), limit: int = 8, threads: int | None = None, tf32: bool = False,
     optimize: bool = True, locate: bool = True, prepare: Callable[[Feeds], Feeds] | None = None,
     budget: float | None = None, edits: ProofReport | None = None, alternate: bool = False,
+    says: Callable[[str], None] = lambda _: None,
 ) -> VerifyReport:
     """Compare two models on the same inputs.
 
@@ -220,6 +221,7 @@ def verify(
         budget: seconds that all this may take; what does not fit is left out and said.
         edits: the answer to question 1, to be reported along.
         alternate: each draw has one of the batch sizes, in turn.
+        says: is told what is being done.
 
     Raises:
         InputError: inputs or outputs of the two do not match, no legal input was found, or a loop
@@ -230,6 +232,7 @@ def verify(
     time_left = Budget(budget)
     proven = edits is not None and edits.passed and not edits.open
     pair = _Pair(reference, candidate, dict(mapping or {}), rtol, atol, proven=proven)
+    pair.says = says
     plan = RandomPlan(
         pair.models[0], seed, draws, tuple(batches), dict(dims or {}), prepare, alternate
     ) if pair.models else None  # fmt: skip
@@ -249,6 +252,7 @@ def verify(
         report.first_difference = pair.locate(report, changed)
     options = {"provider": provider, "threads": threads, "tf32": tf32}
     if optimize and report.same and cases:
+        says("verifying: what onnxruntime's optimizer makes of it")
         report.optimizer = pair.deployed(cases, time_left, report, options)
     pair.close()
     report.left_out = time_left.left_out
@@ -310,6 +314,7 @@ class _Pair:
         found = set().union(*stepped) if self.own else set()
         self.judge = Judge(self.names, self.rule, self.own, found, proven=proven)
         self._engines: dict[str, Engine] = {}
+        self.says: Callable[[str], None] = lambda _: None
 
     # --- engines
 
@@ -362,7 +367,10 @@ class _Pair:
         second = self._engine(1, self.right, optimize=False, **options)
         self._engines["candidate"] = second
         proto = self.right.proto if self.right else None
-        self.actual = [second.run(candidate_feeds(case.feeds, proto)) for case in cases]
+        self.actual = []
+        for number, case in enumerate(cases, 1):
+            self.says(f"verifying: the result on draw {number}/{len(cases)}")
+            self.actual.append(second.run(candidate_feeds(case.feeds, proto)))
         self._drop("candidate")
         if not self.names:
             self.names = _by_position(cases[0].expected, self.actual[0])

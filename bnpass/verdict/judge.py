@@ -94,7 +94,7 @@ def judge(
     start = time.perf_counter()
     proof = None
     if rule is None:
-        says("proving every edit on its own region")
+        says("verifying: proving every edit on its own region")
         proof = proven(before, after, edits, seed)
     if proof is not None and not proof.passed:
         return _proof_alone(proof, "questions 2 and 3: an edit is wrong",
@@ -103,14 +103,14 @@ def judge(
         _refuse_doubtful(edits, "a budget of 0 was given")
         return _proof_alone(proof, "questions 2 and 3: a budget of 0 was given",
                             time.perf_counter() - start)  # fmt: skip
-    says("running both models")
+    says("verifying: running both models")
     reference, candidate, notes = _at_inference(before, after, edits)
     try:
         report = verify(
             reference, candidate, changed=edits.changed, provider=provider, seed=seed,
             rtol=rule.rtol if rule else None, atol=rule.atol if rule else None, prepare=prepare,
             budget=budget, edits=proof, dims=dims, data=data, batches=_BATCHES,
-            alternate=True,
+            alternate=True, says=says,
         )  # fmt: skip
     except NotLoadedError as error:
         if not edits.declared or proof is None:

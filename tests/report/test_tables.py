@@ -48,3 +48,16 @@ def test_percent_and_size() -> None:
     assert [size(999), size(1500), size(2_500_000), size(3 * 10**9)] == [
         "999 B", "1.5 kB", "2.5 MB", "3.00 GB"
     ]
+
+
+def test_a_wide_table_of_few_rows_is_turned_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Table("", ["output", *(f"column number {i}" for i in range(8))])
+    table.add("logits", *range(8))
+    monkeypatch.setenv("COLUMNS", "160")
+    assert len(rendered(table).splitlines()) < 6
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = [line.split() for line in rendered(table).splitlines() if line.strip()]
+    assert lines[0] == ["output", "logits"]
+    assert lines[-1] == ["column", "number", "7", "7"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
-from bnpass.report import progress
+from bnpass.report import progress, status
 from bnpass.report.tables import Table
 from bnpass.report.ui import Ui
 
@@ -49,11 +50,44 @@ def test_quiet_keeps_warnings_and_errors(capsys: pytest.CaptureFixture[str]) -> 
 def test_progress_without_a_terminal_is_a_line_every_few_seconds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([0.0, 1.0, 2.0, 3.5, 4.0])
+    clock = iter([0.0, 4.0, 5.0, 6.0, 14.5, 18.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with Ui().progress("training", 5) as shown:
         for step in range(1, 6):
             shown.update(step, f"loss {step}")
     assert capsys.readouterr().err.splitlines() == [
-        "training: 1/5 loss 1", "training: 4/5 loss 4", "training: 5/5 loss 5"
+        "training: 1/5, 16 s left, loss 1", "training: 4/5, 4 s left, loss 4",
+        "training: 5/5, loss 5",
     ]
+
+
+@pytest.mark.parametrize(("seconds", "said"), [
+    (0.4, "0 s"), (99, "99 s"), (125, "2:05 min"), (7200, "2:00 h"),
+])  # fmt: skip
+def test_durations_have_one_unit(seconds: float, said: str) -> None:
+    assert progress.duration(seconds) == said
+
+
+def test_what_takes_long_says_what_it_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "QUIET", 0.02)
+    monkeypatch.setattr(status, "AGAIN", 0.02)
+    ui = Ui()
+
+    def wait(words: str) -> None:
+        deadline = time.monotonic() + 20
+        seen = ""
+        while words not in seen and time.monotonic() < deadline:
+            seen += capsys.readouterr().err
+        assert words in seen
+
+    with ui.status("reading") as says:
+        wait("reading ... 0 s")
+        says("planning")
+        wait("planning ... ")
+        with ui.status("verifying"):  # the one that is there goes on
+            wait("verifying ... ")
+    with Ui(quiet=True).status("reading"):
+        time.sleep(0.1)
+    assert "reading" not in capsys.readouterr().err

@@ -183,10 +183,11 @@ class _Insertion:
                                 data=samples(result, self.args, self.ui))
 
     def _edits(self, plan: InsertPlan) -> Edits:
-        """What the check is told: names tell the rest."""
+        """What the check is told: what stands for what, and which shapes are only declared."""
         from bnpass.verdict.judge import Edits
 
-        return Edits(declared=tuple(site.name for site in plan.sites if site.declared),
+        declared = tuple(site.name for site in plan.sites if site.declared)
+        return Edits(plan.edits.correspondences, declared=declared,
                      trust_shapes=self.args.trust_shapes)
 
     def proof(self) -> VerifyReport | str:

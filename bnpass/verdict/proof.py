@@ -352,7 +352,9 @@ class _Prover:
         left, right = target.of_old(old), target.of_new(new)
         bound, limit = self._bound(region, run, new, given_new, rng)
         if target.new_map is not None:
-            bound = np.abs(target.new_map.scale) * bound
+            # the map may be of constants that the file computes, in its own type
+            unit = unit_roundoff(run.kinds)
+            bound = np.abs(target.new_map.scale) * bound + unit * np.abs(target.new_map.shift)
         difference = _difference(left, right)
         bound = np.broadcast_to(bound, difference.shape)
         if not difference.size:

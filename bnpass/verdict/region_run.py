@@ -64,6 +64,8 @@ class RegionRun:
         self.kinds: set[str] = set()
         self.values: dict[str, Array] = dict(given)
         self.moved: dict[str, Array] = {}
+        resized = (side.graph.node[i] for i in nodes if is_onnx(side.graph.node[i], *_RESIZE))
+        self._sizes = {name for node in resized for name in node.input[1:]}
         for index in nodes:
             self._compute(side.graph.node[index])
 
@@ -114,12 +116,16 @@ class RegionRun:
                 if array.ndim == 2 and array.size > LARGE:
                     return Squares(array, lambda block: squared(wide(block)))  # type: ignore[return-value]
                 return squared(wide(array))
-            if self.move is not None:
+            if self.move is not None and name not in self._sizes:
                 unit, rng = self.move
                 if name not in self.moved:
                     self.moved[name] = wide(array) * (1 + unit * rng.uniform(-1, 1, array.shape))
                 return self.moved[name]
         return array
+
+
+_RESIZE = ("Resize", "Upsample")
+"""Operators whose scales say how large a result is: a moved one is another size."""
 
 
 def _rounded(node: onnx.NodeProto, array: Array | None) -> Array | None:

@@ -237,7 +237,8 @@ class Stack:
         s = s + b * b
         factors = [t.new_map for t in targets]
         if factors[0] is not None:
-            s = s * np.stack([m.scale for m in factors if m is not None]) ** 2
+            maps = [m for m in factors if m is not None]
+            s = s * np.stack([m.scale for m in maps]) ** 2 + np.stack([m.shift for m in maps]) ** 2
         return mapped([t.old_map for t in targets], a), mapped(factors, b), s
 
     def _evaluate(

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from tests.commands.helpers import Run, files, mlp, write
+from tests.fuzz.generator import generate
 
 
 def kinds(path: Path) -> list[str]:
@@ -119,3 +120,14 @@ def test_a_quantised_model_is_refused(bnpass: Run, tmp_path: Path) -> None:
     )
     path = write(model, tmp_path / "q.onnx")
     bnpass("insert", path, "-o", tmp_path / "o.onnx").assert_refused(2, "quantised")
+
+
+@pytest.mark.parametrize("seed", [1, 41, 103, 187])
+def test_the_check_is_told_what_stands_for_what(bnpass: Run, tmp_path: Path, seed: int) -> None:
+    """An input that is normalised, a recurrent layer that is split, clones, sizes of a Resize."""
+    model = generate(seed, maps=0.08, nonlinear=0.3)
+    path = write(model, tmp_path / "given.onnx")
+    options = ("--init", "preserve", "--gates", "--last", "--clone", "--allow-unfoldable")
+    done = bnpass("insert", path, "-o", tmp_path / "out.onnx", *options)
+    assert done.code == 0, done.err
+    assert "BatchNormalization" in kinds(tmp_path / "out.onnx")

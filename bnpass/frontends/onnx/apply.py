@@ -223,7 +223,7 @@ def _norm_inputs(editor: Editor, norm: NewNorm, name: str, *numbers: np.ndarray)
 
 
 def _insert_branch(
-    editor: Editor, norm: NewNorm, new: NewBranch, anchor: onnx.NodeProto, total: str
+    editor: Editor, norm: NewNorm, new: NewBranch, anchor: onnx.NodeProto | None, total: str
 ) -> str:
     """Add a branch with its BatchNorm to a value; the sum's name."""
     fresh, branch, make = editor.model.fresh, new.branch, onnx.helper.make_node
@@ -246,11 +246,13 @@ def _insert_branch(
     return result
 
 
-def _source(editor: Editor, norm: NewNorm) -> tuple[onnx.NodeProto, str]:
-    """(the node to insert behind, the value to normalise), clones made where they are asked for."""
+def _source(editor: Editor, norm: NewNorm) -> tuple[onnx.NodeProto | None, str]:
+    """(the node to insert behind, the value to normalise), clones made where they are asked for.
+
+    No node makes an input of the graph.
+    """
     producer = editor.scope.graph.producer(norm.value)
-    assert producer is not None
-    anchor = editor.scope.nodes[producer.name]
+    anchor = None if producer is None else editor.scope.nodes[producer.name]
     if not norm.clones:
         return anchor, editor.resolve(norm.value)
     names: dict[str, str] = {}

@@ -163,9 +163,9 @@ class Editor:
         become(node, "Constant", [], [name])
         node.attribute.append(onnx.helper.make_attribute("value", value))
 
-    def insert_behind(self, node: onnx.NodeProto, *new: onnx.NodeProto) -> None:
-        """Put new nodes right behind another one."""
-        self._behind.setdefault(id(node), []).extend(new)
+    def insert_behind(self, node: onnx.NodeProto | None, *new: onnx.NodeProto) -> None:
+        """Put new nodes right behind another one; None: in front of all."""
+        self._behind.setdefault(0 if node is None else id(node), []).extend(new)
         self._count(new)
 
     def insert_before(self, node: onnx.NodeProto, *new: onnx.NodeProto) -> None:
@@ -243,6 +243,9 @@ class Editor:
         new: list[onnx.NodeProto] = []
         order: list[int] = []  # places among the nodes that are there, then the new ones
         there = len(self._nodes)
+        for one in self._behind.get(0, ()):
+            order.append(there + len(new))
+            new.append(one)
         for place, node in enumerate(self._nodes):
             key = id(node)
             for group, stays in ((self._before, key not in gone), (self._behind, False)):

@@ -46,7 +46,7 @@ def served(
         environment["LD_PRELOAD"] = str(shim)
     done = processes.run(
         [sys.executable, "-m", "tests.faults.server", str(listed)], cwd=ROOT, check=True,
-        capture_output=True, text=True, env=environment, timeout=1800)
+        capture_output=True, text=True, env=environment, timeout=300 + 30 * len(jobs))
     return [json.loads(line)["code"] for line in done.stdout.splitlines()]
 
 

@@ -123,7 +123,8 @@ def run(place: Path, arguments: list[str]) -> int:
         code = 99
         with contextlib.suppress(BaseException):
             os.chdir(place)
-            signal.alarm(SECONDS)
+            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+            signal.alarm(15 * SECONDS)  # a loaded machine is no fault of the file
             for number, name in ((1, ".out"), (2, ".err")):
                 os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY, 0o600), number)
             held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -4,6 +4,9 @@
 # make fuzz    thousands of random graphs: folded, inserted into, compared in float64 (N=2000), and
 #              five times as many damaged files: every one done right or refused clearly
 # make faults  every write, rename, fsync and open of a command fails once, and kills it once
+# make test-lowest   the tests with the lowest versions that pyproject.toml allows (for a schedule)
+# make licences      what bnpass stands on, with versions and licences; needs no network
+# make hashes        the same with the hashes of the files, for pip --require-hashes in a CI
 # make mutants small mistakes in the core that a test should notice, N of them (N=40)
 # make paper   the paper's experiments, over an hour (DATA=folder with mnist/ and fashion-mnist/)
 # make paper-quick   the same at a fiftieth of the steps: a smoke test, minutes
@@ -33,7 +36,7 @@ PY := $(BIN)/python
 STAMP := $(VENV)/.installed-$(ORT)
 INPUTS := pyproject.toml $(wildcard $(CONSTRAINTS))
 
-.PHONY: help install demo test lint fuzz mutants paper paper-quick branches clean
+.PHONY: help install demo test test-lowest lint fuzz faults licences hashes mutants paper paper-quick branches clean
 .DEFAULT_GOAL := help
 
 help:
@@ -79,6 +82,20 @@ fuzz: $(STAMP)
 faults: $(STAMP)
 	BNPASS_FAULTS=all $(PY) -m pytest -q tests/faults
 
+# An environment of its own: what other tests run with stays.
+test-lowest: $(STAMP)
+	$(PY) -m tests.packaging.lowest > .venv-lowest.txt
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet "pip>=25.1"
+	.venv-lowest/bin/python -m pip install -c .venv-lowest.txt --group dev -e ".[torch,$(ORT),plot,images]"
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+licences: $(STAMP)
+	$(PY) -m tests.packaging.licences
+
+hashes: $(STAMP)
+	@$(PY) -m tests.packaging.hashes torch $(ORT)
+
 mutants: $(STAMP)
 	$(PY) -m pip install --quiet --group mutants
 	$(PY) -m tests.mutants $(N)
@@ -98,5 +115,5 @@ branches: $(STAMP)
 	$(PY) -m benchmarks.branches --data $(DATA) -o out/branches.json
 
 clean:
-	rm -rf $(VENV) out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .venv-lowest.txt out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

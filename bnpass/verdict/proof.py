@@ -355,6 +355,8 @@ class _Prover:
             # the map may be of constants that the file computes, in its own type
             unit = unit_roundoff(run.kinds)
             bound = np.abs(target.new_map.scale) * bound + unit * np.abs(target.new_map.shift)
+        if target.old_map is None and self._computes_constants(region):
+            bound = np.hypot(bound, self._old_rounding(region, given, run))
         difference = _difference(left, right)
         bound = np.broadcast_to(bound, difference.shape)
         if not difference.size:
@@ -363,6 +365,21 @@ class _Prover:
         at = np.unravel_index(place, difference.shape)
         channel = int(at[1]) if len(at) > 1 else None
         return _replaced(about, ratio, float(difference.reshape(-1)[place]), channel, limit)
+
+    def _computes_constants(self, region: Region) -> bool:
+        """Whether the old nodes read constants that are computed, and rounded, step by step."""
+        names = {n for i in region.old_nodes for n in self.old.graph.node[i].input if n}
+        found = (self.old.constant_node(name) for name in names if self.old.is_constant(name))
+        return any(node is not None and not is_onnx(node, "Constant") for node in found)
+
+    def _old_rounding(self, region: Region, given: dict[str, Array], run: RegionRun) -> Array:
+        """What rounding such steps explains: the file's own arithmetic is no better."""
+        values = {n: np.square(a) if a.dtype.kind == "f" else a for n, a in given.items()}
+        try:
+            old = RegionRun(self.old, region.old_nodes, values, squares=True)
+            return unit_roundoff(run.kinds) * np.sqrt(old.value(region.target.old))
+        except UnknownOperatorError:
+            return np.zeros(())
 
     def _bound(
         self,

@@ -37,3 +37,22 @@ def test_parameters_that_are_cast_from_double() -> None:
     )
     folded = bnpass.fold(model)
     assert all(node.op_type != "BatchNormalization" for node in folded.graph.node)
+
+
+CHAINS = {
+    "two norms": "a = BN(K, m)  r = Relu(a)  k = BN(r, o)",
+    "a layer and a norm": "a = Conv <pads = [1, 1, 1, 1]> (K, V)  k = BN(a, o)",
+    "a norm and a layer": "a = BN(K, m)  k = Conv <pads = [1, 1, 1, 1]> (a, V)",
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains_of_constants(name: str) -> None:
+    """Each step rounds in the file, and nothing that the fold does is to blame for that."""
+    model = build(
+        f"""(float[N, 3, 6, 6] x) => (float[] y)
+        {{ c = Conv <pads = [1, 1, 1, 1]> (x, W)  {CHAINS[name]}  s = Add(c, k)  y = Relu(s) }}""",
+        {"W": (4, 3, 3, 3), "K": (1, 4, 6, 6), "V": (4, 4, 3, 3), "m": Norm(4), "o": Norm(4)},
+    )
+    folded = bnpass.fold(model)
+    assert all(node.op_type != "BatchNormalization" for node in folded.graph.node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,15 @@ def test_recipe_runs(piece: Piece, folder: Path, variables: dict[str, str]) -> N
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
     run(piece, folder, variables)
+
+
+OPTIONAL = re.findall(r"^```py (\w+)\n(.*?)^```$", (ROOT / "docs" / "recipes.md").read_text(),
+                      re.DOTALL | re.MULTILINE)  # fmt: skip
+
+
+@pytest.mark.parametrize(("package", "text"), OPTIONAL, ids=[package for package, _ in OPTIONAL])
+def test_recipe_with_another_package_runs(
+    package: str, text: str, folder: Path, variables: dict[str, str]
+) -> None:
+    pytest.importorskip(package, exc_type=ImportError)
+    run(("python", text), folder, variables)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from bnpass.errors import RefusedError
 from bnpass.frontends.fx.inputs import Example
-from bnpass.frontends.fx.observing import quiet_state
+from bnpass.frontends.fx.observing import parting_line, quiet_state
 from bnpass.frontends.fx.recording import unchanged
 from bnpass.frontends.fx.structure import tensors_in
 from bnpass.frontends.fx.tracing import mode, obstacle
@@ -81,9 +81,13 @@ class Reference:
     """What a module computes before it is edited: what its edited copy has to compute.
 
     Attributes:
+        module: the module.
+        example: what its forward takes.
         runs: by what is said of a difference: (example, mode, outcome).
     """
 
+    module: nn.Module
+    example: Example
     runs: dict[str, tuple[Example, bool | None, Outcome]]
 
     @classmethod
@@ -93,28 +97,53 @@ class Reference:
         for name, one in example.other_sizes():
             found = outputs(module, one, modes[0])
             runs[f"with {name}"] = one, modes[0], found
-        return cls({k: run for k, run in runs.items() if run[2].tensors is not None})
+        held = {k: run for k, run in runs.items() if run[2].tensors is not None}
+        return cls(module, example, held)
 
     def difference(self, made: nn.Module, still: Sequence[nn.Module] = ()) -> str:
         """How an edited module differs, and on which input; empty where it does not."""
         for name, (example, training, wanted) in self.runs.items():
-            found = _difference(wanted, outputs(made, example, training, still))
+            got = outputs(made, example, training, still)
+            found = _difference(wanted, got)
             if found:
+                line = "" if got.failure else parting_line(self.module, self.example, example)
+                line = line and f"; its forward goes another way there{line}"
                 what = "the edited module would not compute what the given one does"
-                return f"{name} {what}: {found}"
+                return f"{name} {what}: {found}{line}"
         return ""
 
-    def check(self, made: nn.Module) -> None:
-        """Refuse a result that computes something else.
 
-        Raises:
-            RefusedError: it does.
-        """
-        found = self.difference(made)
-        if found:
-            raise refusal(found)
+T = TypeVar("T")
 
 
+def culprits(parts: list[T], fault: str, only: Callable[[list[T]], str]) -> list[tuple[T, str]]:
+    """The edits of a faulty result that are at fault, with what each of them does.
+
+    Found by halving: two trials for each halving of each of them, and no more than a few dozen;
+    then what is left is all at fault.
+
+    Args:
+        parts: all edits.
+        fault: what they do together.
+        only: makes just these edits, and says what is wrong then, or nothing.
+    """
+    todo, found = [(parts, fault)], []
+    for _ in range(_TRIALS):
+        if not todo:
+            break
+        some, text = todo.pop()
+        if len(some) == 1:
+            found.append((some[0], text))
+            continue
+        halves = some[: len(some) // 2], some[len(some) // 2 :]
+        worse = [(half, said) for half in halves if (said := only(half))]
+        if not worse:  # only together
+            found += [(part, text) for part in halves[1]]
+        todo += worse
+    return found + [(part, text) for some, text in todo for part in some]
+
+
+_TRIALS = 40
 _TEXTS = {False: "in eval mode", True: "in training mode", None: "in eval mode"}
 
 

@@ -12,12 +12,16 @@ from torch import fx, nn
 
 from bnpass.errors import InputError, UnsupportedError
 from bnpass.frontends.fx.structure import tensors_in
+from bnpass.nn.distributed import world
 
 log = logging.getLogger("bnpass.torch")
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs",
           "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called", "_backward_hooks",
           "_backward_pre_hooks")  # fmt: skip
+
+
+BY_RANK = "differ by rank until bnpass.calibrate"
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -31,6 +35,8 @@ def unwrapped(module: nn.Module) -> nn.Module:
     inside: Any = module
     while isinstance(inside, kinds) or hasattr(inside, "_orig_mod"):
         log.info("%s is taken off: the module inside is edited", type(inside).__name__)
+        if isinstance(inside, nn.parallel.DistributedDataParallel) and world() > 1:
+            log.warning("running statistics %s", BY_RANK)
         inside = inside.module if isinstance(inside, kinds) else inside._orig_mod
     module = inside
     sharded = any(type(p).__name__ == "DTensor" for p in module.parameters())

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnpass.errors import UnsupportedError
 from bnpass.frontends.fx.anchors import frame_of, is_once
 from bnpass.frontends.fx.info import META
 from bnpass.frontends.fx.inputs import Example
 from bnpass.frontends.fx.observing import observe
-from bnpass.frontends.fx.own_graph import own_graph, replace_module
+from bnpass.frontends.fx.own_graph import as_chain, own_graph, replace_module
 from bnpass.frontends.fx.read import TracedModel, read
 from bnpass.frontends.fx.recording import CALL, ORIGIN, Frame, Recording, is_single
 from bnpass.frontends.fx.tracing import mode
@@ -31,6 +32,7 @@ class Draft:
         example: what its forward takes.
         refused: why the forward of a module cannot become a graph, by the module's id.
         rewritten: paths of the modules that became graphs.
+        norms: those of them that were BatchNorms with a forward of their own.
         as_is: modules keep the mode that each of them is in; else inference is looked at.
     """
 
@@ -38,6 +40,7 @@ class Draft:
     example: Example
     refused: dict[int, str] = field(default_factory=dict)
     rewritten: list[str] = field(default_factory=list)
+    norms: list[fx.GraphModule] = field(default_factory=list)
     as_is: bool = False
     recording: Recording = field(init=False)
     reading: TracedModel = field(init=False)
@@ -111,6 +114,15 @@ class Draft:
                 continue
             self.root = replace_module(self.root, frame.module, gm)
             self.rewritten.append(frame.path)
+            if isinstance(frame.module, _BatchNorm):
+                self.norms.append(gm)
+
+    def settle(self) -> None:
+        """What is left of BatchNorms' subclasses is a chain of their children, if it can be."""
+        for gm in self.norms:
+            made = as_chain(gm)
+            if made is not None:
+                self.root = replace_module(self.root, gm, made)
 
     def weights(self, names: tuple[str, ...]) -> list[torch.Tensor]:
         """The first constants of layers, by operator name, where they are floating tensors."""

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from bnpass.frontends.fx.checking import Reference
+from bnpass.frontends.fx.checking import Reference, culprits, refusal
 from bnpass.frontends.fx.copying import duplicate
 from bnpass.frontends.fx.draft import Draft
 from bnpass.frontends.fx.editor import OverflowedError
@@ -19,6 +19,7 @@ from bnpass.frontends.fx.module_collapse import collapse_in
 from bnpass.frontends.fx.module_fold import Folder, Work, patterns
 from bnpass.frontends.fx.own_graph import named
 from bnpass.frontends.fx.read import TracedModel
+from bnpass.frontends.fx.recording import Frame
 from bnpass.frontends.fx.recurrent_plan import join
 from bnpass.frontends.fx.tracing import mode
 from bnpass.passes.collapse import as_folds
@@ -42,37 +43,62 @@ class ModuleFoldOptions:
 def fold_in(
     module: nn.Module, example: Example, options: ModuleFoldOptions
 ) -> tuple[nn.Module, FoldPlan]:
-    """A folded copy of a module, and the plan that was carried out."""
+    """A folded copy of a module, and the plan that was carried out.
+
+    A chain whose fold would change what the module computes stays, with what it would do.
+    """
+    given = duplicate(module)
+    if options.training_mode == "inference":
+        given.eval()
+    wanted = Reference.of(given, example, (None,))
+    root, plan = _folded(given, example, options, {})
+    fault = wanted.difference(root)
+    if not fault:
+        return root, plan
+    entries = plan.folded
+
+    def only(some: list[FoldEntry]) -> str:
+        others = {n: "another is tried" for e in entries if e not in some for n in e.nodes}
+        return wanted.difference(_folded(given, example, options, others)[0])
+
+    found = culprits(entries, fault, only) if entries else []
+    root, plan = _folded(given, example, options, {n: t for e, t in found for n in e.nodes})
+    fault = wanted.difference(root)
+    if fault:
+        raise refusal(fault)
+    plan.entries.extend(replace(e, how="", into=(), reason=text) for e, text in found)
+    return root, plan
+
+
+def _folded(
+    module: nn.Module, example: Example, options: ModuleFoldOptions, banned: dict[str, str]
+) -> tuple[nn.Module, FoldPlan]:
     avoid: dict[str, str] = {}
     while True:
         draft = Draft(duplicate(module), example, as_is=True)
-        if options.training_mode == "inference":
-            draft.root.eval()
-        wanted = Reference.of(draft.root, example, (None,))
         bake(draft.root)
-        joined = join(draft.root, only=options.only, skip=options.skip)
-        regions = collapse_in(draft, mode=options.collapse, only=options.only, skip=options.skip)
+        skip = (*options.skip, *patterns(banned))
+        joined = join(draft.root, only=options.only, skip=skip)
+        regions = collapse_in(draft, mode=options.collapse, only=options.only, skip=skip)
         joined += as_folds(regions)
         try:
-            plan = _carried_out(draft, options, avoid)
+            plan = _carried_out(draft, options, avoid, dict(banned))
         except OverflowedError as error:
             avoid[error.op] = overflows(error.op, error.channel)
             continue
         plan.entries[:0] = joined
         uninstall(draft.root)
-        wanted.check(draft.root)
         return draft.root, plan
 
 
-def _carried_out(draft: Draft, options: ModuleFoldOptions, avoid: dict[str, str]) -> FoldPlan:
-    banned: dict[str, str] = {}
+def _carried_out(
+    draft: Draft, options: ModuleFoldOptions, avoid: dict[str, str], banned: dict[str, str]
+) -> FoldPlan:
     refused: list[FoldEntry] = []
+    tried = False
     while True:
         reading = draft.look()
-        plan = plan_fold(
-            reading.graph, only=options.only, skip=(*options.skip, *patterns(banned)),
-            leftover=options.leftover, avoid=avoid, fold_norms=options.fold_norms,
-        )  # fmt: skip
+        plan = _plan(reading, options, avoid, banned)
         folder = Folder(draft, plan.edits)
         work, room = folder.work, room_of(draft.root, options.max_growth)
         if grown := room.too_large(copies(reading, folder.planned)):
@@ -84,6 +110,12 @@ def _carried_out(draft: Draft, options: ModuleFoldOptions, avoid: dict[str, str]
             refused += stopped
         elif work.missing:
             spared = [] if options.only or options.fold_norms else _spared(plan, work, reading)
+            aside = _aside(plan, work, reading) if not (spared or tried or options.only) else []
+            if aside:  # a BatchNorm may go by such a constant
+                tried = True
+                more = {**banned, **{e.node: e.reason for e in aside}}
+                less = _norms(_plan(reading, options, avoid, more), reading)
+                spared = aside if len(less) >= len(_norms(plan, reading)) else []
             banned.update({name: e.reason for e in spared for name in e.nodes})
             refused += spared
             if not spared:
@@ -91,6 +123,7 @@ def _carried_out(draft: Draft, options: ModuleFoldOptions, avoid: dict[str, str]
         else:
             tied = ties(draft.root)
             folder.apply()
+            draft.settle()
             tie_again(draft.root, tied)
             plan.entries.extend(refused)
             return plan
@@ -119,21 +152,48 @@ def _by_source(plan: FoldPlan, said: dict[str, T]) -> dict[str, T]:
     return found
 
 
+def _plan(
+    reading: TracedModel, options: ModuleFoldOptions, avoid: dict[str, str], banned: dict[str, str]
+) -> FoldPlan:
+    return plan_fold(
+        reading.graph, only=options.only, skip=(*options.skip, *patterns(banned)),
+        leftover=options.leftover, avoid=avoid, fold_norms=options.fold_norms,
+    )  # fmt: skip
+
+
+def _norms(plan: FoldPlan, reading: TracedModel) -> list[FoldEntry]:
+    """What leaves with a BatchNorm in it."""
+    ops = reading.graph.ops
+    return [e for e in plan.entries if e.how
+            and any(n in ops and ops[n].kind == "BatchNormalization" for n in e.nodes)]  # fmt: skip
+
+
+def _reason(frame: Frame) -> str:
+    return f"{named(frame)} would become a graph for no BatchNorm; only= asks for it"
+
+
+def _aside(plan: FoldPlan, work: Work, reading: TracedModel) -> list[FoldEntry]:
+    """Constants beside BatchNorms for whose removal alone a forward would become a graph."""
+    ops = reading.graph.ops
+    gone = {op.name for op, _ in plan.edits.removed if op.kind != "BatchNormalization"}
+    taken = {id(frame.module) for name, frame in work.needs.items() if name not in gone}
+    return [FoldEntry(name, ops[name].kind, (name,), "", (), _reason(frame))
+            for name, frame in work.needs.items()
+            if name in gone and id(frame.module) not in taken]  # fmt: skip
+
+
 def _spared(plan: FoldPlan, work: Work, reading: TracedModel) -> list[FoldEntry]:
     """Chains without a BatchNorm for which alone a forward would become a graph: they stay."""
     frames = _by_source(plan, work.needs)
     chains = [(e, {id(frames[n].module): frames[n] for n in e.nodes if n in frames})
               for e in plan.entries if e.how]  # fmt: skip
-    ops = reading.graph.ops
-    norms = [(e, asked) for e, asked in chains
-             if any(n in ops and ops[n].kind == "BatchNormalization" for n in e.nodes)]  # fmt: skip
-    taken = {key for _, asked in norms for key in asked}
+    norms = _norms(plan, reading)
+    taken = {key for e, asked in chains if e in norms for key in asked}
     found = []
     for entry, asked in chains:
         alone = [frame for key, frame in asked.items() if key not in taken]
         if alone:
-            reason = f"{named(alone[0])} would become a graph for no BatchNorm; only= asks for it"
-            found.append(replace(entry, how="", into=(), reason=reason))
+            found.append(replace(entry, how="", into=(), reason=_reason(alone[0])))
     return found
 
 

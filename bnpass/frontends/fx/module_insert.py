@@ -12,8 +12,8 @@ from torch import fx, nn
 
 from bnpass.errors import InputError, UnsupportedError
 from bnpass.frontends.fx.anchors import Anchor, anchor_of, frame_of
-from bnpass.frontends.fx.checking import Reference, refusal
-from bnpass.frontends.fx.copying import duplicate
+from bnpass.frontends.fx.checking import Reference, culprits, refusal
+from bnpass.frontends.fx.copying import BY_RANK, duplicate
 from bnpass.frontends.fx.draft import Draft
 from bnpass.frontends.fx.editor import ModuleEditor, no_bias
 from bnpass.frontends.fx.growth import room_of, without_growth
@@ -36,6 +36,7 @@ from bnpass.frontends.fx.tracing import mode
 from bnpass.ir.edits import BiasDrop, NewNorm
 from bnpass.ir.operators import operator
 from bnpass.nn.calls import Feeder, device_of, takes_of
+from bnpass.nn.distributed import world
 from bnpass.passes.initial import new_norms
 from bnpass.passes.insert import plan_insert
 from bnpass.passes.sites import InsertPlan, Policy, Site, Skip
@@ -80,7 +81,7 @@ def insert_into(
     attempt = Attempt(module, example, policy, options, wanted)
     trial = attempt.make({})
     if trial.fault:
-        left = attempt.culprits(trial)
+        left = attempt.left_out(trial)
         for name, reason in left.items():
             log.warning("no BatchNorm in front of %r: %s", name, reason)
         trial = attempt.make(left)
@@ -88,6 +89,8 @@ def insert_into(
         raise refusal(trial.fault)
     if plan_only:
         return trial.planned.joined
+    if not options.sync and world() > 1:
+        log.warning("running statistics of BatchNorms %s; sync=True normalises over all", BY_RANK)
     _start(trial.planned.draft.root, trial.placed, options)
     remember(trial.planned.draft.root, example)
     return trial.planned.draft.root
@@ -120,37 +123,17 @@ class Attempt:
         still = [norm for _, norm in placed.norms]
         return Insertion(planned, placed, self.wanted.difference(planned.draft.root, still))
 
-    def culprits(self, trial: Insertion) -> dict[str, str]:
-        """The nonlinearities whose sites change what the module computes, with what they do.
-
-        Found by halving, which asks for two trials for each halving of each of them.
-        """
+    def left_out(self, trial: Insertion) -> dict[str, str]:
+        """The nonlinearities whose sites change what the module computes, with what they do."""
         sites = trial.planned.plan.sites
-        todo: list[tuple[list[Site], str]] = [(sites, trial.fault)]
-        found: dict[str, str] = {}
-        for _ in range(_TRIALS):
-            if not todo:
-                break
-            some, fault = todo.pop()
-            if len(some) == 1:
-                found.update(dict.fromkeys(some[0].nonlinearities, fault))
-                continue
-            halves = some[: len(some) // 2], some[len(some) // 2 :]
-            faults = [self._only(half, sites) for half in halves]
-            worse = [pair for pair in zip(halves, faults, strict=True) if pair[1]]
-            if not worse:  # only together
-                found.update({n: fault for s in halves[1] for n in s.nonlinearities})
-            todo += worse
-        found.update({n: fault for some, fault in todo for s in some for n in s.nonlinearities})
-        return found
+        found = culprits(sites, trial.fault, lambda some: self._only(some, sites))
+        return {name: fault for site, fault in found for name in site.nonlinearities}
 
     def _only(self, some: list[Site], sites: list[Site]) -> str:
         kept = {name for site in some for name in site.nonlinearities}
         others = [name for site in sites for name in site.nonlinearities if name not in kept]
         return self.make(dict.fromkeys(others, "another site is tried")).fault
 
-
-_TRIALS = 40
 
 
 # --- where ---------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from bnpass.frontends.fx.hooks import has_hooks
 from bnpass.frontends.fx.info import META, merge
 from bnpass.frontends.fx.inputs import Example
 from bnpass.frontends.fx.normhook import is_norm_hook
-from bnpass.frontends.fx.recording import Recording, record
+from bnpass.frontends.fx.recording import LINE, Recording, noting_lines, record
 from bnpass.frontends.fx.tracing import mode
 
 
@@ -37,6 +37,22 @@ def observe(root: nn.Module, example: Example, *, training: bool = False) -> Rec
         for one, other in zip(a, b, strict=True):
             one.meta[META] = merge(one.meta.get(META), other.meta.get(META), size)
     return first
+
+
+def parting_line(root: nn.Module, one: Example, other: Example) -> str:
+    """`` at FILE:LINE: TEXT`` where a forward goes another way on another example, or nothing."""
+    token = noting_lines.set(True)
+    try:
+        runs = [_try_run(root, example, root.training) for example in (one, other)]
+    finally:
+        noting_lines.reset(token)
+    if runs[0] is None or runs[1] is None:
+        return ""
+    calls = [[n for n in run.gm.graph.nodes if n.op.startswith("call")] for run in runs if run]
+    for a, b in zip(*calls, strict=False):
+        if (a.op, str(a.target)) != (b.op, str(b.target)):
+            return str(b.meta.get(LINE, ""))
+    return ""
 
 
 def _try_run(root: nn.Module, example: Example, training: bool) -> Recording | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -144,7 +145,9 @@ def _lengths(tracer: fx.Tracer, module: nn.Module) -> Iterator[None]:
 
     def length(value: Any) -> Any:
         if isinstance(value, fx.Proxy):
-            return tracer.create_proxy("call_function", len, (value,), {})
+            made = tracer.create_proxy("call_function", len, (value,), {})
+            made.node.meta["is_wrapped"] = True  # unpickling traces the generated code again
+            return made
         return len(value)
 
     names["len"] = length
@@ -218,6 +221,7 @@ def _traced(frame: Frame, training: bool, *, sizes: bool) -> fx.Graph:
             raise UnsupportedError(
                 f"{named(frame)} cannot be written as a graph{where}: {text}", _HINT
             ) from error
+    graph._tracer_cls = None  # unpickling makes torch's own
     for node in graph.nodes:  # 0 + x is x + 0, as the call is seen when it runs
         if node.target in (operator.add, operator.mul) and not isinstance(node.args[0], fx.Node):
             node.args = node.args[::-1]
@@ -306,6 +310,37 @@ def _complete(gm: fx.GraphModule, module: nn.Module) -> None:
     for name, value in vars(module).items():
         if name not in vars(gm) and not name.startswith("_") and name != "forward":
             vars(gm)[name] = value
+
+
+def as_chain(gm: fx.GraphModule) -> nn.Module | None:
+    """The nn.Sequential that does what a graph does, where that calls its children one by one.
+
+    Children keep their names, hooks and modes move along; assertions on the value go.
+    """
+    nodes = [n for n in gm.graph.nodes if n.op != "placeholder" and n.target is not torch._assert]
+    chain = [n for n in nodes if n.op == "call_module"]
+    value: Any = next(iter(gm.graph.nodes))
+    for node in chain:
+        if list(node.args) != [value] or node.kwargs or node.target not in gm._modules:
+            return None
+        value = node
+    output = next(n for n in nodes if n.op == "output")
+    rest = {n for n in nodes if n.op not in ("call_module", "output")}
+    if output.args != (value,) or any(u not in rest and u.target is not torch._assert
+                                      for n in rest for u in n.users):  # fmt: skip
+        return None
+    names = [str(n.target) for n in chain]
+    held = [*gm._parameters.values(), *gm._buffers.values()]
+    if len(set(names)) < len(names) or set(names) != set(gm._modules) or any(
+        t is not None for t in held
+    ):
+        return None
+    made = nn.Sequential(OrderedDict((name, gm.get_submodule(name)) for name in names))
+    made.training = gm.training
+    for name in _HOOKS:
+        if name != "_non_persistent_buffers_set":
+            vars(made)[name] = vars(gm)[name]
+    return made
 
 
 def replace_module(root: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:

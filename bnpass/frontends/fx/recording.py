@@ -13,6 +13,7 @@ import traceback
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,12 @@ FRAME = "bnpass_frame"
 
 ORIGIN = "bnpass_origin"
 """Node meta: the node of the frame's GraphModule that made it, where the frame runs one."""
+
+LINE = "bnpass_line"
+"""Node meta: the user's line that made a call, where :data:`noting_lines` asks for it."""
+
+noting_lines: ContextVar[bool] = ContextVar("noting_lines", default=False)
+"""Whether recordings note lines: it takes a while."""
 
 CALL = "bnpass_call"
 """Node meta: of a module that is one node, its :class:`Frame`."""
@@ -231,6 +238,8 @@ class Recorder(TorchFunctionMode):
         node.meta[FRAME] = top
         node.meta["bnpass_phase"] = top.phase if top is not None else "forward"
         node.meta[ORIGIN] = top.at if top is not None else None
+        if noting_lines.get():
+            node.meta[LINE] = user_line()
         if any(n in self.fed for n in node.all_input_nodes):
             self.fed.add(node)
         return node

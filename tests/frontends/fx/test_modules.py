@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 import bnpass
-from bnpass.errors import BnpassError, RefusedError, UnsupportedError
+from bnpass.errors import BnpassError, UnsupportedError
 from bnpass.frontends.fx import fx_insert
 from tests import processes
 from tests.frontends.fx.helpers import Fn, close, inputs, norms, prepared, randomize, run
@@ -233,7 +233,7 @@ def test_what_remains_of_a_norm_stays():
     folded = bnpass.fold(module, X)
     for x in (X, inputs((2, 3, 9, 9))):
         close(run(folded, x), run(module, x))
-    assert type(folded) is nn.Sequential and type(folded[0]) is Same
+    assert type(folded) is type(folded[1]) is nn.Sequential and type(folded[0]) is Same
     assert set(folded.state_dict()) == {"0.weight", "0.bias", "2.weight", "2.bias"}
     assert torch.equal(module[1].num_batches_tracked, before)
 
@@ -376,11 +376,13 @@ class BySize(nn.Module):
         return self.o(torch.tanh(h if x.shape[0] > 6 else self.n(h)))
 
 
-def test_a_forward_that_decides_by_the_size_is_refused():
+def test_a_norm_that_a_forward_calls_by_the_size_stays_with_the_line():
     module = prepared(BySize())
-    with pytest.raises(RefusedError, match="a batch 3 times as large"):
-        bnpass.fold(module, inputs((4, 8)))
-    folded = bnpass.fold(module, inputs((4, 8)), skip=("n",))
+    plan = bnpass.fold(module, inputs((4, 8)), plan_only=True)
+    assert [e.node for e in plan.refused] == ["n"] and not plan.folded
+    assert "a batch 3 times as large" in plan.refused[0].reason
+    assert "tanh(h if x.shape[0] > 6 else self.n(h))" in plan.refused[0].reason
+    folded = bnpass.fold(module, inputs((4, 8)))
     for n in (4, 9):
         close(run(folded, inputs((n, 8))), run(module, inputs((n, 8))))
 

@@ -93,6 +93,20 @@ def test_a_constant_alone_does_not_cost_the_class():
     close(run(asked, X), run(module, X))
 
 
+def test_a_norm_goes_by_a_constant_that_would_cost_the_class():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), Doubled(), nn.BatchNorm2d(4), nn.ReLU())
+    module = prepared(net)
+    folded, plan = bnpass.fold(module, X), bnpass.fold(module, X, plan_only=True)
+    assert type(folded[1]) is Doubled and not norms(folded)
+    assert [e.kind for e in plan.refused] == ["Mul"]
+    close(run(folded, X), run(module, X))
+
+
+class Doubled(nn.Module):
+    def forward(self, x):
+        return x * 2
+
+
 class Optional(nn.Module):
     """As an encoder and decoder: what stands in the middle may be left out."""
 

@@ -80,6 +80,9 @@ def _timm(name: str, *, size: int = 64, **options: Any) -> Built:
     import timm
 
     net = plain(timm.create_model(name, num_classes=10, **options))
+    for p in net.parameters():
+        if p.dim() > 1 and not p.any():  # a last layer that starts at zero would hide all else
+            nn.init.trunc_normal_(p, std=0.02)
     return net, torch.randn(4, 3, size, size)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -41,23 +42,41 @@ bnpass.insert(net, x, inti="fresh")
 """
 
 
+def mypy(script, home):
+    """Numbers of the lines with errors."""
+    cache = ["--cache-dir", str(home / ".mypy_cache")]
+    done = processes.run(
+        [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", *cache, str(script)],
+        capture_output=True, text=True, check=False, cwd=home,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return {int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line}
+
+
+def pyright(script, home):
+    """The same; a pyright that cannot run (it needs node) skips the test."""
+    settings = {"typeCheckingMode": "standard", "extraPaths": [str(home)]}
+    (script.parent / "pyrightconfig.json").write_text(json.dumps(settings))
+    done = processes.run(
+        [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable,
+         "-p", str(script.parent)], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode not in (0, 1) or not done.stdout.startswith("{"):
+        pytest.skip(f"pyright does not run here: {done.stderr.strip()[-200:]}")
+    found = json.loads(done.stdout)
+    assert found["summary"]["filesAnalyzed"] == 1
+    return {entry["range"]["start"]["line"] + 1 for entry in found["generalDiagnostics"]
+            if entry["severity"] == "error"}  # fmt: skip
+
+
 @pytest.mark.slow
-def test_a_users_script_under_mypy_strict(tmp_path):
-    pytest.importorskip("mypy")
+@pytest.mark.parametrize("checker", [mypy, pyright], ids=["mypy", "pyright"])
+def test_a_users_script_under_a_type_checker(checker, tmp_path):
+    pytest.importorskip(checker.__name__)
     home = Path(bnpass.__file__).parents[1]
     script = tmp_path / "user.py"
-
-    def checked(text):
-        script.write_text(text)
-        cache = ["--cache-dir", str(home / ".mypy_cache")]
-        return processes.run(
-            [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", *cache,
-             str(script)], capture_output=True, text=True, check=False, cwd=home,
-        )  # fmt: skip
-
-    right = checked(SCRIPT)
-    assert right.returncode == 0, right.stdout
-    wrong = checked(SCRIPT + WRONG)
+    script.write_text(SCRIPT)
+    assert not checker(script, home)
+    script.write_text(SCRIPT + WRONG)
     lines = len(SCRIPT.splitlines())
-    found = {line.split(":")[1] for line in wrong.stdout.splitlines() if ": error:" in line}
-    assert found == {str(lines + i) for i in (2, 3, 4)}, wrong.stdout
+    assert checker(script, home) == {lines + i for i in (2, 3, 4)}

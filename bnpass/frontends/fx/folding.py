@@ -103,6 +103,9 @@ def _carried_out(
         work, room = folder.work, room_of(draft.root, options.max_growth)
         if grown := room.too_large(copies(reading, folder.planned)):
             avoid |= grown
+        elif constants := _beside_norms(plan, work, reading):
+            banned.update({e.node: e.reason for e in constants})
+            refused += constants
         elif work.reasons:
             stopped = _stopped(plan, work.reasons)
             banned.update({name: e.reason for e in stopped for name in e.nodes})
@@ -170,6 +173,15 @@ def _norms(plan: FoldPlan, reading: TracedModel) -> list[FoldEntry]:
 
 def _reason(frame: Frame) -> str:
     return f"{named(frame)} would become a graph for no BatchNorm; only= asks for it"
+
+
+def _beside_norms(plan: FoldPlan, work: Work, reading: TracedModel) -> list[FoldEntry]:
+    """Constants that cannot be taken out, of chains with a BatchNorm: that may go by them."""
+    chained = {n for e in _norms(plan, reading) for n in e.nodes}
+    ops = reading.graph.ops
+    return [FoldEntry(name, ops[name].kind, (name,), "", (), reason)
+            for name, reason in work.reasons.items()
+            if name in chained and ops[name].kind != "BatchNormalization"]  # fmt: skip
 
 
 def _aside(plan: FoldPlan, work: Work, reading: TracedModel) -> list[FoldEntry]:

@@ -136,6 +136,37 @@ class _Factories(TorchFunctionMode):
 
 
 @contextmanager
+def _unchecked(module: nn.Module) -> Iterator[None]:
+    """A BatchNorm's check of its input's rank is a branch, which says nothing of the values."""
+    if isinstance(module, _BatchNorm):
+        vars(module)["_check_input_dim"] = lambda *_: None
+    yield
+
+
+@contextmanager
+def _no_contexts(frame: Frame) -> Iterator[None]:
+    """Refuse contexts that change nothing here, and something where the graph may run."""
+    kinds: tuple[Any, ...] = (torch.autocast, torch.enable_grad, torch.set_grad_enabled)
+    held = [(kind, kind.__dict__.get("__enter__")) for kind in kinds]
+
+    def entered(context: Any) -> Any:
+        raise UnsupportedError(
+            f"{named(frame)} enters {type(context).__name__}, which a graph would lose", _HINT
+        )
+
+    try:
+        for kind in kinds:
+            kind.__enter__ = entered
+        yield
+    finally:
+        for kind, enter in held:
+            if enter is None:
+                del kind.__enter__
+            else:
+                kind.__enter__ = enter
+
+
+@contextmanager
 def _lengths(tracer: fx.Tracer, module: nn.Module) -> Iterator[None]:
     """``len`` of a value, which torch.fx knows only where the user has wrapped it."""
     names = getattr(inspect.unwrap(module.forward), "__globals__", {})
@@ -210,8 +241,8 @@ def _trace(frame: Frame, training: bool) -> fx.Graph:
 def _traced(frame: Frame, training: bool, *, sizes: bool) -> fx.Graph:
     module = frame.module
     tracer = _Own(module, frame, sizes=sizes)
-    with (mode(module, training), unchanged(module), _guarded(frame), _lengths(tracer, module),
-          _Factories(tracer)):  # fmt: skip
+    with (mode(module, training), unchanged(module), _unchecked(module), _guarded(frame),
+          _no_contexts(frame), _lengths(tracer, module), _Factories(tracer)):  # fmt: skip
         try:
             graph = tracer.trace(module)
         except UnsupportedError:

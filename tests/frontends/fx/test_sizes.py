@@ -130,3 +130,54 @@ def test_calibrate_with_an_input_left_out_in_the_middle(named):
         bnpass.calibrate(made, [batch])
         assert set(made.seen) == {(False, True)}
     close(made.a.output_bn.running_mean, (x @ made.a.weight.T).mean(0), 1e-5)
+
+
+class NormThenAct(nn.BatchNorm2d):
+    """A norm that calls its base's forward."""
+
+    def __init__(self, n):
+        super().__init__(n)
+        self.act = nn.SiLU()
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+def test_what_remains_of_a_norm_that_calls_its_base_stays():
+    module = prepared(nn.Sequential(nn.Conv2d(3, 4, 3), NormThenAct(4), nn.Conv2d(4, 2, 1)))
+    folded = bnpass.fold(module, X)
+    assert not norms(folded) and type(folded[1].act) is nn.SiLU
+    close(run(folded, X), run(module, X))
+
+
+def test_a_norm_goes_by_what_a_hook_multiplies():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).double().eval()
+    module[0].register_forward_hook(lambda m, args, out: out * 2)
+    made = bnpass.insert(module, X, init="preserve")
+    close(run(made, X), run(module, X), 1e-12)
+    folded = bnpass.fold(randomize(made))
+    assert len(folded[0]._forward_hooks) == 1 and not norms(folded)
+    close(run(folded, X), run(made, X))
+
+
+class Without(nn.Module):
+    """A product outside of autocast."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.w, self.o = kind, nn.Parameter(torch.randn(8, 8)), nn.Linear(8, 2)
+
+    def forward(self, x):
+        off = torch.autocast("cpu", enabled=False)
+        with off if self.kind == "autocast" else torch.enable_grad():
+            h = x @ self.w
+        return self.o(torch.relu(h))
+
+
+@pytest.mark.parametrize("kind", ["autocast", "enable_grad"])
+def test_a_context_that_changes_nothing_now_is_not_lost(kind):
+    plan = bnpass.insert(Without(kind), inputs((4, 8))[0].float(), plan_only=True)
+    assert not plan.sites and f"enters {kind}" in plan.skipped[0].reason
+    assert torch.autocast.__enter__ is not None
+    with torch.autocast("cpu"), torch.enable_grad():
+        assert torch.is_grad_enabled()

@@ -104,7 +104,7 @@ def _transformer(name: str, config: str, options: dict[str, Any]) -> Built:
 def _unet() -> Built:
     import segmentation_models_pytorch as smp
 
-    net = smp.Unet("resnet18", encoder_weights=None, classes=3)
+    net = smp.Unet("tu-resnet18", encoder_weights=None, classes=3)
     return plain(net), torch.randn(4, 3, 64, 64)
 
 
@@ -118,7 +118,7 @@ def _yolo() -> Built:
 NETS: dict[str, Callable[[], Built]] = {
     **{name: partial(_timm, name, **options) for name, options in TIMM.items()},
     **{name: partial(_transformer, name, *held) for name, held in TRANSFORMERS.items()},
-    "smp.Unet (resnet18)": _unet,
+    "smp.Unet (tu-resnet18)": _unet,
     "YOLOv8n": _yolo,
 }
 """Builders, by name; one whose package is missing raises ImportError."""

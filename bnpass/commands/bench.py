@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from bnpass.commands import options
+from bnpass.errors import UsageError
 from bnpass.report.timings import ratio_table, row_table
 from bnpass.report.ui import Ui
 
@@ -39,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace an existing picture")
     options.add_seed(parser)
     options.add_provider(parser)
+    options.add_gpu(parser)
+    parser.add_argument("--io-binding", action="store_true",
+                        help="inputs and outputs stay at one place, as on a GPU always")
+    parser.add_argument("--cuda-graph", action="store_true",
+                        help="record the kernels once and replay them (CUDA, TensorRT)")
     options.add_output_options(parser)
 
 
@@ -57,10 +63,13 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
 
     for path in args.models:
         check_input(path)
-    picture = _wanted_picture(args)
+    if args.cuda_graph and args.provider == "cpu":
+        raise UsageError("--cuda-graph with --provider cpu", "add --provider cuda or tensorrt")
+    gpu, picture = options.gpu_options(args), _wanted_picture(args)
     report = bench(
         args.models, batches=args.batches, threads=args.threads, provider=args.provider,
         runs=args.runs, warmup=args.warmup, seconds=args.seconds, seed=args.seed, progress=ui.log,
+        io_binding=args.io_binding, cuda_graph=args.cuda_graph, **gpu,
     )
     ui.document.update(ok=True, **report.to_dict())
     ui.table(row_table(report))

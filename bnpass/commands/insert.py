@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
 from bnpass.commands.checking import add_budget, add_split, add_trust, check, samples
-from bnpass.errors import UsageError
+from bnpass.errors import UsageError, close_matches
 from bnpass.report.box import Counted, say_result, say_unchanged
 from bnpass.report.plans import insert_summary, site_table, skipped_table, strip_summary
 from bnpass.report.ui import Ui
@@ -102,6 +102,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         raise UsageError(f"--zero-gamma changes the function, --init {args.init} keeps it",
                          "leave one of them out")
     options.check_patterns((*args.only, *args.skip), args.model)
+    _check_before(args)
     job = _Insertion(args, ui)
     plan = job.planned() if path is None else job.written(path)
     if path is not None:
@@ -117,6 +118,22 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         say_result(ui, job.counted, args.model, path, job.proof(),
                    f"bnpass train {path} --data DATA -o {options.sibling(path, 'trained')}")
     return 0
+
+
+def _check_before(args: argparse.Namespace) -> None:
+    """Refuse a type in ``--before`` that no nonlinearity has.
+
+    Raises:
+        UsageError: with close matches as the hint.
+    """
+    from bnpass.passes.nonlinear import NONLINEARITIES
+
+    known = {kind.lower(): kind for kind in NONLINEARITIES}
+    for name in args.before:
+        if name.lower() not in known:
+            hint = close_matches(name, [*known.values(), *known])
+            raise UsageError(f"--before: no nonlinearity is called {name!r}",
+                             hint or "types as ONNX calls them: Relu, Sigmoid, Tanh")
 
 
 class _Insertion:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bnpass.errors import UsageError
 
@@ -106,6 +106,28 @@ def add_provider(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> N
                         "another one")
 
 
+def add_gpu(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """``--tf32`` and ``--provider-option``."""
+    parser.add_argument("--tf32", action="store_true",
+                        help="let float32 matrix products round their operands to 10 bits (CUDA)")
+    parser.add_argument("--provider-option", action="append", default=[], type=pair,
+                        metavar="KEY=VALUE", help="an option of onnxruntime's provider, by its own "
+                        "name (again for several): trt_fp16_enable=1")
+
+
+def gpu_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of :func:`bnpass.runtime.session.session` for what :func:`add_gpu` declares.
+
+    Raises:
+        UsageError: they were given for the CPU.
+    """
+    given = dict(args.provider_option)
+    wanted = "--tf32" if args.tf32 else "--provider-option" if given else ""
+    if wanted and args.provider == "cpu":
+        raise UsageError(f"{wanted} with --provider cpu", "add --provider cuda or tensorrt")
+    return {"tf32": args.tf32, "provider_options": given}
+
+
 # -- values ----------------------------------------------------------------------------------------
 
 
@@ -143,6 +165,14 @@ def device(text: str) -> str:
     if text in {"auto", "cpu", "cuda"} or (head == "cuda" and number.isdigit()):
         return text
     raise argparse.ArgumentTypeError(f"{text!r} is not auto, cpu, cuda or cuda:N")
+
+
+def pair(text: str) -> tuple[str, str]:
+    """``key=value``."""
+    key, equals, value = text.partition("=")
+    if not key.strip() or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key.strip(), value.strip()
 
 
 def positive_list(text: str) -> tuple[float, ...]:

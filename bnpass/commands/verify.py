@@ -75,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace an existing report")
     options.add_seed(parser)
     options.add_provider(parser)
+    options.add_gpu(parser)
     options.add_output_options(parser)
 
 
@@ -93,6 +94,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         check_input(path)
     if args.report and args.candidate is None:
         raise UsageError("--report without a candidate", "give two models: bnpass verify A B")
+    options.gpu_options(args)
     page, data = wanted_report(args), _data(args, ui)
     passed, last = True, "PASSED"
     pair, more = _Models.of(args, ui), list[Table | str]()
@@ -156,7 +158,8 @@ def _compare(args: argparse.Namespace, pair: _Models, data: Any, ui: Ui) -> Veri
             pair.reference, args.candidate, data=data, provider=args.provider,
             prepare=pair.prepare, seed=args.seed, draws=args.draws, batches=args.batches,
             rtol=args.rtol, atol=args.atol, edits=edits,
-            budget=None if data is not None else args.check_budget, dims=args.dims,
+            budget=None if data is not None else args.check_budget, dims=args.dims, says=says,
+            **options.gpu_options(args),
         )  # fmt: skip
     ui.document.update(report.to_dict())
     ui.table(verify_table(report))

@@ -9,8 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bnpass.ir.graph import Graph, Op
-from bnpass.ir.operators import operator
+from bnpass.ir.operators import OPERATORS, operator
 from bnpass.passes.composites import find_activations
+
+COMPOSITE = "composite"
+
+NONLINEARITIES = (
+    *(kind for kind, row in OPERATORS.items() if row.nonlinearity or row.recurrent), COMPOSITE,
+)  # fmt: skip
+"""Kinds that :func:`find_nonlinearities` may find."""
 
 _EXTREMA = frozenset({"Max", "Min"})  # nonlinearities with a constant operand, or several others
 _CUTS = _EXTREMA | {"Clip"}
@@ -36,7 +43,7 @@ class Nonlinearity:
 def find_nonlinearities(graph: Graph) -> list[Nonlinearity]:
     """All nonlinearities of a graph, in topological order."""
     found = [
-        Nonlinearity(one.end, (one.entry,), one.region, "composite")
+        Nonlinearity(one.end, (one.entry,), one.region, COMPOSITE)
         for one in find_activations(graph)
     ]
     taken = frozenset().union(*(n.region for n in found)) if found else frozenset()
@@ -110,7 +117,7 @@ def _scalar(shape: tuple[int, ...]) -> bool:
 
 def is_gate(n: Nonlinearity, graph: Graph) -> bool:
     """A bounded nonlinearity whose result only multiplies another path (SE, GLU, attention)."""
-    if not operator(n.op.kind).bounded or n.kind == "composite":
+    if not operator(n.op.kind).bounded or n.kind == COMPOSITE:
         return False
     stack, multiplied = [n.op.outputs[0]], False
     while stack:

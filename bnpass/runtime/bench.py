@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,9 @@ def bench(
     seed: int = 0,
     optimize: bool = True,
     tf32: bool = False,
+    io_binding: bool = False,
+    cuda_graph: bool = False,
+    provider_options: Mapping[str, str] = MappingProxyType({}),
     progress: Callable[[str], None] | None = None,
 ) -> BenchReport:
     """Time models side by side.
@@ -130,6 +134,9 @@ def bench(
         seed: of the inputs, the order and the bootstrap.
         optimize: onnxruntime's graph optimizations.
         tf32: allow TF32 on CUDA.
+        io_binding: inputs and outputs stay where the provider wants them; always so on a GPU.
+        cuda_graph: record the kernels once and replay them.
+        provider_options: onnxruntime's own options of the provider.
         progress: called with a line before each setting.
 
     Raises:
@@ -145,13 +152,17 @@ def bench(
     generator = np.random.default_rng(seed)
     for count in threads:
         sessions = {
-            label: m.session(provider=provider, threads=count or None, optimize=optimize, tf32=tf32)
+            label: m.session(
+                provider=provider, threads=count or None, optimize=optimize, tf32=tf32,
+                cuda_graph=cuda_graph, provider_options=provider_options,
+            )
             for label, m in loaded.items()
         }
         for batch in _batches(loaded, batches, report):
             if progress is not None:
                 progress(f"batch {batch}, threads {count or 'default'}, {provider}")
-            calls = _calls(loaded, sessions, batch, seed, provider, report)
+            how = _Binding(provider, io_binding or provider != "cpu", cuda_graph)
+            calls = _calls(loaded, sessions, batch, seed, how, report)
             times = _time(calls, runs, warmup, seconds, generator)
             _record(report, times, batch, count, provider, generator)
     if not report.rows:
@@ -193,17 +204,18 @@ def _calls(
     sessions: dict[str, Any],
     batch: int,
     seed: int,
-    provider: str,
+    how: _Binding,
     report: BenchReport,
 ) -> dict[str, Callable[[], object]]:
     """Return, by model, a function that runs it once on inputs that lie where it needs them."""
     calls = {}
     for label, model in loaded.items():
-        feeds = _feeds(model, sessions[label], batch, seed)
+        plain = model.session() if how.fixed else sessions[label]  # a graph takes bound inputs only
+        feeds = _feeds(model, plain, batch, seed)
         if feeds is None:
             report.notes.append(f"{label} accepts no drawn input at batch {batch}")
             continue
-        calls[label] = _call(sessions[label], feeds, provider)
+        calls[label] = how.call(sessions[label], plain, feeds)
     return calls
 
 
@@ -218,21 +230,41 @@ def _feeds(model: Loaded, built: Any, batch: int, seed: int) -> Feeds | None:
     return None
 
 
-def _call(built: Any, feeds: Feeds, provider: str) -> Callable[[], object]:
-    if provider == "cpu":
-        return lambda: run(built, None, feeds)
-    module = ort.onnxruntime()
-    binding = built.io_binding()
-    for name, array in feeds.items():
-        binding.bind_ortvalue_input(name, module.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
-    for output in built.get_outputs():
-        binding.bind_output(output.name, "cuda", 0)
+@dataclass(frozen=True)
+class _Binding:
+    """Where inputs and outputs lie while a model is timed.
 
-    def call() -> None:
-        built.run_with_iobinding(binding)
-        binding.synchronize_outputs()
+    Attributes:
+        provider: that runs it.
+        bound: they stay at one place; else onnxruntime copies them in every run.
+        fixed: outputs have addresses of their own too, as a CUDA graph wants.
+    """
 
-    return call
+    provider: str
+    bound: bool
+    fixed: bool
+
+    def call(self, built: Any, plain: Any, feeds: Feeds) -> Callable[[], object]:
+        """A function that runs a session once; ``plain`` tells the sizes of fixed outputs."""
+        if not self.bound:
+            return lambda: run(built, None, feeds)
+        value = ort.onnxruntime().OrtValue.ortvalue_from_numpy
+        device = "cpu" if self.provider == "cpu" else "cuda"
+        binding = built.io_binding()
+        for name, array in feeds.items():
+            binding.bind_ortvalue_input(name, value(array, device, 0))
+        made = run(plain, None, feeds) if self.fixed else []
+        for index, output in enumerate(built.get_outputs()):
+            if self.fixed:
+                binding.bind_ortvalue_output(output.name, value(made[index], device, 0))
+            else:
+                binding.bind_output(output.name, device, 0)
+
+        def call() -> None:
+            built.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return call
 
 
 def _time(

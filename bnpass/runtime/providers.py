@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import mmap
 import struct
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from bnpass.errors import MissingDependencyError
+from bnpass.errors import MissingDependencyError, UsageError
 from bnpass.runtime import ort
 
 PROVIDERS = {
@@ -62,9 +64,14 @@ def _preload(module: Any) -> None:
 
 
 def settings(
-    provider: str, *, deterministic: bool, tf32: bool, cuda_graph: bool, device_id: int
+    provider: str, *, deterministic: bool, tf32: bool, cuda_graph: bool, device_id: int,
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Any]:
-    """Return onnxruntime's ``providers`` argument; see :func:`bnpass.runtime.session.session`."""
+    """Return onnxruntime's ``providers`` argument; see :func:`bnpass.runtime.session.session`.
+
+    Raises:
+        UsageError: options for the CPU.
+    """
     cuda = {
         "device_id": str(device_id),
         "use_tf32": str(int(tf32)),
@@ -74,10 +81,13 @@ def settings(
     }
     cpu: list[Any] = [PROVIDERS["cpu"]]
     if provider == "cpu":
+        if more or tf32 or cuda_graph:
+            given = next(iter(more), "TF32" if tf32 else "a CUDA graph")
+            raise UsageError(f"{given} on the CPU", "it is for --provider cuda or tensorrt")
         return cpu
     if provider == "cuda":
-        return [(PROVIDERS["cuda"], cuda), *cpu]
-    tensorrt = {"device_id": str(device_id)}
+        return [(PROVIDERS["cuda"], {**cuda, **more}), *cpu]
+    tensorrt = {"device_id": str(device_id), "trt_cuda_graph_enable": str(int(cuda_graph)), **more}
     return [(PROVIDERS["tensorrt"], tensorrt), (PROVIDERS["cuda"], cuda), *cpu]
 
 

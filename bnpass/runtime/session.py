@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -30,6 +31,7 @@ def session(
     tf32: bool = False,
     cuda_graph: bool = False,
     device_id: int = 0,
+    provider_options: Mapping[str, str] = MappingProxyType({}),
     folder: str | os.PathLike[str] | None = None,
     disabled: Sequence[str] = (),
     name: str = "",
@@ -50,6 +52,7 @@ def session(
         cuda_graph: on CUDA, record the kernels once and replay them: needs fixed shapes and IO
             binding with fixed addresses.
         device_id: which GPU.
+        provider_options: onnxruntime's own options of the provider, by their names.
         folder: where the external data of a ModelProto that was loaded without it lies.
         disabled: names of graph optimizers to leave out.
         name: what messages call the model.
@@ -73,8 +76,9 @@ def session(
         key = "session.model_external_initializers_file_folder_path"
         options.add_session_config_entry(key, os.fspath(folder))
     settings = providers.settings(
-        provider, deterministic=deterministic, tf32=tf32, cuda_graph=cuda_graph, device_id=device_id
-    )
+        provider, deterministic=deterministic, tf32=tf32, cuda_graph=cuda_graph,
+        device_id=device_id, more=provider_options,
+    )  # fmt: skip
     try:
         built = _create(model, options, settings, list(disabled), name)
     except InputError:

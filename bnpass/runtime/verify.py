@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -191,6 +192,7 @@ def verify(
     optimize: bool = True, locate: bool = True, prepare: Callable[[Feeds], Feeds] | None = None,
     budget: float | None = None, edits: ProofReport | None = None, alternate: bool = False,
     says: Callable[[str], None] = lambda _: None,
+    provider_options: Mapping[str, str] = MappingProxyType({}),
 ) -> VerifyReport:
     """Compare two models on the same inputs.
 
@@ -222,6 +224,7 @@ def verify(
         edits: the answer to question 1, to be reported along.
         alternate: each draw has one of the batch sizes, in turn.
         says: is told what is being done.
+        provider_options: onnxruntime's own options of the candidate's provider.
 
     Raises:
         InputError: inputs or outputs of the two do not match, no legal input was found, or a loop
@@ -250,7 +253,8 @@ def verify(
     report.provider, report.edits = provider, edits
     if not report.same and locate:
         report.first_difference = pair.locate(report, changed)
-    options = {"provider": provider, "threads": threads, "tf32": tf32}
+    options = {"provider": provider, "threads": threads, "tf32": tf32,
+               "provider_options": dict(provider_options)}
     if optimize and report.same and cases:
         says("verifying: what onnxruntime's optimizer makes of it")
         report.optimizer = pair.deployed(cases, time_left, report, options)

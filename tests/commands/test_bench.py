@@ -56,3 +56,12 @@ def test_a_picture_that_cannot_be_drawn_is_refused_at_once(
     asked = ("bench", plain, "--picture", tmp_path / "bench.bmp")
     bnpass(*asked).assert_refused(2, "'bench.bmp'", ".svg")
     bnpass("bench", plain, "--picture", plain).assert_refused(2, "")
+
+
+def test_binding_on_the_cpu_and_what_is_for_a_gpu_only(bnpass: Run, normed: Path) -> None:
+    timed = bnpass("bench", normed, "--io-binding", "--runs", "5", "--batches", "2", "--json")
+    assert timed.document["rows"][0]["p50"] > 0
+    for option in ("--tf32", "--cuda-graph", "--provider-option=trt_fp16_enable=1"):
+        bnpass("bench", normed, option).assert_refused(
+            2, f"{option.partition('=')[0]} with --provider cpu", "cuda or tensorrt")
+    bnpass("bench", normed, "--provider-option", "fast").assert_refused(2, "not KEY=VALUE")

@@ -131,3 +131,9 @@ def test_the_check_is_told_what_stands_for_what(bnpass: Run, tmp_path: Path, see
     done = bnpass("insert", path, "-o", tmp_path / "out.onnx", *options)
     assert done.code == 0, done.err
     assert "BatchNormalization" in kinds(tmp_path / "out.onnx")
+
+
+def test_unknown_types_of_nonlinearities_are_refused(bnpass: Run, plain: Path) -> None:
+    bnpass("insert", plain, "--dry-run", "--before", "sigmoid,relo").assert_refused(
+        2, "no nonlinearity is called 'relo'", "'relu'")
+    assert bnpass("insert", plain, "--dry-run", "--before", "relu,composite").code == 0

@@ -187,3 +187,9 @@ def test_a_provider_that_is_not_there_is_exit_3(bnpass: Run, plain: Path) -> Non
 def test_a_missing_file_is_exit_2(bnpass: Run, plain: Path) -> None:
     result = bnpass("verify", plain, plain.with_name("plan.onnx"))
     result.assert_refused(2, "no such file", "did you mean 'plain.onnx'?")
+
+
+def test_options_of_a_gpu_are_refused_on_the_cpu(bnpass: Run, normed: Path) -> None:
+    bnpass("verify", normed, normed, "--tf32").assert_refused(2, "--tf32 with --provider cpu")
+    bnpass("verify", normed, normed, "--provider-option", "a=b").assert_refused(
+        2, "--provider-option with --provider cpu")

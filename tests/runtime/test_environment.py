@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import onnx
+import pytest
 
-from bnpass.runtime import ort
+from bnpass.errors import UsageError
+from bnpass.runtime import ort, providers
 from bnpass.runtime.environment import environment
 
 
@@ -57,3 +59,17 @@ def test_without_onnxruntime(monkeypatch):
     found = environment(torch=False)
     assert found.install["onnxruntime"].startswith("pip install onnxruntime")
     assert not any(p.works for p in found.providers)
+
+
+def test_options_reach_the_provider_and_win_over_our_own():
+    given = {"tf32": True, "cuda_graph": True, "device_id": 1, "deterministic": True}
+    more = {"trt_fp16_enable": "1", "device_id": "2"}
+    (tensorrt, cuda, cpu) = providers.settings("tensorrt", **given, more=more)
+    assert tensorrt == ("TensorrtExecutionProvider", {
+        "device_id": "2", "trt_cuda_graph_enable": "1", "trt_fp16_enable": "1"})
+    assert cuda[1]["use_tf32"] == "1" and cuda[1]["device_id"] == "1"
+    assert cpu == "CPUExecutionProvider"
+    (cuda, _) = providers.settings("cuda", **given, more={"gpu_mem_limit": "1000"})
+    assert cuda[1]["gpu_mem_limit"] == "1000" and cuda[1]["enable_cuda_graph"] == "1"
+    with pytest.raises(UsageError, match="gpu_mem_limit on the CPU"):
+        providers.settings("cpu", **{**given, "tf32": False}, more={"gpu_mem_limit": "1000"})

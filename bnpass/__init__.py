@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bnpass.runtime.verify import verify as verify
     from bnpass.training.simple import train as train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "insert": "bnpass.api",

@@ -54,8 +54,9 @@ def draw_curves(curves: Sequence[Curve], path: Path, *, title: str = "") -> Path
                 axes.plot(*zip(*points, strict=True), label=curve.label, **_style(panel))
         axes.set_xlabel("training step")
         axes.set_ylabel("training loss" if panel == "loss" else _label(curves[0].metric))
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        axes.legend()
+    add_legend(figure)
     figure.suptitle(title)
     return save_figure(figure, path)
 
@@ -88,7 +89,7 @@ def draw_range(found: LrRange, path: Path) -> Path:
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss")
     axes.grid(alpha=0.3)
-    axes.legend()
+    add_legend(figure)
     return save_figure(figure, path)
 
 
@@ -121,6 +122,15 @@ def new_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained" if arranged else None)
     FigureCanvasAgg(figure)
     return figure
+
+
+def add_legend(figure: Figure) -> None:
+    """One legend below all panels, where it hides nothing."""
+    entries = {text: handle for axes in figure.axes
+               for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}  # fmt: skip
+    if entries:
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center",
+                      ncols=min(len(entries), 3), frameon=False)  # fmt: skip
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnpass.errors import UsageError
-from bnpass.report.curves import new_figure, save_figure
+from bnpass.report.curves import add_legend, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def check_picture(path: Path) -> None:
 
 
 def draw_latency(report: BenchReport, path: Path) -> Path:
-    """Draw a benchmark: medians with their 50% to 90% range; ratios, or throughput of one model.
+    """Draw a benchmark as bars: medians up to the 90th percentile; ratios, or throughput.
 
     Args:
         report: with at least one row.
@@ -42,7 +42,7 @@ def draw_latency(report: BenchReport, path: Path) -> Path:
         MissingDependencyError: matplotlib is not installed.
     """
     check_picture(path)
-    figure = new_figure(10.4, 3.8)
+    figure = new_figure(10.4, 4.2)
     left, right = figure.subplots(1, 2)
     several = len({row.threads for row in report.rows}) > 1
     _latency(left, report.rows, several)
@@ -50,9 +50,7 @@ def draw_latency(report: BenchReport, path: Path) -> Path:
         _ratios(right, report.ratios, several)
     else:
         _throughput(right, report.rows, several)
-    batches = sorted({row.batch for row in report.rows})
-    for axes in (left, right):
-        _scaled(axes, batches)
+    add_legend(figure)
     figure.suptitle(f"onnxruntime, {report.rows[0].provider}")
     return save_figure(figure, path)
 
@@ -67,37 +65,40 @@ def _grouped(items: Sequence[Any], several: bool) -> dict[str, list[Any]]:
 
 
 def _latency(axes: Axes, rows: Sequence[Timing], several: bool) -> None:
-    for label, group in _grouped(rows, several).items():
-        batches = [row.batch for row in group]
-        axes.plot(batches, [row.p50 for row in group], marker=".", label=label)
-        axes.fill_between(batches, [r.p50 for r in group], [r.p90 for r in group], alpha=0.2)
+    _bars(axes, _grouped(rows, several), lambda r: r.p50, lambda r: (0.0, r.p90 - r.p50))
     axes.set_yscale("log")
-    axes.set_ylabel("latency in ms (median; band up to p90)")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_ylabel("latency (ms): median, whisker to p90")
 
 
 def _ratios(axes: Axes, ratios: Sequence[Ratio], several: bool) -> None:
-    for label, group in _grouped(ratios, several).items():
-        values = [r.ratio for r in group]
-        # The bootstrap's interval need not hold the median itself when there are few runs.
-        low = [max(r.ratio - r.low, 0.0) for r in group]
-        high = [max(r.high - r.ratio, 0.0) for r in group]
-        axes.errorbar([r.batch for r in group], values, yerr=[low, high], marker=".", capsize=3,
-                      label=label)
+    # The bootstrap's interval need not hold the median itself when there are few runs.
+    _bars(axes, _grouped(ratios, several), lambda r: r.ratio,
+          lambda r: (max(r.ratio - r.low, 0.0), max(r.high - r.ratio, 0.0)), first=1)
+    highest = max(1.0, *(ratio.ratio for ratio in ratios))
+    axes.set_ylim(0, min(axes.get_ylim()[1], 2 * highest))  # a wild whisker hides no bar
     axes.axhline(1.0, color="black", linewidth=0.8)
-    axes.set_ylabel(f"median over that of {ratios[0].baseline} (95% interval)")
+    axes.set_ylabel(f"median over that of {ratios[0].baseline} (95 % interval)")
 
 
 def _throughput(axes: Axes, rows: Sequence[Timing], several: bool) -> None:
-    for label, group in _grouped(rows, several).items():
-        batches = [row.batch for row in group]
-        axes.plot(batches, [row.throughput for row in group], marker=".", label=label)
+    _bars(axes, _grouped(rows, several), lambda r: r.throughput, lambda _: (0.0, 0.0))
     axes.set_ylabel("samples a second")
 
 
-def _scaled(axes: Axes, batches: Sequence[int]) -> None:
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(batches, [str(batch) for batch in batches])
-    axes.minorticks_off()
+def _bars(
+    axes: Axes, groups: dict[str, list[Any]], height: Callable[[Any], float],
+    whisker: Callable[[Any], tuple[float, float]], *, first: int = 0,
+) -> None:
+    """A group of bars for every batch size, a bar a label; colours start at number ``first``."""
+    batches = sorted({item.batch for group in groups.values() for item in group})
+    width = 0.8 / len(groups)
+    for number, (label, group) in enumerate(groups.items()):
+        places = [batches.index(item.batch) + (number + 0.5) * width - 0.4 for item in group]
+        low, high = zip(*map(whisker, group), strict=True)
+        axes.bar(places, [height(item) for item in group], 0.9 * width, label=label,
+                 color=f"C{first + number}", yerr=(low, high), capsize=3)  # fmt: skip
+    axes.set_xticks(range(len(batches)), [str(batch) for batch in batches])
     axes.set_xlabel("batch size")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    axes.grid(alpha=0.3, axis="y")
+    axes.set_axisbelow(True)

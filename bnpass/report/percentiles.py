@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bnpass.report.curves import new_figure, save_figure
+from bnpass.report.curves import add_legend, new_figure, save_figure
 
 Rows = Sequence[tuple[int, str, float, float, float]]
 """Rows ``(step, value, p15, p50, p85)``."""
@@ -31,6 +31,7 @@ def draw_percentiles(arms: Mapping[str, Rows], path: Path) -> Path:
             for column, label in ((4, "85th"), (3, "median"), (2, "15th")):
                 axes.plot(steps, [row[column] for row in found], label=label, linewidth=1)
             axes.set(title=name, xlabel="training step", ylabel=value)
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
-            axes.legend()
+    add_legend(figure)
     return save_figure(figure, path)

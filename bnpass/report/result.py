@@ -18,9 +18,9 @@ def result_table(report: dict[str, Any]) -> Table:
     if metric:
         table.add(f"{metric} of deploy.onnx on onnxruntime",
                   measure(metric, report[metric]["deployed"]))
-    table.add("BN inserted", report["insert"]["inserted"])
+    table.add("BatchNorm inserted", report["insert"]["inserted"])
     table.add("biases dropped", report["insert"]["biases_dropped"])
-    table.add("BN left in deploy.onnx", report["fold"]["left"])
+    table.add("BatchNorm left in deploy.onnx", report["fold"]["left"])
     worst = max(report["verify"]["outputs"].values(), key=lambda c: float(c["max_abs"]))
     table.add("largest error, trained against deployed",
               f"{float(worst['max_abs']):.2g} ({float(worst['max_rel']):.2g} relative)")

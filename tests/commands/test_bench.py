@@ -47,7 +47,7 @@ def test_the_picture_of_one_model_shows_its_throughput(
     result = bnpass("bench", plain, "--batches", "1,4", "--runs", "5", "--picture", picture)
     assert result.code == 0, result.err
     text = picture.read_text()
-    assert "samples a second" in text and "latency in ms" in text and "batch size" in text
+    assert "samples a second" in text and "latency (ms)" in text and "batch size" in text
 
 
 def test_a_picture_that_cannot_be_drawn_is_refused_at_once(

@@ -42,7 +42,7 @@ def test_the_whole_job(bnpass: Run, plain: Path, data: Path, tmp_path: Path) -> 
     assert report["verify"]["passed"] is True
     assert report["data"]["recipe"]["shape"] == [FEATURES]
     assert "training with BN" in result.err
-    for line in ("BN left in deploy.onnx", "two runs agree", "batch compositions agree"):
+    for line in ("BatchNorm left in deploy.onnx", "two runs agree", "batch compositions agree"):
         assert line in result.out
     page = (out / "report.html").read_text(encoding="utf-8")
     for part in ("PASSED", "accuracy, deployed", "validation accuracy", "_bn</text>", "deployed",

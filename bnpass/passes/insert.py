@@ -27,6 +27,7 @@ from bnpass.ir.graph import Dim, Graph, Op
 from bnpass.ir.operators import RECURRENT, operator
 from bnpass.passes.atoms import find_atoms
 from bnpass.passes.biases import drop_biases
+from bnpass.passes.gates import gated
 from bnpass.passes.nonlinear import (
     Nonlinearity,
     find_nonlinearities,
@@ -54,11 +55,13 @@ class _Inserter:
         self.planner = Planner(graph, find_atoms(graph))
         self.entries: dict[str, set[str]] = {}  # value -> operators of chosen regions reading it
         self.recurrent: set[str] = set()  # inputs of recurrent layers: gates lie on the last axis
+        self.gates: frozenset[str] = frozenset()
         self._other_readers: dict[str, str] = {}
         self._places: dict[str, list[InsertionPoint] | str] = {}
 
     def plan(self) -> InsertPlan:
         found = find_nonlinearities(self.graph)
+        self.gates = frozenset(n.op.name for n in found if is_gate(n, self.graph))
         last = reaches_output(self.graph)
         chosen, skipped = [], []
         for n in found:
@@ -211,9 +214,20 @@ class _Inserter:
                 return self._on_branches(place, producer) or [place]
             except MapRefusedError as refusal:
                 reason = refusal.reason
+        places = self._in_front_of_gate(producer)
+        if places:
+            return places
         if not _may_cross(producer) or value in self.recurrent:
             return reason
         return self._branches(producer) or self._deeper_reason(producer, reason)
+
+    def _in_front_of_gate(self, product: Op) -> list[InsertionPoint]:
+        """The place on a value that is multiplied by a gate made of itself."""
+        value = gated(product, self.graph, self.gates)
+        if value:
+            with suppress(MapRefusedError):
+                return [self._here(value)]
+        return []
 
     def _branches(self, op: Op) -> list[InsertionPoint]:
         found: list[InsertionPoint] = []

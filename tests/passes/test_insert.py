@@ -598,3 +598,35 @@ def test_an_axis_of_one_entry_is_no_channel_axis_where_there_is_another():
     }"""
     plan = bnpass.insert(build(text, {"w": (6, 5), "v": (5, 2)}), plan_only=True)
     assert [(site.axis, site.channels) for site in plan.sites] == [(2, 5)]
+
+
+# --- squeeze and excitation
+
+GATED = {"w1": (4, 4, 1, 1), "w2": (4, 4, 1, 1)}
+
+
+def gated(product="Mul(c, g)", behind="s = Add(m, x)", more=""):
+    return build(
+        f"""(float[N,4,8,8] x) => (float[] y) {{ c = Conv <pads = [1,1,1,1]> (x, w, b)
+        p = GlobalAveragePool(c) e = Conv(p, w1) r = Relu(e) f = Conv(r, w2) g = Sigmoid(f)
+        m = {product} {behind} a = Relu(s) {more or "y = Conv(a, v)"} }}""",
+        {"w": (4, 4, 3, 3), "b": (4,), "v": (2, 4, 1, 1), **GATED},
+    )
+
+
+@pytest.mark.parametrize("product", ["Mul(c, g)", "Mul(g, c)"])
+def test_a_layer_whose_value_scales_itself_is_normalised(product):
+    model = gated(product)
+    result = insert(model)
+    assert result.sites == {"c": ("a",), "e": ("r",)}
+    assert result.dropped == {"c"}
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [({"product": "Mul(x, g)"}, "the gate is made of another value"),
+     ({"more": "z = Conv(c, v) o = Conv(a, v) y = Add(z, o)"}, "something else reads it")],
+)  # fmt: skip
+def test_no_other_value_in_front_of_a_gate_is_normalised_for_it(options, why):
+    plan = bnpass.insert(gated(**options), plan_only=True)
+    assert [site.value for site in plan.sites] == ["e"], why

@@ -1,6 +1,7 @@
 """Folds made wrong on purpose, and right ones in networks that are badly conditioned.
 
     python -m tests.fuzz.wrong_folds --wrong 400 --right 400
+    python -m tests.fuzz.wrong_folds --show    # what a pass and a failure look like
 
 Every wrong one has to be caught by the proof of its region with the right node named; no right one
 may be refused.
@@ -18,8 +19,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from bnpass.errors import VerificationError
 from bnpass.frontends.onnx.folding import Folded, fold_model
 from bnpass.onnx_model.model import OnnxModel
+from bnpass.report.verdicts import answers
+from bnpass.verdict.judge import Edits, judge
 from bnpass.verdict.proof import ProofReport, prove
 
 F32 = np.float32
@@ -285,12 +289,30 @@ def right(number: int) -> Outcome:
     return Outcome(f"{kind}, |mean|/sigma {conditioning:g}", not report.passed, True, report)
 
 
+def show() -> None:
+    """A right fold in a badly conditioned network, and the same with one weight off."""
+    model, done = folded("convs", 3000.0, 7)
+    edits = Edits(done.pairs, done.original, done.changed)
+    report = judge(model, done.model, edits)
+    print(*(f"warning: {note}" for note in report.notes), *answers(report), sep="\n")
+    changed = {n.name for n in done.model.graph.node if n.op_type in LAYERS}
+    one_weight(layers(done.model, changed)[1], np.random.default_rng(0))
+    try:
+        judge(model, done.model, edits).raise_if_failed()
+    except VerificationError as error:
+        print(f"\nerror: {error.message}\nhint: {error.hint}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Judge both corpora; 1 where a wrong fold passes or a right one does not."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wrong", type=int, default=400)
     parser.add_argument("--right", type=int, default=400)
+    parser.add_argument("--show", action="store_true")
     args = parser.parse_args(arguments)
+    if args.show:
+        show()
+        return 0
     bad = 0
     outcomes = [wrong(n) for n in range(args.wrong)]
     counts = Counter(o.name.split(", ")[2].split()[0] for o in outcomes)

@@ -202,6 +202,8 @@ class LinearForms:
         return self._conv(op) if op.kind == "Conv" else self._product(op)
 
     def _pool(self, op: Op, n: int) -> Linear:
+        if "kernel_shape" not in op.attrs:  # torch's adaptive pools
+            raise NotLinearError("its windows are of different sizes")
         size = [int(k) for k in op.attrs["kernel_shape"]]
         tap = np.full((n, 1), 1 / float(np.prod(size))) if self.numbers else None
         offsets, stride, tail = _offsets(op, size)

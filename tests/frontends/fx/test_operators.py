@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import bnpass
-from bnpass.errors import RefusedError
 from tests.frontends.fx.helpers import Fn, close, inputs, prepared, run
 
 CASES = {
@@ -118,10 +117,14 @@ def network(function, behind):
     )  # fmt: skip
 
 
-def test_a_fold_that_is_right_at_one_size_alone_is_refused():
-    net = prepared(network(lambda s, y: y.view(-1, 6 * 64).view(-1, 6, 8, 8), behind=True))
-    with pytest.raises(RefusedError, match="twice as long"):
-        bnpass.fold(net, inputs((2, 3, 8, 8)))
+def test_a_fold_that_is_right_at_one_size_alone_stays():
+    net, x = network(lambda s, y: y.view(-1, 6 * 64).view(-1, 6, 8, 8), behind=True), (2, 3, 8, 8)
+    net = prepared(net)
+    plan = bnpass.fold(net, inputs(x), plan_only=True)
+    assert any("twice as long" in entry.reason for entry in plan.refused)
+    folded = bnpass.fold(net, inputs(x))
+    for shape in (x, (2, 3, 16, 8)):
+        close(run(folded, inputs(shape)), run(net, inputs(shape)))
 
 
 @pytest.mark.parametrize("name", CASES)

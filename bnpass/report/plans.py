@@ -64,7 +64,7 @@ def spared_table(plan: FoldPlan) -> Table:
 
 
 def fold_summary(plan: FoldPlan, *, done: bool = True) -> str:
-    """``4 of 4 BatchNorms and 1 of 2 other scales and shifts folded (5 backward)``."""
+    """``5 of 6 maps folded: 4 of 4 BatchNorms, 1 of 2 other scales and shifts (5 backward)``."""
     said, gone = [], {id(entry) for entry in plan.folded}
     for is_norm, what in ((True, "BatchNorm"), (False, "other scale and shift")):
         here = [e for e in plan.entries if (e.kind == "BatchNormalization") == is_norm]
@@ -74,8 +74,9 @@ def fold_summary(plan: FoldPlan, *, done: bool = True) -> str:
             said.append(f"{going:,} of {len(here):,} {noun}")
     ways = Counter(entry.how for entry in plan.folded)
     how = ", ".join(f"{n:,} {way}" for way, n in ways.items())
+    maps = f"{len(plan.folded):,} of {len(plan.entries):,} maps"
     verb = "folded" if done else "would fold"
-    return f"{' and '.join(said)} {verb}" + (f" ({how})" if how else "")
+    return f"{maps} {verb}: {', '.join(said)}" + (f" ({how})" if how else "")
 
 
 def spared_summary(plan: FoldPlan) -> str:

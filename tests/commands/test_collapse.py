@@ -51,7 +51,7 @@ def test_fold_does_it_by_itself_and_unfold_undoes_it(
     result = bnpass("fold", model, "-o", out, "--sidecar", sidecar)
     assert result.code == 0, result.err
     assert kinds(out) == ["Conv", "Relu"]
-    assert "3 of 3 BatchNorms folded (3 collapsed)" in result.out
+    assert "3 of 3 maps folded: 3 of 3 BatchNorms (3 collapsed)" in result.out
     assert bnpass("unfold", out, sidecar, "-o", back).code == 0
     assert_equal_bytes(onnx.load(model), onnx.load(back))
 

@@ -41,7 +41,7 @@ def test_the_norm_goes_into_the_weights(bnpass: Run, normed: Path, tmp_path: Pat
     result = bnpass("fold", normed, "-o", out)
     assert result.code == 0, result.err
     assert kinds(out) == ["Gemm", "Sigmoid", "Gemm"]
-    assert "1 of 1 BatchNorm folded (1 backward)" in result.out
+    assert "1 of 1 maps folded: 1 of 1 BatchNorm (1 backward)" in result.out
     assert "verified on" in result.out
     assert [row.split()[1:-1] for row in result.out.splitlines() if "BatchNorm  " in row] == [
         ["BatchNorm", "│", "1", "│", "0"]]

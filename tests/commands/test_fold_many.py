@@ -77,7 +77,7 @@ def test_check_is_1_if_anything_would_fold(bnpass: Run, folder: Path, tmp_path: 
     before = files(tmp_path)
     found = bnpass("fold", folder / "a.onnx", "--check")
     assert found.code == 1
-    assert "1 of 1 BatchNorm would fold" in found.out
+    assert "1 of 1 maps would fold: 1 of 1 BatchNorm" in found.out
     assert "next: bnpass fold" in found.out.splitlines()[-1]
     clean = bnpass("fold", folder / "b.onnx", "--check")
     assert clean.code == 0 and clean.out.startswith("nothing would fold: ")

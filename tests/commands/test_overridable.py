@@ -30,7 +30,7 @@ def test_fold(model: str, explain: bool, capsys: pytest.CaptureFixture[str]) -> 
     text = " ".join(capsys.readouterr().out.split())
     assert "1 of them because weights are inputs too" in text
     assert main([*words, "--freeze-inputs"]) == 0
-    assert "1 of 1 BatchNorm folded" in capsys.readouterr().out
+    assert "1 of 1 maps would fold: 1 of 1 BatchNorm" in capsys.readouterr().out
 
 
 def test_insert(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,9 +117,10 @@ def test_both_frontends_agree(name):
     want = session(model, optimize=False).run(None, {"x": x})[0]
     gm = bnpass.to_torch(model).eval()
     example = (torch.from_numpy(x),)
-    plans = [bnpass.fold(model, plan_only=True, collapse="none"),
-             bnpass.fold(gm, example, plan_only=True)]  # fmt: skip
-    assert [e.how for e in plans[0].entries] == [e.how for e in plans[1].entries]
+    for collapse in ("bn", "none"):
+        plans = [bnpass.fold(model, plan_only=True, collapse=collapse),
+                 bnpass.fold(gm, example, plan_only=True, collapse=collapse)]  # fmt: skip
+        assert [e.how for e in plans[0].entries] == [e.how for e in plans[1].entries], collapse
     folded = bnpass.fold(gm, example)
     with torch.no_grad():
         np.testing.assert_allclose(folded(*example).numpy(), want, rtol=1e-3, atol=1e-4)

@@ -30,7 +30,8 @@ def shown(path: Path) -> dict[str, object]:
 def test_str_is_the_table_of_the_command_and_repr_is_a_line(path: Path) -> None:
     found = shown(path)
     assert "fc0" in str(found["fold"]) and "backward" in str(found["fold"])
-    assert repr(found["fold"]) == "<FoldPlan: 1 of 1 maps would fold: 1 of 1 BatchNorm (1 backward)>"
+    said = "1 of 1 maps would fold: 1 of 1 BatchNorm (1 backward)"
+    assert repr(found["fold"]) == f"<FoldPlan: {said}>"
     assert "(N, 6)" in str(found["inspect"]) and "float32" in str(found["inspect"])
     assert "PASSED" in repr(found["verify"]) and "of its noise" in str(found["verify"])
     for value in found.values():

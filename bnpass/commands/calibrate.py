@@ -10,7 +10,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from bnpass.commands import options
-from bnpass.commands.datasets import add_data_options, data_options
+from bnpass.commands.datasets import add_data_options, add_mask_option, data_options
 from bnpass.errors import UsageError
 from bnpass.report.tables import size
 from bnpass.report.ui import Ui, is_first_process, process_count
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     options.add_written(parser)
     add_data_options(parser)
+    add_mask_option(parser)
     group = parser.add_argument_group("statistics")
     group.add_argument("--split", default="train", help="split of the data (default train)")
     group.add_argument("--method", choices=("pooled", "paper", "ema", "exact"),

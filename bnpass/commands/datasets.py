@@ -32,6 +32,14 @@ def add_data_options(parser: argparse.ArgumentParser, *, required: bool = True) 
                        help="threads that decode images (default 2)")
 
 
+def add_mask_option(parser: argparse.ArgumentParser) -> None:
+    """``--mask``."""
+    parser.add_argument(
+        "--mask", default="", metavar="NAME",
+        help="array of the data, a row a sample, not 0 at the positions that count in BN's "
+        "statistics (padding does not); it is no target, and an input if it is called like one")
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """Numbers with commas between them: ``0.485,0.456,0.406``."""
     try:
@@ -48,5 +56,7 @@ def _size(text: str) -> tuple[int, int]:
 def data_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options of :func:`add_data_options` as keywords of :func:`bnpass.data.open_data`."""
     given = {name: getattr(args, name) for name in ("resize", "fit", "workers")}
+    if getattr(args, "mask", ""):
+        given["mask"] = args.mask
     return {**{name: getattr(args, name) for name in ("layout", "scale", "mean", "std")},
             **{name: value for name, value in given.items() if value is not None}}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
-from bnpass.commands.datasets import add_data_options, data_options
+from bnpass.commands.datasets import add_data_options, add_mask_option, data_options
 from bnpass.commands.training import add_training_options, train_config
 from bnpass.errors import MissingDependencyError, OutputError, RefusedError, UsageError
 from bnpass.files import make_folder
@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reinit", choices=("glorot", "glorot_normal", "gaussian"),
                         help="draw the weights anew (biases 0) instead of starting with the file's")
     add_data_options(parser)
+    add_mask_option(parser)
     add_training_options(parser)
     options.add_output_options(parser)
 
@@ -146,7 +147,7 @@ def _parts(data: Any, args: argparse.Namespace) -> tuple[Any, Any]:
         return kept, held_out
     if takes_split(load_callable(args.data)):
         specs = input_specs(load_model(args.model, data=False))
-        return data, open_inputs(args.data, specs, split="test")
+        return data, open_inputs(args.data, specs, split="test", mask=args.mask)
     log.warning("%s gives batches, of which none can be held out: nothing is validated; let it "
                 "take split='train' and 'test'", args.data)
     return data, None

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from bnpass.data.dataset import Data, epoch_order, random_parts
 from bnpass.data.labels import tidy_labels
-from bnpass.data.protocol import TARGET, Slot, Takes, missing
+from bnpass.data.protocol import MASK, TARGET, Slot, Takes, missing
 from bnpass.data.recipe import infer
 from bnpass.data.spec import InputSpec
 from bnpass.errors import InputError
@@ -28,12 +28,14 @@ class NamedData:
         targets: by name; empty where there are none.
         rows: the samples that belong to this set.
         where: the source, for messages.
+        mask: which positions count in statistics, ``(n, positions...)``; None for all.
     """
 
     inputs: dict[str, Data]
     targets: dict[str, Array]
     rows: Array
     where: str = "data"
+    mask: Array | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -64,9 +66,15 @@ class NamedData:
         return next(iter(found.values())) if len(found) == 1 else found or None
 
     def take(self, index: Array) -> tuple[dict[str, Array], Any]:
-        """Samples by input name, as the model takes them, and their targets."""
+        """Samples by input name, as the model takes them, and their targets.
+
+        What they count by, where there is a mask, goes with the inputs.
+        """
         rows = self.rows[np.asarray(index)]
-        return {name: data.take(rows)[0] for name, data in self.inputs.items()}, self._targets(rows)
+        found = {name: data.take(rows)[0] for name, data in self.inputs.items()}
+        if self.mask is not None:
+            found[MASK] = self.mask[rows]
+        return found, self._targets(rows)
 
     def subset(self, index: Array) -> NamedData:
         """The samples at these positions, as a set of their own that shares the storage."""
@@ -95,7 +103,7 @@ class NamedData:
 
 def named_data(
     arrays: Mapping[str, Array], specs: Mapping[str, InputSpec], *, labels: bool, where: str,
-    options: dict[str, Any],
+    options: dict[str, Any], mask: str = "",
 ) -> NamedData:
     """Arrays by name as inputs and targets of a model.
 
@@ -106,6 +114,7 @@ def named_data(
         labels: whether there must be a target.
         where: the source, for messages.
         options: of :func:`bnpass.data.recipe.infer`; scale, mean and std are for floating inputs.
+        mask: name of the array that says which positions count; it may be an input as well.
 
     Raises:
         InputError: an input has no array, lengths differ, or an array does not fit.
@@ -123,8 +132,26 @@ def named_data(
                              f"{takes.slots[0].name!r} {count}", "give one row a sample")
         recipe = infer(x, spec, **(options if spec.floating else {}), source={"format": "npz"})
         inputs[name] = Data(x, None, recipe, np.arange(count), where=f"{where}: {name}")
+    counted = _mask(arrays, mask, count, where) if mask else None
     targets = {name.removeprefix(TARGET): tidy_labels(y, count, f"{where}: {name}")
-               for name, y in arrays.items() if name not in specs}
+               for name, y in arrays.items() if name not in specs and name != mask}
     if labels and not targets:
         raise InputError(f"{where}: has no labels", "arrays that are no inputs are the targets")
-    return NamedData(inputs, targets, np.arange(count), where)
+    return NamedData(inputs, targets, np.arange(count), where, counted)
+
+
+def _mask(arrays: Mapping[str, Array], name: str, count: int, where: str) -> Array:
+    """The array of a name as true and false.
+
+    Raises:
+        InputError: it is not there, has another length, or leaves nothing.
+    """
+    if name not in arrays:
+        raise InputError(f"no array {name!r} for the mask", f"the file holds {', '.join(arrays)}")
+    mask = np.asarray(arrays[name] != 0)
+    if not mask.ndim or len(mask) != count or not mask.any():
+        raise InputError(f"{where}: the mask {name!r} of shape {list(mask.shape)} "
+                         + ("leaves no position" if mask.size and not mask.any() else
+                            f"is not for {count} samples"),
+                         "give one row a sample, not 0 where a position counts")
+    return mask

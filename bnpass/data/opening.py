@@ -17,7 +17,7 @@ from bnpass.data.labels import tidy_labels
 from bnpass.data.named import NamedData, named_data
 from bnpass.data.recipe import Recipe, Samples, infer
 from bnpass.data.spec import InputSpec
-from bnpass.data.stream import Stream
+from bnpass.data.stream import Stream, with_mask
 from bnpass.errors import InputError, UsageError
 
 Array = npt.NDArray[Any]
@@ -100,7 +100,7 @@ def open_data(
 
 def open_inputs(
     spec: str, inputs: Mapping[str, InputSpec], *, labels: bool = True, split: str = "train",
-    **options: Any,
+    mask: str = "", **options: Any,
 ) -> Data | NamedData | Stream:
     """Open data for a model with any number of inputs.
 
@@ -110,18 +110,23 @@ def open_inputs(
         inputs: what each input takes.
         labels: whether there must be targets.
         split: ``"train"`` or ``"test"``, where the source holds both.
+        mask: name of the array that says which positions count in statistics.
         options: of :func:`open_data`.
 
     Raises:
         InputError: an input has no array, or as :func:`open_data`.
     """
     first = next(iter(inputs.values()))
-    found = _by_name(spec, inputs, split)
+    found = _by_name(spec, inputs, split, mask)
     if isinstance(found, Stream):
-        return found
+        return with_mask(found, mask, inputs) if mask else found
     if isinstance(found, dict):
         given = {k: v for k, v in options.items() if k in ("scale", "layout", "mean", "std")}
-        return named_data(found, inputs, labels=labels, where=spec, options=given)
+        return named_data(found, inputs, labels=labels, where=spec, options=given,
+                          mask=mask)
+    if mask:
+        raise InputError(f"{spec}: no array {mask!r} for the mask",
+                         "give an .npz, or a callable, with arrays by name")
     if len(inputs) > 1:
         name, wanted = list(inputs.items())[1]
         raise InputError(f"no array for input {name!r} ({wanted.kind})",
@@ -131,7 +136,7 @@ def open_inputs(
 
 
 def _by_name(
-    spec: str, inputs: Mapping[str, InputSpec], split: str
+    spec: str, inputs: Mapping[str, InputSpec], split: str, mask: str = ""
 ) -> dict[str, Array] | Stream | None:
     """Arrays by name or batches, where the source holds such; None for samples and labels."""
     path = Path(spec)
@@ -139,7 +144,11 @@ def _by_name(
         names = set(arrays.npz_names(path))
         pair = arrays.find_pair(list(names), split)
         if len(inputs) == 1 and pair and (names <= set(pair) or pair[0] not in inputs):
-            return None  # samples and labels, whatever the input is called
+            if not mask:
+                return None  # samples and labels, whatever the input is called
+            held = arrays.read_named(path)
+            called = {pair[0]: next(iter(inputs))}
+            return {called.get(k, k): x for k, x in held.items() if k in (*pair, mask)}
         by_name = len(inputs) > 1 or bool(names & set(inputs))
         return arrays.read_named(path) if by_name else None
     if path.exists() or "," in spec or not callables.is_callable_spec(spec):

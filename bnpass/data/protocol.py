@@ -17,6 +17,9 @@ from bnpass.errors import InputError
 TARGET = "target."
 """In front of a name: a target, although an input has that name."""
 
+MASK = "mask."
+"""In a mapping of inputs: the array ``(n, positions...)`` that says which positions count."""
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -68,10 +71,23 @@ class Takes:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Inputs bound to a network: ``network(*args, **kwargs)``."""
+    """Inputs bound to a network: ``network(*args, **kwargs)``.
+
+    Attributes:
+        args, kwargs: the inputs.
+        mask: which positions count in statistics, ``(n, positions...)``, true where they do; None
+            for all of them.
+    """
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    mask: Any = None
+
+    @property
+    def trees(self) -> tuple[Any, ...]:
+        """All that it holds by samples."""
+        held = (self.args, self.kwargs)
+        return held if self.mask is None else (*held, self.mask)
 
     def by_name(self, takes: Takes) -> dict[str, Any]:
         """The same by the names of the inputs."""
@@ -153,7 +169,7 @@ def _named(item: Mapping[str, Any], takes: Takes) -> tuple[dict[str, Any], Any]:
     for name, value in item.items():
         if name.startswith(TARGET):
             targets[name.removeprefix(TARGET)] = value
-        elif takes.slot(name) is not None or takes.any_name:
+        elif name == MASK or takes.slot(name) is not None or takes.any_name:
             inputs[name] = value
         else:
             targets[name] = value
@@ -179,11 +195,11 @@ def bind(inputs: Any, takes: Takes) -> Arguments:
 def _by_name(inputs: Mapping[str, Any], takes: Takes) -> Arguments:
     _check_names(inputs, takes, held=inputs)
     found = {slot.name if slot else name: value
-             for name, value in inputs.items()
-             if (slot := takes.slot(name)) is not None or takes.any_name}
+             for name, value in inputs.items() if name != MASK
+             and ((slot := takes.slot(name)) is not None or takes.any_name)}
     args = [found.pop(slot.name) for slot in takes.slots
             if not slot.keyword and slot.name in found]
-    return Arguments(tuple(args), found)
+    return Arguments(tuple(args), found, inputs.get(MASK))
 
 
 def _check_names(given: Iterable[str], takes: Takes, held: Iterable[str]) -> None:

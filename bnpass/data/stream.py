@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+from bnpass.data.protocol import MASK
 from bnpass.errors import InputError
 
 
@@ -77,3 +78,37 @@ class Stream:
         if iter(self.first) is self.first and self.make is not None:
             return iter(self.make())
         return iter(self.first)
+
+
+class _Masked:
+    """Mappings with one of their arrays as the mask."""
+
+    def __init__(self, stream: Stream, name: str, kept: set[str]) -> None:
+        self.stream, self.name, self.kept = stream, name, kept
+
+    def __len__(self) -> int:
+        if self.stream.length is None:
+            raise TypeError("batches that nobody has counted")
+        return self.stream.length
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.stream:
+            if not isinstance(batch, Mapping) or self.name not in batch:
+                held = ", ".join(batch) if isinstance(batch, Mapping) else type(batch).__name__
+                raise InputError(f"{self.stream.where}: no array {self.name!r} for the mask",
+                                 f"a batch holds {held}; it must be a mapping with that name")
+            rest = {key: value for key, value in batch.items()
+                    if key != self.name or key in self.kept}
+            yield {**rest, MASK: batch[self.name]}
+
+
+def with_mask(stream: Stream, name: str, inputs: Iterable[str]) -> Stream:
+    """The same batches, mappings all of them, with the array of a name as their mask.
+
+    Args:
+        stream: the batches.
+        name: of the mask; it may be one of the ``inputs`` as well, and is no target.
+        inputs: names of the network's inputs.
+    """
+    batches = _Masked(stream, name, set(inputs))
+    return Stream(None, iter(batches) if stream.once else batches, stream.where)

@@ -85,7 +85,8 @@ class Feeder:
 
     def __call__(self, call: Arguments) -> Arguments:
         """The inputs as tensors on the device, in the network's types."""
-        return Arguments(mapped(call.args, self.tensor), mapped(call.kwargs, self.tensor))
+        mask = None if call.mask is None else as_tensor(call.mask).to(self.device) != 0
+        return Arguments(mapped(call.args, self.tensor), mapped(call.kwargs, self.tensor), mask)
 
     def tensor(self, value: Any) -> Tensor:
         """One array as such a tensor."""

@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bnpass.nn.masks import counted
+
 Tensor = torch.Tensor
 Normalise = Callable[[Any, Tensor], Tensor]
 """Takes a BN module and its input ``(n, c, ...)``, gives its output."""
@@ -89,7 +91,36 @@ def _bound(normalise: Normalise, norm: nn.Module) -> Callable[[Tensor], Tensor]:
 
 def by_batch(norm: Any, x: Tensor) -> Tensor:
     """Normalise by the batch alone and leave the running statistics untouched."""
+    chosen = counted(x)
+    if chosen is not None:
+        return _by_moments(norm, x, *_moments(chosen))
     return F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
+
+
+def by_what_counts(norm: Any, x: Tensor) -> Tensor:
+    """Normalise by the positions of the batch that count, see :mod:`bnpass.nn.masks`."""
+    chosen = counted(x) if norm.training else None
+    if chosen is None:
+        return _own(norm, x)
+    var, mean = _moments(chosen)
+    with torch.no_grad():
+        _update(norm, mean, var, mean.new_tensor(len(chosen)))
+    return _by_moments(norm, x, var, mean)
+
+
+def _moments(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Biased variance and mean ``(c,)`` of elements ``(m, c)``, in float32 or better."""
+    wide = chosen.to(torch.promote_types(chosen.dtype, torch.float32))
+    return torch.var_mean(wide, 0, correction=0)
+
+
+def _by_moments(norm: Any, x: Tensor, var: Tensor, mean: Tensor) -> Tensor:
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    normal = (x.to(var.dtype) - mean.reshape(shape)) * (var + norm.eps).rsqrt().reshape(shape)
+    if norm.weight is not None:
+        normal = normal * norm.weight.reshape(shape) + norm.bias.reshape(shape)
+    out: Tensor = normal.to(x.dtype)
+    return out
 
 
 def by_ghost_batches(size: int) -> Normalise:

@@ -77,7 +77,7 @@ def _replayed(model: onnx.ModelProto, spec: str, opts: dict[str, Any]) -> Data |
 
     kept = recorded(model)
     overridden = any(opts.get(name) not in (None, "auto") for name in
-                     ("layout", "scale", "mean", "std", "resize", "fit"))
+                     ("layout", "scale", "mean", "std", "resize", "fit", "mask"))
     if kept is None or overridden:
         return None
     try:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 
+from bnpass.data import masks
 from bnpass.statistics.moments import Moments
 from bnpass.statistics.source import Source
 
@@ -13,6 +14,7 @@ log = logging.getLogger("bnpass.statistics")
 
 FEW = 50
 """Elements per channel in a batch below which its moments are poor."""
+
 
 
 def warn(moments: Mapping[str, Moments], method: str, source: Source) -> None:
@@ -34,6 +36,12 @@ def warn(moments: Mapping[str, Moments], method: str, source: Source) -> None:
         batches = max((seen.seen for seen in moments.values()), default=0)
         log.warning("population statistics: a moving average over %d batches depends on the last "
                     "of them and on the old statistics; pooled takes as long and is exact", batches)
+
+
+def warn_of_padding(source: Source) -> None:
+    """Log that the inputs look padded, where no mask says which positions count."""
+    if not source.empty:
+        masks.warn_of_padding(source.example)
 
 
 def _warn_of_order(moments: Mapping[str, Moments], source: Source) -> None:

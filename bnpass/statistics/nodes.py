@@ -91,7 +91,9 @@ class MomentNodes:
         return self.mean, self.var, self.size
 
 
-def add_moments(build: Builder, value: str, axis: int, kind: int) -> MomentNodes:
+def add_moments(
+    build: Builder, value: str, axis: int, kind: int, chosen: str = ""
+) -> MomentNodes:
     """Add nodes that compute a value's mean and biased variance along every axis but one.
 
     Two passes (first the mean, then the squares of what is left), inner axes in the value's width
@@ -102,14 +104,37 @@ def add_moments(build: Builder, value: str, axis: int, kind: int) -> MomentNodes
         value: its name; any rank of at least 1.
         axis: the channel axis.
         kind: the value's ONNX element type.
+        chosen: of :func:`add_chosen`, where only a part of the value counts.
     """
     wide = TensorProto.DOUBLE if kind == TensorProto.DOUBLE else TensorProto.FLOAT
     source = build.cast(value, wide, kind)
-    grouped = _grouped(build, source, axis)
+    grouped = _grouped(build, build.cast(chosen, wide, kind), 1) if chosen else \
+        _grouped(build, source, axis)
     mean = _mean(build, grouped)
     centred = build.add("Sub", grouped, build.cast(mean, wide))
     var = _mean(build, build.add("Mul", centred, centred))
+    if chosen:
+        centred = build.add("Sub", _grouped(build, source, axis), build.cast(mean, wide))
     return MomentNodes(mean, var, build.add("Shape", grouped), centred, wide)
+
+
+def add_chosen(build: Builder, value: str, axis: int, rank: int, mask: str, over: int) -> str:
+    """Add nodes that take the positions of a value that count: ``(m, c)``.
+
+    Args:
+        build: where the nodes go.
+        value: its name.
+        axis: the channel axis.
+        rank: of the value.
+        mask: name of a bool ``(k,)``, one for each entry of the first ``over`` axes but that one.
+        over: how many axes the mask is for.
+    """
+    order = [d for d in range(rank) if d != axis]
+    rows = build.add("Transpose", value, perm=[*order, axis])
+    kept = build.add("Compress", build.add("Flatten", rows, axis=over), mask, axis=0)
+    channels = build.add("Gather", build.add("Shape", value), build.constant([axis]), axis=0)
+    return build.add("Reshape", kept,
+                     build.add("Concat", build.constant([-1]), channels, axis=0))
 
 
 def _mean(build: Builder, grouped: str) -> str:

@@ -17,7 +17,6 @@ from onnx import TensorProto
 from bnpass.data.protocol import Arguments
 from bnpass.errors import InputError, UsageError, close_matches
 from bnpass.onnx_model.attributes import attribute, node_name, opset_of, set_attributes
-from bnpass.onnx_model.messages import copied, replace_nodes
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.onnx_model.signature import Port, inferred, inputs_of, is_float
 from bnpass.runtime.batchnorm import MEAN, VAR, Statistics, Writer, batch_norms
@@ -31,9 +30,11 @@ from bnpass.runtime.inputs import (
     takes_of,
 )
 from bnpass.runtime.session import run, session
-from bnpass.statistics.cautions import warn
+from bnpass.statistics.cautions import warn, warn_of_padding
+from bnpass.statistics.choosing import Choose, chooser, mask_feed
 from bnpass.statistics.moments import BatchMoments, Moments, check_method
-from bnpass.statistics.nodes import Builder, MomentNodes, add_moments, prune
+from bnpass.statistics.nodes import Builder, MomentNodes, add_moments
+from bnpass.statistics.on_batches import dropout_off, fetch_only, put_on_batches
 from bnpass.statistics.source import Source, items
 
 Array = np.ndarray[Any, Any]
@@ -105,10 +106,13 @@ def calibrate_onnx(
     if method == "exact":
         return _layer_by_layer(copy, nodes, data, batch_size, provider, team, progress)
     free = _free(copy)
-    added = _on_batch_statistics(free, {n.output[0] for n in nodes})
     ports = inputs_of(free)
     source = _source(data, ports, seed)
-    batches = source.batches(affordable(free, batch_size), in_order=method == "ema")
+    warn_of_padding(source)
+    size = affordable(free, batch_size)
+    choose = _choose(free, [(n.input[0], 1) for n in nodes], source, ports, provider)
+    added = put_on_batches(free, {n.output[0] for n in nodes}, choose)
+    batches = source.batches(size, in_order=method == "ema")
     found = {name: Moments(keep=method != "pooled") for name in added}
     for batch in _run_all(free, added, _feeds(batches, ports), provider, progress, team):
         for name, seen in batch.items():
@@ -126,7 +130,7 @@ def _layer_by_layer(
     """Give the BNs, in the graph's order, what each sees in inference, in place."""
     work = _free(model)
     for node in work.graph.node:
-        _dropout_off(node, opset_of(work))
+        dropout_off(node, opset_of(work))
         if node.op_type == "BatchNormalization":
             set_attributes(node, training_mode=None)
     copies = {node.output[0]: node for node in work.graph.node if node.output}
@@ -183,7 +187,19 @@ def _finite(array: Array) -> bool:
 def _feeds(batches: Iterable[Arguments], ports: list[Port]) -> Iterator[Feeds]:
     takes, by_name = takes_of(ports), {port.name: port for port in ports}
     for call in batches:
-        yield {name: fitted(array, by_name[name]) for name, array in call.by_name(takes).items()}
+        named = call.by_name(takes)
+        yield {name: fitted(array, by_name[name]) for name, array in named.items()} | \
+            mask_feed(call)
+
+
+def _choose(
+    model: onnx.ModelProto, values: list[tuple[str, int]], source: Source, ports: list[Port],
+    provider: str,
+) -> Choose:
+    """How the data's mask lies on the values; the model gets it as an input, in place."""
+    example = None if source.empty else source.example(2)
+    feeds = {} if example is None or example.mask is None else next(_feeds([example], ports))
+    return chooser(model, values, example, feeds, provider)
 
 
 def regular(ports: list[Port]) -> bool:
@@ -244,7 +260,7 @@ def batch_moments(
     given = data if free else (part for batch in items(data) for part in split_batch(batch, ports))
     source = _source(given, ports, None, budget=2**28)
     batches = source.batches(affordable(copy, batch_size) if free else 1 << 40, in_order=not free)
-    added = _measured(copy, values)
+    added = _measured(copy, values, lambda known: _choose(copy, known, source, ports, provider))
     found = {name: Moments() for name in added}
     for batch in _run_all(copy, added, _feeds(batches, ports), provider, progress, team):
         for name, seen in batch.items():
@@ -273,96 +289,34 @@ def _free(model: onnx.ModelProto) -> onnx.ModelProto:
     return OnnxModel.to_edit(model).proto
 
 
-def _on_batch_statistics(model: onnx.ModelProto, wanted: set[str]) -> dict[str, MomentNodes]:
-    """Put, in place, the chosen BNs on batch statistics; their moments become the outputs.
-
-    Returns the moments by the BN's output name.
-    """
-    kinds = {name: port.kind for name, port in inferred(model).items()}
-    build = Builder(model)
-    nodes: list[onnx.NodeProto] = []
-    moments: dict[str, MomentNodes] = {}
-    for node in model.graph.node:
-        if node.output and node.output[0] in wanted and node.op_type == "BatchNormalization":
-            build.nodes = []
-            moments[node.output[0]] = _on_batch(build, node, kinds)
-            nodes += build.nodes
-        else:
-            _dropout_off(node, opset_of(model))
-            nodes.append(node)
-    replace_nodes(model.graph, [*build.head, *nodes])
-    _fetch_only(model, moments)
-    return moments
-
-
-def _fetch_only(model: onnx.ModelProto, moments: dict[str, MomentNodes]) -> None:
-    del model.graph.output[:]
-    names = [name for m in moments.values() for name in m.outputs]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    prune(model)
-
-
-def _dropout_off(node: onnx.NodeProto, opset: int) -> None:
-    if node.op_type == "Dropout" and opset >= 12 and len(node.input) == 3:
-        del node.input[2:]  # training_mode; absent means inference
-
-
-def _on_batch(build: Builder, node: onnx.NodeProto, kinds: dict[str, int]) -> MomentNodes:
-    """Add the moments of a BN's input, and what normalises with them, under the BN's output."""
-    kind = kinds.get(node.input[0]) or TensorProto.FLOAT
-    found = add_moments(build, node.input[0], 1, kind)
-    if kind == found.kind:
-        _normalise(build, node, found)
-    else:
-        _normalise_wide(build, node, found, kind)
-    return found
-
-
-def _normalise(build: Builder, node: onnx.NodeProto, found: MomentNodes) -> None:
-    """Case 1, float32 and float64: a BN in inference mode that is fed the batch's moments."""
-    flat = build.constant([-1])
-    mean, var = (
-        build.add("Reshape", build.cast(m, found.kind, TensorProto.DOUBLE), flat)
-        for m in (found.mean, found.var)
-    )
-    copy = copied(node)
-    copy.input[3:5] = mean, var
-    set_attributes(copy, training_mode=None, momentum=None)
-    build.nodes.append(copy)
-
-
-def _normalise_wide(build: Builder, node: onnx.NodeProto, found: MomentNodes, kind: int) -> None:
-    """Case 2, fp16 and bf16: spelt out in float32, where the variance cannot overflow."""
-    column, double = build.constant([1, -1, 1]), TensorProto.DOUBLE
-    epsilon = build.constant(attribute(node, "epsilon", 1e-5), np.float64)
-    sigma = build.add("Sqrt", build.add("Add", found.var, epsilon))
-    gamma = build.add("Reshape", build.cast(node.input[1], double), column)
-    scale = build.cast(build.add("Div", gamma, sigma), found.kind)
-    beta = build.add("Reshape", build.cast(node.input[2], found.kind), column)
-    shifted = build.add("Add", build.add("Mul", found.centred, scale), beta)
-    shaped = build.add("Reshape", shifted, build.add("Shape", node.input[0]))
-    build.add("Cast", shaped, to=kind, output=node.output[0])
-
-
-def _measured(model: onnx.ModelProto, values: Sequence[tuple[str, int]]) -> dict[str, MomentNodes]:
-    """Add, in place, the moments of values as the model's only outputs."""
+def _check_values(model: onnx.ModelProto, names: list[str]) -> None:
     known = {o for n in model.graph.node for o in n.output} | {p.name for p in inputs_of(model)}
-    kinds = inferred(model)
-    build = Builder(model)
-    moments: dict[str, MomentNodes] = {}
-    for name, axis in values:
+    for number, name in enumerate(names):
         if name not in known:
             hint = close_matches(name, known) or "values inside If, Loop and Scan cannot be read"
             raise InputError(f"the model has no value {name!r}", hint)
-        if name in moments:
+        if name in names[:number]:
             raise UsageError(f"value {name!r} is asked for twice", "ask once, with one axis")
-        port = kinds.get(name)
-        rank = len(port.shape) if port and port.shape is not None else 0
-        moments[name] = add_moments(
-            build, name, axis + rank if axis < 0 else axis, port.kind if port else TensorProto.FLOAT
-        )
+
+
+def _measured(
+    model: onnx.ModelProto, values: Sequence[tuple[str, int]],
+    chooser_of: Callable[[list[tuple[str, int]]], Choose],
+) -> dict[str, MomentNodes]:
+    """Add, in place, the moments of values as the model's only outputs."""
+    _check_values(model, [name for name, _ in values])
+    kinds = inferred(model)
+    ports = [kinds.get(name) for name, _ in values]
+    ranks = [len(p.shape) if p and p.shape is not None else 0 for p in ports]
+    placed = [(name, axis + rank if axis < 0 else axis)
+              for (name, axis), rank in zip(values, ranks, strict=True)]
+    choose = chooser_of(placed)
+    build = Builder(model)
+    moments = {name: add_moments(build, name, axis, port.kind if port else TensorProto.FLOAT,
+                                 choose(build, name))
+               for (name, axis), port in zip(placed, ports, strict=True)}
     model.graph.node.extend([*build.head, *build.nodes])
-    _fetch_only(model, moments)
+    fetch_only(model, moments)
     return moments
 
 

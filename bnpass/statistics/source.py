@@ -82,13 +82,13 @@ class Source:
         while item is not None:
             call, targets = unlabelled(item, self.takes)
             self._check(number := number + 1, call)
-            self.bytes += nbytes(call.args) + nbytes(call.kwargs)
+            self.bytes += nbytes(call.trees)
             self.labels.see(targets)
             yield call
             item = next(self._stream, None)
 
     def _samples(self, call: Arguments) -> int:
-        return (count((call.args, call.kwargs)) or 0) if self.regular else 0
+        return (count(call.trees) or 0) if self.regular else 0
 
     def _cut(self, size: int) -> Iterator[Arguments]:
         for call in self._calls():
@@ -106,7 +106,7 @@ class Source:
             if not samples:
                 yield call
                 continue
-            held.setdefault(structure((call.args, call.kwargs)), _Group()).add(call, samples)
+            held.setdefault(structure(call.trees), _Group()).add(call, samples)
             if sum(group.bytes for group in held.values()) > self.budget:
                 for group in held.values():
                     # Joining is worth its copy only when several full batches come out of it.
@@ -126,7 +126,7 @@ class _Group:
     def add(self, call: Arguments, samples: int) -> None:
         self.calls.append(call)
         self.samples += samples
-        self.bytes += nbytes(call.args) + nbytes(call.kwargs)
+        self.bytes += nbytes(call.trees)
 
     def full(self, size: int, generator: np.random.Generator | None) -> Iterator[Arguments]:
         """Give out full batches; what stays is enough to spread the remainder well."""
@@ -153,8 +153,7 @@ def parts(samples: int, size: int) -> int:
 
 def cut(call: Arguments, index: Any) -> Arguments:
     """Some samples of a batch."""
-    return Arguments(mapped(call.args, lambda x: _taken(x, index)),
-                mapped(call.kwargs, lambda x: _taken(x, index)))
+    return Arguments(*(mapped(tree, lambda x: _taken(x, index)) for tree in call.trees))
 
 
 def _taken(x: Any, index: Any) -> Any:
@@ -166,7 +165,7 @@ def _taken(x: Any, index: Any) -> Any:
 
 
 def _joined(calls: list[Arguments]) -> Arguments:
-    return Arguments(joined([c.args for c in calls]), joined([c.kwargs for c in calls]))
+    return Arguments(*(joined(trees) for trees in zip(*(c.trees for c in calls), strict=True)))
 
 
 def _order(samples: int, generator: np.random.Generator | None) -> Array:

@@ -23,6 +23,7 @@ from bnpass.errors import InputError, UsageError
 from bnpass.ir.affine import at_channel, infinite_channel
 from bnpass.nn import distributed
 from bnpass.nn.calls import Feeder, device_of, takes_of
+from bnpass.nn.masks import counted, counting
 from bnpass.nn.norms import (
     Tensor,
     batch_norms,
@@ -106,6 +107,8 @@ def calibrate(
         source = Source(loader, takes_of(gm), seed)
         if source.empty:
             raise InputError("no data to take population statistics from", "the loader is empty")
+        if warn:
+            cautions.warn_of_padding(source)
         feeder = Feeder(gm, place)
         size = min(batch_size, _affordable(gm, norms, source.example(2), feeder, memory_budget))
         if method == "exact":
@@ -129,6 +132,12 @@ def moved(gm: nn.Module, place: torch.device, home: torch.device) -> Iterator[No
         gm.to(home)
 
 
+def run(gm: nn.Module, call: Arguments) -> None:
+    """Run a network on inputs, those positions counting that their mask says."""
+    with counting(call.mask):
+        gm(*call.args, **call.kwargs)
+
+
 def _collect(
     gm: nn.Module, norms: dict[str, nn.Module], batches: Iterator[Arguments], feeder: Feeder, *,
     keep: bool, deal: bool,
@@ -144,9 +153,8 @@ def _collect(
     with torch.no_grad(), on_batches(list(norms.values()), observe):
         for number, call in enumerate(batches):
             if number % workers == mine:
-                samples = count((call.args, call.kwargs)) or 0
-                placed = feeder(call)
-                gm(*placed.args, **placed.kwargs)
+                samples = count(call.trees) or 0
+                run(gm, feeder(call))
     return _merged(moments) if workers > 1 else moments
 
 
@@ -162,8 +170,7 @@ def _layer_by_layer(
              for name, norm in norms.items()]
     try:
         with torch.no_grad():
-            first = feeder(calls[0])
-            gm(*first.args, **first.kwargs)
+            run(gm, feeder(calls[0]))
         for name in order:
             seen = _seen_in_eval_mode(gm, norms[name], calls, feeder, deal=deal)
             _store({name: norms[name]}, {name: seen}, "exact")
@@ -187,8 +194,7 @@ def _seen_in_eval_mode(
     try:
         with torch.no_grad():
             for call in calls[mine::workers]:
-                placed = feeder(call)
-                gm(*placed.args, **placed.kwargs)
+                run(gm, feeder(call))
     finally:
         hook.remove()
     return _merged({"": seen})[""] if workers > 1 else seen
@@ -197,11 +203,14 @@ def _seen_in_eval_mode(
 def moments_of(x: Tensor, axis: int = 1, number: int = 0, samples: int = 0) -> BatchMoments:
     """A batch's own moments along every axis but one, as torch computes them.
 
-    (Welford's algorithm, in float32 or better.)
+    (Welford's algorithm, in float32 or better.) Only what counts, see :mod:`bnpass.nn.masks`.
 
     Raises:
         InputError: one element a channel has no variance.
     """
+    chosen = counted(x, axis)
+    if chosen is not None:
+        x, axis = chosen, 1
     elements = x.numel() // max(1, x.shape[axis])
     if elements < 2:
         raise InputError("a single value per channel has no variance",

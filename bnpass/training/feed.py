@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -19,6 +20,7 @@ from bnpass.data.trees import count, mapped
 from bnpass.errors import InputError, UsageError
 from bnpass.nn import distributed
 from bnpass.nn.calls import Feeder, as_tensor, takes_of
+from bnpass.nn.masks import counting
 from bnpass.statistics.source import cut
 from bnpass.training.config import TrainConfig, steps_per_epoch
 
@@ -72,8 +74,10 @@ class Reader:
         """A batch as tensors on the device."""
         call = self.feeder(call)
         if self.channels_last:
-            call = Arguments(mapped(call.args, _channels_last), mapped(call.kwargs, _channels_last))
+            call = replace(call, args=mapped(call.args, _channels_last),
+                           kwargs=mapped(call.kwargs, _channels_last))
         single = len(call.args) == 1 and not call.kwargs and isinstance(call.args[0], Tensor)
+        single = single and call.mask is None
         return call.args[0] if single else call, mapped(targets, self._target)
 
     def _target(self, value: Any) -> Tensor:
@@ -118,7 +122,10 @@ def samples_of(pair: Pair) -> int:
 
 def run(model: nn.Module, inputs: Inputs) -> Any:
     """What a network gives for inputs."""
-    return model(*inputs.args, **inputs.kwargs) if isinstance(inputs, Arguments) else model(inputs)
+    if not isinstance(inputs, Arguments):
+        return model(inputs)
+    with counting(inputs.mask):
+        return model(*inputs.args, **inputs.kwargs)
 
 
 class Feed:

@@ -8,7 +8,7 @@ import json
 import numpy as np
 from torch import fx, nn
 
-from bnpass.data import Data, Stream
+from bnpass.data import Data, NamedData, Stream
 from bnpass.data.trees import arrays
 from bnpass.training.feed import Samples
 
@@ -28,6 +28,8 @@ def fingerprint_of_data(data: Samples) -> str:
     labels = data.y if isinstance(data, Data) else data.targets
     for array in arrays(labels):
         digest.update(np.ascontiguousarray(array[data.rows]).tobytes())
+    if isinstance(data, NamedData) and data.mask is not None:
+        digest.update(np.packbits(data.mask[data.rows]).tobytes())
     for part in inputs:
         digest.update(np.ascontiguousarray(part.x[data.rows[few]]).tobytes())
     return digest.hexdigest()

@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from bnpass.data import Stream
+from bnpass.data.masks import warn_of_padding
 from bnpass.data.protocol import Arguments, labelled
 from bnpass.data.trees import count
 from bnpass.errors import InputError, UsageError
@@ -24,6 +25,7 @@ from bnpass.nn.norms import (
     across_processes,
     batch_norms,
     by_ghost_batches,
+    by_what_counts,
     freeze,
     frozen,
     normalising_with,
@@ -170,6 +172,7 @@ def prepare(
     goal = _objective(gm, data, validation, config, feed.reader)
     total = feed.total()
     renorm = _into_training(gm, config, stack, total)
+    _into_masked(gm, config, stack, feed)
     _say_small(gm, feed, config)
     optimizer = _optimizer(goal.module, config)
     eval_every = config.eval_every or max(1, total // 10)
@@ -294,6 +297,24 @@ def _into_training(
     elif distributed.world() > 1:
         stack.enter_context(normalising_with(live, across_processes))
     return None
+
+
+def _into_masked(gm: nn.Module, config: TrainConfig, stack: ExitStack, feed: Feed) -> None:
+    """BN over what the data's mask says; without one, a warning where there is padding."""
+    live = [norm for norm in batch_norms(gm).values() if norm.training]
+
+    def example(size: int) -> Arguments:
+        found = feed.reader.example(size)[0]
+        return found if isinstance(found, Arguments) else Arguments((found,))
+
+    if example(2).mask is None:
+        if live and distributed.rank() == 0:
+            warn_of_padding(example)
+        return
+    if config.norm == "renorm" or config.virtual_batch or distributed.world() > 1:
+        raise UsageError("a mask with batch renormalisation, ghost batches or several processes",
+                         "train with plain BN in one process, or without the mask")
+    stack.enter_context(normalising_with(live, by_what_counts))
 
 
 def _optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -14,6 +14,7 @@ from bnpass.commands.datasets import add_data_options, add_mask_option, data_opt
 from bnpass.errors import UsageError
 from bnpass.report.tables import size
 from bnpass.report.ui import Ui, is_first_process, process_count
+from bnpass.report.words import many
 
 if TYPE_CHECKING:
     from bnpass.statistics.onnx_engine import Team
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     if not norms:
         ui.say(f"nothing to do: no BatchNorm in the model; wrote a copy to {path}")
         return 1 if args.require_change else 0
-    ui.say(f"statistics of {norms} BatchNorms over {seen} samples ({args.method})")
-    ui.say(f"wrote {path} ({size(path.stat().st_size)}) | next: bnpass fold {path} -o "
-           f"{options.sibling(path, 'folded')}")
+    ui.say(f"statistics of {many(norms, 'BatchNorm')} over {many(seen, 'sample')} ({args.method})")
+    ui.say(f"wrote {path} ({size(path.stat().st_size)})")
+    ui.say(f"next: bnpass fold {path} -o {options.sibling(path, 'folded')}")
     return 0

@@ -45,6 +45,14 @@ COMMON = ("-o", "--force", "--jobs", "--explain", "--dry-run", "--check", "--onl
           "--dims", "--json", "-q")
 
 
+_IDLE = {
+    "--no-verify": ("--check-budget", "--dims", "--data"),
+    "--dry-run": ("--sidecar", "--report", "--force"),
+    "--check": ("--sidecar", "--report", "--force"),
+}
+"""Options that leave others without work."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("model", metavar="MODEL.onnx", nargs="+",
@@ -90,6 +98,9 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
         other = "-o" if args.output else "--require-change"
         raise UsageError(f"--check with {other}", "leave one of them out: --check writes nothing, "
                          "and a fold that it finds is its failure")
+    options.refuse_together(args, *(
+        (one, other) for one, others in _IDLE.items() for other in others
+    ))  # fmt: skip
     args.dry_run |= args.check
     if many_files.is_many(args):
         return many_files.fold_many(args, ui, add_arguments)

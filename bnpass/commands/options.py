@@ -188,6 +188,22 @@ def names(text: str) -> tuple[str, ...]:
 # -- checks ----------------------------------------------------------------------------------------
 
 
+def refuse_together(args: argparse.Namespace, *pairs: tuple[str, str]) -> None:
+    """Refuse options that contradict each other, or of which one makes the other idle.
+
+    Args:
+        args: with ``arguments``, as they were typed.
+        pairs: long names of options.
+
+    Raises:
+        UsageError: both of a pair were given.
+    """
+    given = {word.partition("=")[0] for word in args.arguments if word.startswith("--")}
+    for one, other in pairs:
+        if one in given and other in given:
+            raise UsageError(f"{one} with {other}", "leave one of them out")
+
+
 def want_output(args: argparse.Namespace, suggested: str) -> Path | None:
     """The checked output path, or None for a dry run.
 

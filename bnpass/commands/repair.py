@@ -16,6 +16,7 @@ from bnpass.commands.datasets import add_data_options, data_options
 from bnpass.errors import UsageError
 from bnpass.report.tables import size
 from bnpass.report.ui import Ui
+from bnpass.report.words import many
 
 EXAMPLES = (
     "bnpass repair out/lenet.ready.onnx out/lenet.trained.onnx --data models/data -o r.onnx",
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     left = len(done.folded.plan.refused)
     ui.document.update(ok=True, output=path, norms=done.norms, inserted=done.inserted, left=left)
     how = "inserted" if done.inserted else "its own, calibrated"
-    ui.say(f"statistics carried over by {done.norms} BatchNorms ({how}), {left} stay")
-    ui.say(f"wrote {path} ({size(path.stat().st_size)}) | next: bnpass bench {args.damaged} {path}")
+    ui.say(f"statistics carried over by {many(done.norms, 'BatchNorm')} ({how}), {left:,} stay")
+    ui.say(f"wrote {path} ({size(path.stat().st_size)})")
+    ui.say(f"next: bnpass bench {args.damaged} {path}")
     return 0

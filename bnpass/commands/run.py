@@ -70,6 +70,7 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     from bnpass.pipeline import LR_GRID, RunConfig, run_pipeline
     from bnpass.report.result import result_table, search_table
 
+    options.refuse_together(args, ("--lr", "--lr-grid"))
     if not args.output:
         raise UsageError("no output folder given", "add -o DIR")
     grid = args.lr_grid

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnpass.commands import options
 from bnpass.commands.checking import add_budget, add_data, check, samples
+from bnpass.errors import UsageError
 from bnpass.report.box import Counted, say_result, say_unchanged
 from bnpass.report.plans import strip_summary, strip_table
 from bnpass.report.ui import Ui
@@ -49,6 +50,10 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     from bnpass.onnx_model.editing import edit_file
     from bnpass.onnx_model.model import OnnxModel
 
+    options.refuse_together(args, ("--no-verify", "--check-budget"), ("--no-verify", "--dims"))
+    if args.dropout is not None and "dropout" not in args.strip:
+        raise UsageError(f"--dropout with --strip {','.join(args.strip)}",
+                         "--strip dropout says that Dropouts are meant")
     path = options.want_output(args, "stripped")
     options.check_patterns((*args.only, *args.skip), args.model)
     wanted = StripOptions(args.strip, args.dropout, tuple(args.only), tuple(args.skip))

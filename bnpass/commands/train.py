@@ -107,10 +107,10 @@ def run(args: argparse.Namespace, ui: Ui) -> int:
     ui.document.update(ok=True, output=path, run_dir=folder, data=data.recipe,
                        history=history.to_dict())
     ui.say(_result(history))
-    follow = f"calibrate {path} --data {args.data} -o {options.sibling(path, 'ready')}" \
-        if count_norms(trained) else f"inspect {path}"
-    ui.say(f"wrote {path} ({size(path.stat().st_size)}), {folder}/metrics.csv | next: bnpass "
-           f"{follow}")
+    ui.say(f"wrote {path} ({size(path.stat().st_size)}), {folder}/metrics.csv")
+    if count_norms(trained):
+        ui.say(f"next: bnpass calibrate {path} --data {args.data} -o "
+               f"{options.sibling(path, 'ready')}")
     return 0
 
 

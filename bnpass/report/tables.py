@@ -107,7 +107,7 @@ def render(table: Table, file: TextIO, terminal: TextIO | None = None) -> None:
     table = _fitting(table, console.width)
     rich_table = RichTable(
         title=_safe(table.title) or None, title_justify="left",
-        box=box.ROUNDED if table.framed else box.SIMPLE_HEAD,
+        box=box.ROUNDED if table.framed else box.SIMPLE_HEAD, pad_edge=table.framed,
         caption=_safe(table.note) or None, caption_justify="left", title_style="bold",
     )
     for index, heading in enumerate(table.columns):

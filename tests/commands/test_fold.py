@@ -236,3 +236,15 @@ def test_a_damaged_model_is_blamed_not_the_program(
     result.assert_refused(2, "not a valid ONNX model", "check_model")
     assert named in result.errors[0]
     assert files(tmp_path) == ["normed.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(["--no-verify"], ["--dims", "N=3"]), (["--dry-run"], ["--report=r.html"]),
+     (["--check"], ["--sidecar", "s"])],
+)  # fmt: skip
+def test_options_that_leave_each_other_idle_are_refused(
+    bnpass: Run, normed: Path, one: list[str], other: list[str]
+) -> None:
+    said = f"{one[0]} with {other[0].partition('=')[0]}"
+    bnpass("fold", normed, *one, *other).assert_refused(2, said, "leave one of them out")

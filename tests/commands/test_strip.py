@@ -115,3 +115,8 @@ def test_dropouts_that_are_live_in_the_file(bnpass: Run, tmp_path: Path) -> None
     result = bnpass("strip", path, "-o", tmp_path / "out.onnx", "--strip", "dropout")
     assert result.code == 0, result.err
     assert "verified on" in result.out
+
+
+def test_a_ratio_for_dropouts_that_are_not_meant(bnpass: Run, model: Path) -> None:
+    bnpass("strip", model, "--dry-run", "--strip", "lrn", "--dropout", "0.1").assert_refused(
+        2, "--dropout with --strip lrn")

@@ -2,6 +2,7 @@
 
     python -m benchmarks.placement --data FOLDER        FOLDER/fashion-mnist holds IDX files
     python -m benchmarks.placement --quick              on the sample that the repository ships
+    python -m benchmarks.placement --cost               what a training step costs, alone
     ... --only LayerNorm --steps 1000 --equal-time      longer, the arm beside ours as many seconds
 
 Per architecture and optimiser each arm takes its best rate of three (one seed of its own, which
@@ -27,7 +28,7 @@ from typing import Protocol
 from benchmarks.common import machine, parser
 from benchmarks.paper.jobs import cores
 from benchmarks.placement.nets import NETS
-from benchmarks.placement.run import ARMS, Outcome, Trial, run
+from benchmarks.placement.run import ARMS, Outcome, Trial, cost, run
 
 RATES = {"SGD": (0.01, 0.03, 0.1), "AdamW": (0.001, 0.003, 0.01)}
 Key = tuple[str, str, str]
@@ -47,8 +48,12 @@ def main() -> int:
     arguments.add_argument("--seeds", type=int, default=6)
     arguments.add_argument("--equal-time", action="store_true",
                            help="the arm beside ours trains as many seconds, not steps")
+    arguments.add_argument("--cost", action="store_true",
+                           help="only the time of a training step, by turns, over plain's")
     args = arguments.parse_args()
     names = [n for n in NETS if not args.only or any(o.lower() in n.lower() for o in args.only)]
+    if args.cost:
+        return _costs(names, 3 if args.quick else 40, args.data)
     steps, seeds = (20, 2) if args.quick else (args.steps, args.seeds)
     with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
         best = _choose(pool, names, steps, args.data)
@@ -64,6 +69,15 @@ def main() -> int:
         document = {"machine": machine(), "steps": steps, "seeds": seeds,
                     "runs": [asdict(outcome) for outcome in done]}
         args.output.write_text(json.dumps(document, indent=1))
+    return 0
+
+
+def _costs(names: list[str], rounds: int, data: str | None) -> int:
+    print("| network | published / plain | ours / plain |")
+    print("|---|---:|---:|")
+    for net in names:
+        ms = cost(net, rounds, data)
+        print(f"| {net} | {ms['published'] / ms['plain']:.2f} | {ms['ours'] / ms['plain']:.2f} |")
     return 0
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bnpass.runtime.accuracy import AccuracyReport
     from bnpass.runtime.determinism import DeterminismReport
     from bnpass.runtime.verify import VerifyReport
-    from bnpass.verdict.proof import ProofReport
+    from bnpass.verdict.findings import ProofReport
 
 
 EXAMPLES = (

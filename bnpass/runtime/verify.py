@@ -43,9 +43,9 @@ from bnpass.runtime.parts import worth_it
 from bnpass.runtime.tolerance import Tolerance, tolerance
 from bnpass.verdict import optimizer
 from bnpass.verdict.budget import Budget
+from bnpass.verdict.findings import ProofReport
 from bnpass.verdict.noise import moved_feeds, moved_weights, stepped_outputs
 from bnpass.verdict.optimizer import OptimizerReport
-from bnpass.verdict.proof import ProofReport
 from bnpass.verdict.whole import BLIND, Judge, excess, joined
 
 Verifiable = str | os.PathLike[str] | onnx.ModelProto | Any

@@ -21,7 +21,8 @@ from bnpass.runtime.inputs import Feeds
 from bnpass.runtime.tolerance import Tolerance
 from bnpass.runtime.verify import VerifyReport, verify
 from bnpass.verdict.budget import DEFAULT
-from bnpass.verdict.proof import UNTOUCHED, ProofReport, prove
+from bnpass.verdict.findings import ProofReport
+from bnpass.verdict.proof import UNTOUCHED, prove
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from bnpass.errors import VerificationError
 from bnpass.frontends.onnx.folding import Folded, fold_model
 from bnpass.onnx_model.model import OnnxModel
 from bnpass.report.verdicts import answers
+from bnpass.verdict.findings import ProofReport
 from bnpass.verdict.judge import Edits, judge
-from bnpass.verdict.proof import ProofReport, prove
+from bnpass.verdict.proof import prove
 
 F32 = np.float32
 

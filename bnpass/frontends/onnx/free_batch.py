@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper
 
+from bnpass.frontends.onnx.batch_check import check_batch, without_constants
 from bnpass.frontends.onnx.read import Reading, read
 from bnpass.frontends.onnx.repeat import repeat_constants
 from bnpass.ir.graph import Dim, Graph, Op
@@ -33,10 +35,11 @@ def free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         InputError: axis 0 is not provably the batch; names the node that stands in the way.
     """
-    plan = plan_batch(model)
+    made = _planned(model, None)
     result = OnnxModel(copied(model))
-    if plan.symbol:
-        _apply(result, plan)
+    if made is not None:
+        _apply(result, made.plan)
+        check_batch(made.model, result, made.plan, made.size)
     return result.proto
 
 
@@ -50,17 +53,39 @@ def plan_batch(model: onnx.ModelProto, folder: Path | None = None) -> BatchPlan:
     Raises:
         InputError: as :func:`free_batch`.
     """
+    made = _planned(model, folder)
+    if made is None:
+        return BatchPlan()
+    light = without_constants(made.model.proto, folder)
+    _apply(light, made.plan)
+    check_batch(made.model, light, made.plan, made.size, light=True)
+    return made.plan
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A plan with the model that it was made for, whose batch size is fixed."""
+
+    model: OnnxModel
+    plan: BatchPlan
+    size: int
+
+
+def _planned(model: onnx.ModelProto, folder: Path | None) -> _Planned | None:
+    """The plan; None where nothing is to be done."""
     constants = {t.name for t in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in constants]
     batched = {i.name: dims for i in inputs if (dims := stated(i))}
     size = common_size(batched)
     if size is None:
-        return BatchPlan()
+        return None
     symbols = [d[0] for d in batched.values() if isinstance(d[0], str)]
     given = _with_size(model, batched, size) if symbols else model
-    reading = read(OnnxModel(given, folder, trust=False), settle=False)
+    fixed = OnnxModel(given, folder, trust=False)
+    reading = read(fixed, settle=False)
     symbol = symbols[0] if symbols else _fresh_symbol(model)
-    return plan_free_batch(reading.main.graph, batched, size, symbol, _bodies(reading))
+    plan = plan_free_batch(reading.main.graph, batched, size, symbol, _bodies(reading))
+    return _Planned(fixed, plan, size)
 
 
 def _bodies(reading: Reading) -> dict[Op, dict[str, Graph]]:

@@ -30,7 +30,9 @@ from bnpass.verdict.side import Array, Side
 ROUNDING = 1e-11
 """What float64 may lose in sums of another order, of the largest magnitude."""
 
-_MOST = 1 << 25  # numbers that a region may read
+_MOST = 1 << 24  # numbers that a region may read
+
+_LARGE, _AXIS = 1 << 16, 9  # from so many on axes longer than this are first tried shorter
 
 _SMALL = 64  # entries of a constant that counts by its numbers when regions are alike
 
@@ -95,7 +97,7 @@ class _Batches:
                 continue
             if is_sample_wise(self.old, self.new, value, self.values):
                 continue
-            region = self.cutter.region(self.cutter.found[value])
+            region = self._region(value)
             form = self._form(region)
             if form is None or form not in known:
                 found = self._prove(region)
@@ -106,28 +108,37 @@ class _Batches:
                 about = self._about(region)
                 yield replace(known[form], nodes=about.nodes, into=about.into, value=about.value)
 
+    def _region(self, value: str) -> Region:
+        """What makes a value, back to values whose shapes are known."""
+        while True:
+            region = self.cutter.region(self.cutter.found[value])
+            read = [p.old for p in region.cut if p.old in self.old.producers]
+            unknown = [name for name in read if self.old.shape(name) is None]
+            if not unknown:
+                return region
+            for name in unknown:
+                self.cutter.drop(name)
+
     def _about(self, region: Region) -> BatchProof:
         nodes, into = self.old.names(region.old_nodes), self.new.names(region.new_nodes)
         return BatchProof(tuple(nodes), tuple(into), region.target.old)
 
     def _prove(self, region: Region) -> BatchProof:
         about, last = self._about(region), ""
-        for shrink in (True, False):
-            sizes = _BatchSizes(self, region, shrink)
-            if shrink and not sizes.local:
-                continue
+        for sizes in _sizes(self, region):
             try:
                 found = self._judged(region, about, sizes)
             except (BnpassError, ValueError) as error:
                 last = str(error)
                 continue
-            if found.passed or not shrink:
+            if found.passed or sizes.full:
                 return found
         return replace(about, reason=last or "it cannot be evaluated")
 
     def _judged(self, region: Region, about: BatchProof, sizes: _BatchSizes) -> BatchProof:
         rng = np.random.default_rng([self.seed, *region.old_nodes[:4]])
-        sizes.check()
+        if sizes.count() > _MOST:
+            raise UnknownOperatorError(f"it reads {sizes.count():,} numbers, too many to try")
         drawn = draw(self.old, region, sizes, rng, 1)
         if drawn is None:
             raise UnknownOperatorError("the shape of what it reads is not known")
@@ -236,10 +247,19 @@ def _slice(array: Array, batch: Batch, start: int, stop: int) -> Array:
 
 
 class _BatchSizes(SampleSizes):
-    """The shapes that a region's inputs get, with several blocks of samples along the batch."""
+    """The shapes that a region's inputs get, with several blocks of samples along the batch.
 
-    def __init__(self, batches: _Batches, region: Region, shrink: bool) -> None:
+    Args:
+        batches, region: whose inputs.
+        shrink: as few places as tell everything, where all operators are local.
+        most: entries of an axis that is shortened; 0: none is.
+    """
+
+    def __init__(
+        self, batches: _Batches, region: Region, shrink: bool = False, most: int = 0
+    ) -> None:
         super().__init__(batches.old, region, shrink)
+        self.most, self.full = most, not (self.local or most)
         self.values, self.samples = batches.values, batches.blocks * batches.size
         self.cut = region.cut
         nodes = [self.old.graph.node[i] for i in region.old_nodes]
@@ -254,7 +274,7 @@ class _BatchSizes(SampleSizes):
         known, batch = super().of(name), self.values.get(name)
         if known is None:
             return None
-        shape = list(known)
+        shape = [s if not 0 < self.most < s else 2 + s % (self.most - 1) for s in known]
         if name in self.steps:
             shape[self.steps[name]] = min(_STEPS, shape[self.steps[name]])
         if batch is not None:
@@ -263,9 +283,16 @@ class _BatchSizes(SampleSizes):
             shape[batch.axis] = batch.factor * self.samples
         return tuple(shape)
 
-    def check(self) -> None:
-        """Refuse what is too much to try."""
-        shapes = [self.of(pair.old) or () for pair in self.cut]
-        count = sum(math.prod(shape) for shape in shapes)
-        if count > _MOST:
-            raise UnknownOperatorError(f"it reads {count:,} numbers, too many to try")
+    def count(self) -> int:
+        """How many numbers are read."""
+        return sum(math.prod(self.of(pair.old) or ()) for pair in self.cut)
+
+
+def _sizes(batches: _Batches, region: Region) -> Iterator[_BatchSizes]:
+    """What to try: few places, then small axes (sizes that are equal stay so), then the model's."""
+    local, full = _BatchSizes(batches, region, True), _BatchSizes(batches, region)
+    if local.local:
+        yield local
+    if full.count() > _LARGE:
+        yield _BatchSizes(batches, region, most=_AXIS)
+    yield full

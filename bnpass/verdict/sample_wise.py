@@ -28,6 +28,9 @@ _ENTRIES = frozenset(
 """Operators entry by entry."""
 
 
+_MASK = 3
+
+
 def same_text(one: onnx.NodeProto, other: onnx.NodeProto) -> bool:
     """Whether two nodes are the same operator on values of the same names."""
     if (one.op_type, one.domain, list(one.input)) != (
@@ -53,10 +56,15 @@ def is_sample_wise(old: Side, new: Side, value: str, values: Mapping[str, Batch]
     rest = [name for name in node.input[1:] if name]
     if is_onnx(node, *_ENTRIES):
         return _entry_by_entry(old, node, values)
+    if is_onnx(node, "Attention"):
+        return _attends(old, node, values)
     if first != batch or not all(map(old.is_constant, rest)):
         return False
     if is_onnx(node, "BatchNormalization"):
         return batch.axis == 0 and not attribute(node, "training_mode", 0)
+    if is_onnx(node, "LayerNormalization"):
+        dims = old.shape(node.input[0])
+        return dims is not None and batch.axis < attribute(node, "axis", -1) % len(dims)
     if is_onnx(node, "MatMul"):
         return _rows(old, node, batch)
     if is_onnx(node, "Gemm"):
@@ -81,6 +89,19 @@ def _entry_by_entry(old: Side, node: onnx.NodeProto, values: Mapping[str, Batch]
         if there is None and (not old.is_constant(name) or (axis >= 0 and dims[axis] != 1)):
             return False
     return True
+
+
+def _attends(old: Side, node: onnx.NodeProto, values: Mapping[str, Batch]) -> bool:
+    """Samples along axis 0 of everything but a mask, which may be the same for all."""
+    batch = values[node.output[0]]
+    for index, name in enumerate(node.input):
+        dims = old.shape(name) if name else None
+        if not name or (values.get(name) == batch and (index != _MASK or len(dims or ()) == 4)):
+            continue
+        alike = old.is_constant(name) and dims is not None and (len(dims) < 4 or dims[0] == 1)
+        if index != _MASK or not alike:
+            return False
+    return batch.axis == 0
 
 
 def _rows(old: Side, node: onnx.NodeProto, batch: Batch) -> bool:

@@ -167,6 +167,35 @@ def test_what_cannot_be_evaluated_is_named(
     assert "not proven at 'y'" in caplog.text
 
 
+def test_a_region_reaches_through_values_of_unknown_rank() -> None:
+    """An If whose branches have different ranks hides the shape of what it makes."""
+    model = """ g (float[{n}, 6] x) => (float[{n}, 6] y)
+        <bool c = {{1}}, int64[1] a = {{1}}, int64[2] shape = {{{first}, 6}}> {{
+        z = If(c) <then_branch = t () => (float p) {{ p = Unsqueeze(x, a) }},
+                   else_branch = e () => (float q) {{ q = Neg(x) }}>
+        y = Reshape(z, shape) }}"""
+    claims = {"z": Batch(0), "y": Batch(0)}
+    old = text(model.format(n=1, first=1))
+    for graph in (old.graph.node[0].attribute[0].g, old.graph.node[0].attribute[1].g):
+        graph.output[0].type.tensor_type.ClearField("shape")
+    for first, right in ((-1, True), (1, False)):
+        new = text(model.format(n="N", first=first))
+        found = answer(old, new, 1, **claims)
+        assert not found.open
+        assert found.passed is right
+
+
+def test_large_axes_are_shortened_and_what_fails_there_is_tried_in_full() -> None:
+    model = """ g (float[{n}, 300, 400] x) => (float[{n}, 120000] y)
+        <int64[2] shape = {{{first}, 120000}}> {{
+        s = Softmax(x)
+        y = Reshape(s, shape) }}"""
+    old = text(model.format(n=1, first=1))
+    for first, right in ((-1, True), (1, False)):
+        found = answer(old, text(model.format(n="N", first=first)), 1, s=Batch(0), y=Batch(0))
+        assert (found.proven, len(found.failures)) == ((2, 0) if right else (1, 1))
+
+
 def test_a_state_of_zeros_goes_and_another_one_does_not() -> None:
     """A recurrent layer's initial state for one sample."""
     layer = """ g (float[4, {n}, 3] x) => (float[4, 1, {n}, 5] y) {{

@@ -63,7 +63,7 @@ def plan_batch(model: onnx.ModelProto, folder: Path | None = None) -> BatchPlan:
 
 
 @dataclass(frozen=True)
-class _Planned:
+class _FixedPlan:
     """A plan with the model that it was made for, whose batch size is fixed."""
 
     model: OnnxModel
@@ -71,7 +71,7 @@ class _Planned:
     size: int
 
 
-def _planned(model: onnx.ModelProto, folder: Path | None) -> _Planned | None:
+def _planned(model: onnx.ModelProto, folder: Path | None) -> _FixedPlan | None:
     """The plan; None where nothing is to be done."""
     constants = {t.name for t in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in constants]
@@ -85,7 +85,7 @@ def _planned(model: onnx.ModelProto, folder: Path | None) -> _Planned | None:
     reading = read(fixed, settle=False)
     symbol = symbols[0] if symbols else _fresh_symbol(model)
     plan = plan_free_batch(reading.main.graph, batched, size, symbol, _bodies(reading))
-    return _Planned(fixed, plan, size)
+    return _FixedPlan(fixed, plan, size)
 
 
 def _bodies(reading: Reading) -> dict[Op, dict[str, Graph]]:

@@ -187,7 +187,7 @@ def expand(node: BatchNode) -> Sequence[State]:
     shape = node.sizes(1)
     data = node.state(0)
     if data is None:
-        return [_made(node, shape)]
+        return [_expanded(node, shape)]
     rank = max(len(node.dims(0)), len(shape))
     axis = data.axis - len(node.dims(0)) + rank
     at = axis - rank + len(shape)
@@ -205,6 +205,27 @@ def expand(node: BatchNode) -> Sequence[State]:
 def constant_of_shape(node: BatchNode) -> Sequence[State]:
     """The batch is where the shape holds its size."""
     return [_made(node, node.sizes(0))]
+
+
+def _expanded(node: BatchNode, shape: Sequence[Extent]) -> State:
+    """A constant has 1 along the batch; one number everywhere (a zero state) needs no size."""
+    made, dims, name = _made(node, shape), node.dims(0), node.op.inputs[0]
+    if made is None:
+        return None
+    made = Batch(made.axis + max(len(dims) - len(shape), 0), made.factor)
+    axis = made.axis - len(node.out_dims()) + len(dims)
+    if axis < 0 or dims[axis] == 1:
+        return made
+    constant = node.graph.constant(name)
+    values = None if constant is None or constant.dtype != "float32" else constant.load()
+    spelled = all(
+        holds_batch(e) or e == d
+        for e, d in zip(shape, node.out_dims()[-len(shape) :], strict=True)
+    )
+    if values is None or not spelled or len(dims) > len(shape) or len(set(values.flat)) != 1:
+        node.refuse(f"{name!r} has size {dims[axis]} along the batch")
+    node.replaced[0] = [float(values.flat[0])]
+    return made
 
 
 def _made(node: BatchNode, shape: Sequence[Extent]) -> State:

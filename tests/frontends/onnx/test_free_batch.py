@@ -238,6 +238,28 @@ def test_sizes_that_are_given_to_expand_as_exporters_do() -> None:
     check(model, 4)
 
 
+STATE = """(float[2, 4, 3] x) => (float[2, 4, 5] y)
+    <int64[1] front = {{1}}, int64[1] end = {{2}}, int64[1] layer = {{1}}, int64[1] width = {{5}},
+    float[1, 2, 5] zeros = {{{numbers}}}, int64[1] axis = {{1}}> {{
+    t = Transpose <perm = [1, 0, 2]> (x)
+    s = Shape(t)  n = Slice(s, front, end)  k = Concat <axis = 0> (layer, n, width)
+    h = Expand(zeros, k)  r = GRU <hidden_size = 5> (t, W, R, , , h)  q = Squeeze(r, axis)
+    y = Transpose <perm = [1, 0, 2]> (q) }}"""
+
+
+def test_a_state_that_is_expanded_from_zeros_of_one_batch_size() -> None:
+    """As torch exports it with a fixed batch: [1, 2, 5] expands to no other size."""
+    weights = {"W": normal(1, 15, 3), "R": normal(1, 15, 5)}
+    model = parse(STATE.format(numbers=", ".join(["0.0"] * 10)), **weights)
+    freed = check(model, 4, 3)
+    x = normal(1, 4, 3)
+    whole = run(model, np.concatenate([x, x]))
+    np.testing.assert_allclose(run(freed, x), whole[:1], rtol=1e-5, atol=1e-6)
+    other = parse(STATE.format(numbers=", ".join(map(str, range(10)))), **weights)
+    with pytest.raises(InputError, match=r"Expand 'h'.*'zeros' has size 2 along the batch"):
+        free_batch(other)
+
+
 def test_what_rounds_the_batch_size_is_refused() -> None:
     model = parse(
         """(float[4, 2] x) => (float[2, 4] y) <int64[1] zero = {0}, int64[1] two = {2},

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from bnpass.data.callables import load_callable
-from bnpass.data.trees import count
+from bnpass.data.trees import arrays, count
 from bnpass.errors import InputError
 from bnpass.nn import distributed
 
@@ -169,6 +169,7 @@ class Own:
         samples = count(targets) or count(outputs) or 1
         with blamed(self.spec, "metric", outputs, targets):
             if hasattr(self.function, "update"):
+                self._moved(outputs)
                 self.function.update(outputs, targets)
             else:
                 self.sums += float(self.function(outputs, targets)) * samples
@@ -179,9 +180,25 @@ class Own:
         if not self.seen:
             return {}
         if hasattr(self.function, "compute"):
-            return {self.name: float(self.function.compute())}
+            return {self.name: self._computed()}
         total, seen = distributed.total(self.sums, self.seen)
         return {self.name: total / seen}
+
+    def _moved(self, outputs: Any) -> None:
+        """A module holds its sums itself (torchmetrics): where the outputs are."""
+        tensor = next((t for t in arrays(outputs) if isinstance(t, Tensor)), None)
+        if isinstance(self.function, torch.nn.Module) and tensor is not None:
+            self.function.to(tensor.device)
+
+    def _computed(self) -> float:
+        found = None
+        try:
+            found = self.function.compute()
+            return float(found)
+        except Exception as error:
+            what = f"failed: {type(error).__name__}: {error}" if found is None else \
+                f"computed {described(found)}"
+            raise InputError(f"{self.spec} {what}", "compute returns one number") from error
 
 
 class Nothing:
@@ -202,7 +219,18 @@ def own_metric(spec: str) -> Callable[[bool], Metric]:
     """
     function = load_callable(spec)
     makes = isinstance(function, type) or not _wants_arguments(function)
+    if makes:
+        _made(spec, function)  # what is wrong with it is said before the first step
     return lambda ranked: Own(spec, function() if makes else function) if ranked else Nothing()
+
+
+def _made(spec: str, function: Callable[..., Any]) -> None:
+    try:
+        function()
+    except Exception as error:
+        raise InputError(f"{spec} cannot be made without arguments: {error}",
+                         "name a function of your own without arguments that returns the metric"
+                         ) from error
 
 
 def _wants_arguments(function: Callable[..., Any]) -> bool:

@@ -186,6 +186,106 @@ def test_ctc_by_a_loss_and_a_metric_of_ones_own(
     sys.modules.pop("ctc_of_test")
 
 
+TORCHMETRICS = """
+import torchmetrics
+
+def three_classes():
+    return torchmetrics.classification.MulticlassAccuracy(num_classes=3, average="micro")
+
+def two_numbers():
+    return torchmetrics.MetricCollection([torchmetrics.MeanSquaredError(),
+                                          torchmetrics.MeanAbsoluteError()])
+
+def endless():
+    raise KeyError("no such setting")
+"""
+
+
+def test_metrics_of_torchmetrics(
+    bnpass: Run, plain: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
+    (tmp_path / "metrics_of_test.py").write_text(TORCHMETRICS)
+    monkeypatch.chdir(tmp_path)
+    common = ("--data", data, "--steps", "40", "--lr", "0.3", "--device", "cpu", "--force")
+    for metric, name in (("auto", "accuracy"), ("metrics_of_test:three_classes", "three_classes")):
+        done = bnpass("train", plain, *common, "-o", "trained.onnx", "--metric", metric)
+        assert done.code == 0, done.err
+        found = columns(tmp_path)[f"validation_{name}"]
+        if metric == "auto":
+            ours = found
+    np.testing.assert_allclose([float(v) for v in found if v], [float(v) for v in ours if v],
+                               rtol=1e-6)
+    bnpass("train", plain, *common, "-o", "no.onnx", "--metric",
+           "torchmetrics.classification:MulticlassAccuracy").assert_refused(
+        2, "cannot be made without arguments", "a function of your own")
+    bnpass("train", plain, *common, "-o", "no.onnx", "--metric", "metrics_of_test:endless"
+           ).assert_refused(2, "metrics_of_test:endless cannot be made", "")
+    text = "(float[N, 4] x) => (float[N, 4] y) { h = MatMul(x, w) r = Relu(h) y = MatMul(r, c) }"
+    given = model(text, tmp_path / "r.onnx", w=(4, 12), c=(12, 4))
+    x = normal(200, 4)
+    np.savez("r.npz", x=x, y=2 * x)
+    regression = ("train", given, "--data", "r.npz", "--steps", "20", "--device", "cpu", "--force")
+    done = bnpass(*regression, "-o", "trained.onnx", "--metric", "torchmetrics:MeanSquaredError",
+                  "--json")
+    assert done.code == 0, done.err
+    last = columns(tmp_path)
+    assert np.isclose(float(last["validation_MeanSquaredError"][-1]),
+                      float(last["validation_loss"][-1]), rtol=1e-5)
+    bnpass(*regression, "-o", "no.onnx", "--metric", "metrics_of_test:two_numbers"
+           ).assert_refused(2, "computed {MeanSquaredError", "one number")
+    sys.modules.pop("metrics_of_test")
+
+
+OWN = """
+class Worst:
+    def __init__(self):
+        self.largest = 0.0
+
+    def update(self, outputs, targets):
+        self.largest = max(self.largest, float((outputs - targets).abs().max()))
+
+    def compute(self):
+        return self.largest
+
+class Two(Worst):
+    def compute(self):
+        return {"a": 1, "b": 2}
+
+class Broken(Worst):
+    def compute(self):
+        raise ZeroDivisionError("nothing there")
+
+class Sized(Worst):
+    def __init__(self, size):
+        super().__init__()
+"""
+
+
+def test_classes_with_update_and_compute(
+    bnpass: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "classes_of_test.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    text = "(float[N, 4] x) => (float[N, 4] y) { h = MatMul(x, w) r = Relu(h) y = MatMul(r, c) }"
+    given = model(text, tmp_path / "r.onnx", w=(4, 12), c=(12, 4))
+    np.savez("r.npz", x=(x := normal(200, 4)), y=2 * x)
+    common = ("train", given, "--data", "r.npz", "--steps", "10", "--device", "cpu", "--force",
+              "-o")
+    done = bnpass(*common, "trained.onnx", "--metric", "classes_of_test:Worst")
+    assert done.code == 0 and "validation Worst" in done.out, done.err
+    row = {name: float(values[-1]) for name, values in columns(tmp_path).items() if values[-1]}
+    assert row["validation_Worst"] > row["validation_loss"] ** 0.5
+    for name, error, hint in (
+        ("Two", "classes_of_test:Two computed {a: int, b: int}", "one number"),
+        ("Broken", "classes_of_test:Broken failed: ZeroDivisionError: nothing there", "compute"),
+        ("Sized", "classes_of_test:Sized cannot be made without arguments", "of your own"),
+    ):
+        bnpass(*common, "no.onnx", "--metric", f"classes_of_test:{name}").assert_refused(
+            2, error, hint)
+    sys.modules.pop("classes_of_test")
+
+
 def test_regression_says_rmse_and_r2(bnpass: Run, tmp_path: Path) -> None:
     text = """(float[N, 4] x) => (float[N, 2] y) {
       h = MatMul(x, w) r = Relu(h) y = MatMul(r, c)

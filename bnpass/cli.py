@@ -22,6 +22,7 @@ from bnpass import __version__, signals
 from bnpass.commands import COMMANDS
 from bnpass.errors import (
     BnpassError,
+    LostPeerError,
     MissingDependencyError,
     OutOfMemoryError,
     UsageError,
@@ -29,7 +30,7 @@ from bnpass.errors import (
 )
 from bnpass.parser import Formatter, Parser, add_help, usage
 from bnpass.report import streams
-from bnpass.report.ui import Ui
+from bnpass.report.ui import Ui, process_count
 
 EPILOG = """\
 exit codes:
@@ -43,6 +44,9 @@ exit codes:
 'bnpass help COMMAND' shows a command's options, 'bnpass COMMAND --help-all' the rare ones too.
 """
 
+
+RESUMING = frozenset({"train", "run"})
+"""Commands that take ``--resume``."""
 
 REWRITING = frozenset({"insert", "strip", "fold", "collapse", "unfold", "inspect"})
 """Commands that edit a model and leave."""
@@ -60,6 +64,8 @@ _LAST_WORDS = b"error: out of memory\nhint: close other programs\n"
 _LITTLE = 1 << 25  # bytes
 _NO_MEMORY = ("annot allocate memory", "can't allocate memory", "out of memory", "bad_alloc",
               "Failed to serialize")
+_PEER_GONE = ("onnection closed by peer", "onnection reset by peer", "onnection refused",
+              "Broken pipe", "Timed out waiting", "NCCL", "gloo")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,16 +84,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and arguments[:1] and arguments[0] in REWRITING:
         gc.disable()  # a process that ends in a moment: the collector would only cost time
     try:
-        return _printed(_dispatch(arguments, ui), ui)
-    except KeyboardInterrupt as error:
+        return _guarded(arguments, ui)
+    except KeyboardInterrupt as error:  # also while another error is being looked into
         what = "terminated" if isinstance(error, signals.Terminated) else "interrupted"
-        ui.error(what, "every file that is there is whole; run it again to go on")
+        if process_count() > 1 and what == "terminated":
+            what += ", as torchrun does with all processes when one is lost"
+        ui.error(what, "every file that is there is whole; " + _way_on(arguments))
         return signals.exit_code(error)
+
+
+def _guarded(arguments: list[str], ui: Ui) -> int:
+    """The command, its errors as lines and exit codes."""
+    try:
+        return _printed(_dispatch(arguments, ui), ui)
     except BnpassError as error:
         return _failed(ui, error, arguments)
     except Exception as error:  # noqa: BLE001  # the last resort: a bug becomes one line too
         with contextlib.suppress(MemoryError):
-            known = _missing_package(error) or _no_memory(error) or _internal(error)
+            known = _lost_peer(error, arguments) or _missing_package(error) \
+                or _no_memory(error) or _internal(error)
             known.__cause__ = error
             return _failed(ui, known, arguments)
         os.write(2, _LAST_WORDS)
@@ -155,6 +170,26 @@ def _no_memory(error: Exception) -> BnpassError | None:
         else:
             return None
     return OutOfMemoryError("out of memory", "close other programs, or use a smaller --batch-size")
+
+
+def _way_on(arguments: list[str]) -> str:
+    """How a command that was cut short is taken up."""
+    if arguments[:1] and arguments[0] in RESUMING:
+        again = "; torchrun --max-restarts N does so by itself" if process_count() > 1 else ""
+        return f"the same command with --resume goes on from the last checkpoint{again}"
+    return "run it again to go on"
+
+
+def _lost_peer(error: Exception, arguments: list[str]) -> BnpassError | None:
+    """What gloo and nccl say, each in its own words, when another process is gone."""
+    if process_count() == 1 or not isinstance(error, RuntimeError):
+        return None
+    named = {kind.__name__ for kind in type(error).__mro__}
+    if "DistError" not in named and not any(words in str(error) for words in _PEER_GONE):
+        return None
+    signals.ignore()  # torchrun's, which comes at the same moment: what is lost is to be said
+    return LostPeerError(f"another of the {process_count()} processes was lost: "
+                         f"{_one_line(str(error))}", _way_on(arguments))
 
 
 def _internal(error: Exception) -> BnpassError:

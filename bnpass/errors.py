@@ -65,6 +65,12 @@ class MissingDependencyError(BnpassError):
     exit_code = 3
 
 
+class LostPeerError(BnpassError):
+    """Another of the processes that work together is gone."""
+
+    exit_code = 3
+
+
 class OutOfMemoryError(BnpassError):
     """The system gave no more memory, on this machine and at this moment."""
 

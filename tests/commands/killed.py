@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bnpass import cli
+from bnpass import cli, signals
 from bnpass.statistics import torch_engine
 from bnpass.training import loop, lr_range, setup
 
@@ -85,6 +85,7 @@ def main(place: str, number: str, rank: str, *arguments: str) -> int:
     left = int(number)
     if int(rank) == RANK and place in PLACES:
         PLACES[place]()
+    signals.install()
     return cli.main(list(arguments))
 
 

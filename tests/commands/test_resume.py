@@ -20,14 +20,15 @@ SEARCH = (*TRAIN[:-2], "--lr-grid", "0.001,0.02", "--compare-plain")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-def kill(place: str, number: int, *arguments: object, ranks: bool = False, rank: int = 0) -> None:
-    """Run a command that is killed at a place; see tests/commands/killed.py."""
+def kill(place: str, number: int, *arguments: object, ranks: bool = False, rank: int = 0) -> str:
+    """Run a command that is killed at a place, see tests/commands/killed.py; what it said."""
     command = [sys.executable, *(TORCHRUN if ranks else ()), "-m", "tests.commands.killed", place,
                str(number), str(rank), *map(str, arguments)]
     done = processes.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
                           timeout=300)
     assert done.returncode == (1 if ranks else -signal.SIGKILL), done.stderr
     assert ("SIGKILL" in done.stderr) == ranks
+    return str(done.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +85,11 @@ def test_train_under_torchrun(model: Path, data: Path, tmp_path: Path) -> None:
     common = ("train", model, "--data", data, *TRAIN)
     whole, out = tmp_path / "whole.onnx", tmp_path / "killed.onnx"
     kill("half a checkpoint", 2, *common, "-o", out, ranks=True)
-    kill("validation", 2, *common, "-o", out, "--resume", ranks=True, rank=1)
+    said = kill("validation", 2, *common, "-o", out, "--resume", ranks=True, rank=1)
     assert not out.exists()
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "process" in errors[0] and "lost" in errors[0], said
+    assert "internal" not in said and "with --resume goes on from the last checkpoint" in said
     for target, more in ((whole, ()), (out, ("--resume",))):
         command = [sys.executable, *TORCHRUN, "-m", "bnpass", *map(str, common), "-o", str(target),
                    *more]

@@ -59,6 +59,8 @@ def main() -> int:
     arguments = parser(__doc__)
     arguments.add_argument("--only", nargs="+", metavar="NAME", help="architectures (default all)")
     arguments.add_argument("--no-latency", action="store_true", help="counts and sizes alone")
+    arguments.add_argument("--files", type=Path, metavar="FOLDER",
+                           help="keep the files there, and take those that are there already")
     args = arguments.parse_args()
     names = [n for n in NETS if not args.only or any(word in n for word in args.only)]
     results: dict[str, Any] = {"before": machine()}
@@ -66,7 +68,8 @@ def main() -> int:
     rows = []
     for name in names[:2] if args.quick else names:
         for exporter in EXPORTERS:
-            found = one(name, exporter, latency=not args.no_latency, quick=args.quick)
+            found = one(name, exporter, latency=not args.no_latency, quick=args.quick,
+                        kept=args.files)  # fmt: skip
             results[f"{name} {exporter}"] = found
             rows.append(_row(name, exporter, found))
             print("  ".join(map(str, rows[-1])), flush=True)
@@ -78,21 +81,16 @@ def main() -> int:
     return 1 if bad else 0
 
 
-def one(name: str, exporter: str, *, latency: bool, quick: bool) -> dict[str, Any]:
+def one(
+    name: str, exporter: str, *, latency: bool, quick: bool, kept: Path | None = None
+) -> dict[str, Any]:
     """Everything about one file."""
     with tempfile.TemporaryDirectory() as folder:
-        files = {"original": Path(folder) / "original.onnx"}
+        place = Path(folder) if kept is None else kept / f"{name} {exporter}"
         try:
-            export(NETS[name], exporter, files["original"])
+            files = made(name, exporter, place)
         except Exception as error:  # noqa: BLE001 - exporters raise whatever they meet
             return {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"}
-        for tool in ("bnpass", *PEERS):
-            target = files["original"].with_name(f"{tool}.onnx")
-            with contextlib.suppress(Exception), _quiet():
-                if tools.installed(tool):
-                    tools.TOOLS[tool](str(files["original"]), str(target))
-            if target.exists():
-                files[tool] = target
         found: dict[str, Any] = {"counts": {}, "size": {}}
         for tool, path in files.items():
             found["size"][tool] = path.stat().st_size
@@ -100,6 +98,19 @@ def one(name: str, exporter: str, *, latency: bool, quick: bool) -> dict[str, An
         if latency:
             found["ratio"] = ratios(files, quick=quick)
         return found
+
+
+def made(name: str, exporter: str, folder: Path) -> dict[str, Path]:
+    """The original and what every tool makes of it; what is in the folder already is taken."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {tool: folder / f"{tool}.onnx" for tool in ("original", "bnpass", *PEERS)}
+    if not files["original"].exists():
+        export(NETS[name], exporter, files["original"])
+        for tool in ("bnpass", *PEERS):
+            with contextlib.suppress(Exception), _quiet():
+                if tools.installed(tool):
+                    tools.TOOLS[tool](str(files["original"]), str(files[tool]))
+    return {tool: path for tool, path in files.items() if path.exists()}
 
 
 def export(make: Callable[[], Model], exporter: str, path: Path) -> None:
@@ -144,7 +155,7 @@ def ratios(files: dict[str, Path], *, quick: bool) -> dict[str, float]:
     from bnpass.runtime.bench import bench
 
     report = bench(files, batches=(1,), threads=(1,), runs=10 if quick else 200,
-                   seconds=3 if quick else 20)
+                   seconds=3 if quick else 10)
     return {ratio.model: 1 / ratio.ratio for ratio in report.ratios}
 
 

@@ -293,3 +293,10 @@ def test_random_regions(seed):
     size = [sum(np.prod(t.dims, dtype=int) for t in m.graph.initializer)
             for m in (result.before, result.after)]  # fmt: skip
     assert size[1] <= size[0] + 8 * len(lines)
+
+
+def test_work_counts_by_how_often_it_is_done():
+    """36 weights take the place of 36, but the first 18 of those were for every place."""
+    text = """(float[N,6,8,8] x) => (float[] y)
+      { a = Conv(x, u)  s = Conv <strides = [2,2]> (a, w)  y = Relu(s) }"""
+    collapsed(text, {"u": (3, 6, 1, 1), "w": (6, 3, 1, 1)}, 1)

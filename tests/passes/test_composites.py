@@ -11,6 +11,8 @@ import pytest
 
 import bnpass
 from bnpass.cli import main
+from bnpass.frontends.onnx.read import read
+from bnpass.passes.composites import find_composites
 from tests.helpers import Norm, build, fold, nodes, positive
 
 TOKENS = "(float[N,5,8] x) => (float[N,5,6] y)"
@@ -290,3 +292,19 @@ def test_insert_and_fold_see_the_same_gelu():
     (norm,) = [n for n in nodes(inserted.graph) if n.op_type == "BatchNormalization"]
     assert norm.name == "c_bn"
     assert fold(inserted).count("BatchNormalization") == 0
+
+
+@pytest.mark.parametrize(
+    ("axes", "name"),
+    [([2, 3], "InstanceNormalization"), ([1, 2, 3], "LayerNormalization"),
+     ([3], "LayerNormalization")],
+)  # fmt: skip
+def test_what_a_spelt_out_norm_is_called(axes, name):
+    model = build(
+        """(float[N,4,8,8] x) => (float[] y) {
+          m = ReduceMean(x, axes)  d = Sub(x, m)  q = Mul(d, d)  v = ReduceMean(q, axes)
+          e = Add(v, eps)  s = Sqrt(e)  y = Div(d, s) }""",
+        {"axes": axes, "eps": np.float32(1e-5)}, opset=18,
+    )  # fmt: skip
+    found = find_composites(read(model).main.graph)
+    assert [composite.name for composite in found] == [name]

@@ -630,3 +630,19 @@ def test_a_layer_whose_value_scales_itself_is_normalised(product):
 def test_no_other_value_in_front_of_a_gate_is_normalised_for_it(options, why):
     plan = bnpass.insert(gated(**options), plan_only=True)
     assert [site.value for site in plan.sites] == ["e"], why
+
+
+@pytest.mark.parametrize(
+    "spelt", ["Sigmoid(q)", "Tanh(q)", "HardSigmoid(q)", "Softsign(q)", "Clip(q, zero, six)"]
+)
+def test_every_bounded_nonlinearity_may_be_a_gate(spelt):
+    text = f"p, q = Split <axis = 1> (c, two)\n g = {spelt}\n a = Mul(p, g)"
+    limits = {"zero": np.float32(0), "six": np.float32(6)} if "Clip" in spelt else {}
+    weights = {"two": [2, 2], "v": (2, 2, 3, 3), **limits}
+    assert "a gate" in insert(net(text, weights)).reasons["g"]
+
+
+def test_a_table_behind_a_nonlinearity_is_a_layer():
+    text = "r = Relu(c)\n i = ArgMax <axis = 1, keepdims = 0> (r)"
+    model = net(text, {"t": (4, 5)}, last="y = Gather(t, i)")
+    assert insert(model).sites == {"c": ("r",)}

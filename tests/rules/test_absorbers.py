@@ -673,3 +673,17 @@ def test_double_precision():
     }"""
     weights = {"w": half(7, 4, dtype=float), "c": half(4, dtype=float), "n": Norm(4, dtype=float)}
     assert_folds(build(text, weights), 1e-13)
+
+
+@pytest.mark.parametrize("computed", ["mean", "var"])
+def test_a_map_does_not_enter_a_batch_norm_whose_statistics_are_computed(computed: str) -> None:
+    """They are other numbers in every run, which no map changes once and for all."""
+    names = {"mean": "mean", "var": "var"} | {computed: "z"}
+    text = f"""(float[N,4,8,8] x, float[4] z) => (float[] y) {{
+      m = Mul(x, k)
+      y = BatchNormalization(m, scale, bias, {names["mean"]}, {names["var"]})
+    }}"""
+    weights = {"k": np.full((4, 1, 1), 3.0, np.float32), "scale": (4,), "bias": (4,), "mean": (4,),
+               "var": np.ones(4, np.float32)}  # fmt: skip
+    model = build(text, {n: w for n, w in weights.items() if n != computed})
+    assert fold_model(model).model == model

@@ -14,7 +14,7 @@ from bnpass.report.verdicts import answers
 if TYPE_CHECKING:
     from bnpass.runtime.inputs import Feeds
     from bnpass.runtime.tolerance import Tolerance
-    from bnpass.runtime.verify import VerifyReport
+    from bnpass.runtime.verification import VerifyReport
     from bnpass.verdict.judge import Edits
 
 

@@ -21,7 +21,7 @@ from bnpass.report.words import many
 if TYPE_CHECKING:
     from bnpass.frontends.onnx.collapsing import Collapsed
     from bnpass.passes.collapse import CollapsePlan
-    from bnpass.runtime.verify import VerifyReport
+    from bnpass.runtime.verification import VerifyReport
 
 
 EXAMPLES = (

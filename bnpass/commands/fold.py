@@ -32,7 +32,7 @@ from bnpass.report.words import many
 if TYPE_CHECKING:
     from bnpass.deploy import Deployed, Proofs
     from bnpass.runtime.tolerance import Tolerance
-    from bnpass.runtime.verify import VerifyReport
+    from bnpass.runtime.verification import VerifyReport
 
 
 EXAMPLES = (

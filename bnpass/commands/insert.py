@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bnpass.frontends.onnx.inserting import Inserted, Measure
     from bnpass.onnx_model.model import OnnxModel
     from bnpass.passes.sites import InsertPlan, Policy
-    from bnpass.runtime.verify import VerifyReport
+    from bnpass.runtime.verification import VerifyReport
     from bnpass.verdict.judge import Edits
 
 

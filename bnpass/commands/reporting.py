@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bnpass.report.page.around import Stages
     from bnpass.report.tables import Table
     from bnpass.runtime.bench import BenchReport
-    from bnpass.runtime.verify import VerifyReport
+    from bnpass.runtime.verification import VerifyReport
 
 _SECONDS = 1.0  # of timing for each batch size
 

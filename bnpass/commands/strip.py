@@ -20,7 +20,7 @@ from bnpass.report.words import many
 if TYPE_CHECKING:
     from bnpass.frontends.onnx.inserting import Stripped
     from bnpass.passes.strip import StripPlan
-    from bnpass.runtime.verify import VerifyReport
+    from bnpass.runtime.verification import VerifyReport
 
 
 EXAMPLES = (

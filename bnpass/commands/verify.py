@@ -33,7 +33,7 @@ from bnpass.report.verdicts import (
 if TYPE_CHECKING:
     from bnpass.runtime.accuracy import AccuracyReport
     from bnpass.runtime.determinism import DeterminismReport
-    from bnpass.runtime.verify import VerifyReport
+    from bnpass.runtime.verification import VerifyReport
     from bnpass.verdict.findings import ProofReport
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bnpass.onnx_model.facts import Facts
     from bnpass.onnx_model.model import OnnxModel
     from bnpass.report.ui import Ui
-    from bnpass.runtime.verify import VerifyReport
+    from bnpass.runtime.verification import VerifyReport
 
 Done = TypeVar("Done")
 

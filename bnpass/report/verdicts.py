@@ -10,7 +10,7 @@ from bnpass.verdict.scale import FACTOR
 if TYPE_CHECKING:
     from bnpass.runtime.accuracy import AccuracyReport
     from bnpass.runtime.determinism import DeterminismReport
-    from bnpass.runtime.verify import VerifyReport
+    from bnpass.runtime.verification import VerifyReport
 
 _SHOWN = 10  # layers of the accuracy table
 

@@ -19,7 +19,8 @@ from bnpass.onnx_model.scopes import Place, graphs
 from bnpass.runtime.engines import Loaded
 from bnpass.runtime.inputs import Feeds
 from bnpass.runtime.tolerance import Tolerance
-from bnpass.runtime.verify import VerifyReport, verify
+from bnpass.runtime.verification import VerifyReport
+from bnpass.runtime.verify import verify
 from bnpass.verdict.budget import DEFAULT
 from bnpass.verdict.findings import ProofReport
 from bnpass.verdict.proof import UNTOUCHED, prove

@@ -13,7 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from bnpass.frontends.onnx.folding import fold_model
-from bnpass.runtime.verify import VerifyReport
+from bnpass.runtime.verification import VerifyReport
 from bnpass.verdict.judge import Edits, judge
 
 F32 = np.float32

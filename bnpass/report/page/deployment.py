@@ -17,7 +17,7 @@ from bnpass.report.verdicts import answers, first_difference, verdict, verify_ta
 if TYPE_CHECKING:
     from bnpass.passes.fold import FoldPlan
     from bnpass.runtime.bench import BenchReport
-    from bnpass.runtime.verify import VerifyReport
+    from bnpass.runtime.verification import VerifyReport
 
 
 def fold_page(

@@ -200,6 +200,7 @@ class _Builder:
         self._sizes: set[str] = set()  # values that are computed from sizes
         self.nodes: dict[str, onnx.NodeProto] = {}
         self._alike: dict[str, int] = {}  # by name: how many nodes have it
+        self._widths: dict[str, int] = {}  # channels that convolutions make, by value
         self.context = Context(reading.opset, self.constants.get, self.shape, self.dtype, self.made)
 
     @property
@@ -248,6 +249,8 @@ class _Builder:
         if has_bodies(node):
             inner = tuple(sorted(captured_by(node)))
             self.with_bodies.append(name)
+        if kind == "Conv" and (weight := self.constants.get(inputs[1])) is not None:
+            self._widths[outputs[0]] = weight.shape[0] if weight.shape else 0
         self.ops.append(Op(name, kind, inputs, outputs, attrs, inner))
         self.nodes[name] = node
 
@@ -294,6 +297,8 @@ class _Builder:
 
     def _channels(self, inputs: list[str]) -> int | None:
         """Of what a BatchNormalization reads; None where only the file's word is there for it."""
+        if inputs and inputs[0] in self._widths:
+            return self._widths[inputs[0]]  # the shapes of the whole graph can wait
         shape = self.shape(inputs[0]) if inputs else None
         if shape is None or len(shape) < 2 or inputs[0] in self._types().declared:
             return None

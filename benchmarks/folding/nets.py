@@ -113,15 +113,16 @@ def quantised() -> onnx.ModelProto:
     """Eight layers as quantisation-aware training exports them: QDQ, Conv, BN, Relu."""
     n = Net(("N", 64, 28, 28))
     y = "x"
-    for _ in range(8):
-        step, zero = n.const(np.array(0.03)), n.const(np.array(128, np.uint8))
+    for layer in range(8):
+        middle = 0 if layer else 128  # behind a Relu nothing is negative
+        step, zero = n.const(np.array(0.03)), n.const(np.array(middle, np.uint8))
         y = n.op("DequantizeLinear", n.op("QuantizeLinear", y, step, zero), step, zero)
         codes = n.const(n.rng.integers(-127, 128, (64, 64, 3, 3)).astype(np.int8))
         w = n.op("DequantizeLinear", codes, n.const(n.rng.uniform(3e-4, 8e-4, 64)),
                  n.const(np.zeros(64, np.int8)), axis=0)
         conv = n.op("Conv", y, w, kernel_shape=(3, 3), pads=[1] * 4)
         y = n.op("Relu", n.bn(conv, 64))
-    step, zero = n.const(np.array(0.03)), n.const(np.array(128, np.uint8))
+    step, zero = n.const(np.array(0.03)), n.const(np.array(0, np.uint8))
     return n.model(n.op("DequantizeLinear", n.op("QuantizeLinear", y, step, zero), step, zero))
 
 

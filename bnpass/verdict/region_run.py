@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx
 
+from bnpass.errors import InputError
 from bnpass.onnx_model.attributes import attribute, is_onnx
 from bnpass.onnx_model.constants import dtype_name
 from bnpass.verdict.bounds import SQUARED, SQUARED_CONSTANTS, squared
@@ -105,6 +106,8 @@ class RegionRun:
             if node is None:
                 raise UnknownOperatorError(f"{name!r} comes from outside of the region")
             self._compute(node)
+            if name not in self.values:
+                raise InputError(f"{node.op_type} does not make {name!r} of these numbers")
             return self.values[name]
         return self._constant(name, self.side.whole.view(tensor))
 

@@ -95,6 +95,14 @@ def test_an_operator_over_the_batch_is_caught_without_any_edit() -> None:
     assert [p.node for p in found.failures] == ["y"]
 
 
+def test_outputs_that_are_not_made_of_fewer_samples() -> None:
+    """Sizes of parts that were taken for a batch: one sample makes one part."""
+    model = """ g (float[{n}, 6] x, int64[{n}] s) => (float[{n}, 2] y, float[{n}, 4] z) {{
+        y, z = Split<axis = 1>(x, s) }}"""
+    found = answer(text(model.format(n=2)), text(model.format(n="N")), 2, y=Batch(0), z=Batch(0))
+    assert "z" in [p.value for p in found.failures]
+
+
 def test_a_wrong_claim_fails() -> None:
     found = answer(reshaped(1, 1, 12), reshaped("N", -1, 12), 1, r=Batch(0), y=Batch(0, 3))
     assert [p.node for p in found.failures] == ["y"]

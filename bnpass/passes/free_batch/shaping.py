@@ -83,6 +83,8 @@ def split(node: BatchNode) -> Sequence[State]:
     batch = node.batch()
     if node.attr("axis", 0) % len(node.dims(0)) == batch.axis:
         node.refuse("it splits the batch")
+    if node.state(1) is not None:
+        node.refuse(f"the sizes {node.op.inputs[1]!r} would be as many as there are samples")
     return [batch] * len(node.op.outputs)
 
 

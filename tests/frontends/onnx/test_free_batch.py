@@ -138,6 +138,8 @@ REFUSED = {
     "Squeeze 'y'": "(float[1, 4] x) => (float[4] y) <int64[1] a = {0}> { y = Squeeze(x, a) }",
     "Concat 'y'": "(float[2, 4] x) => (float[4, 4] y) { y = Concat <axis = 0> (x, x) }",
     "Add 'y'": "(float[2, 3] x) => (float[2, 3] y) <float[2, 1] c = {1.0, 2.0}> { y = Add(x, c) }",
+    "Split 'y'": "(float[2, 6] x, int64[2] s) => (float[2, 2] y, float[2, 4] z)"
+    "  { y, z = Split <axis = 1> (x, s) }",
     "Softmax 'y'": "(float[2, 3] x) => (float[2, 3] y) { y = Softmax <axis = 0> (x) }",
     "Reshape 'y'": "(float[2, 3] x) => (float[3, 2] y) <int64[2] s = {3, 2}> { y = Reshape(x, s) }",
     "MatMul 'y'": "(float[3, 3] x) => (float[3, 3] y) { t = Transpose(x)  y = MatMul(t, x) }",

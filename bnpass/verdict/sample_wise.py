@@ -79,8 +79,6 @@ def _entry_by_entry(old: Side, node: onnx.NodeProto, values: Mapping[str, Batch]
         return False
     for name in filter(None, node.input):
         dims, there = old.shape(name), values.get(name)
-        tensor = old.tensor(name)
-        dims = tuple(tensor.dims) if tensor is not None else dims
         if dims is None:
             return False
         axis = batch.axis - len(shape) + len(dims)
@@ -106,15 +104,15 @@ def _attends(old: Side, node: onnx.NodeProto, values: Mapping[str, Batch]) -> bo
 
 def _rows(old: Side, node: onnx.NodeProto, batch: Batch) -> bool:
     """A product with one matrix of weights, the batch not among what is summed over."""
-    tensor, dims = old.tensor(node.input[1]), old.shape(node.input[0])
-    if tensor is None or dims is None:
+    weights, dims = old.shape(node.input[1]), old.shape(node.input[0])
+    if weights is None or dims is None:
         return False
-    return len(tensor.dims) == 2 and batch.axis < len(dims) - 1
+    return len(weights) == 2 and batch.axis < len(dims) - 1
 
 
 def _row(old: Side, node: onnx.NodeProto) -> bool:
     """Whether a Gemm's bias is the same for every row."""
     if len(node.input) < 3 or not node.input[2]:
         return True
-    tensor = old.tensor(node.input[2])
-    return tensor is not None and (len(tensor.dims) < 2 or tensor.dims[0] == 1)
+    dims = old.shape(node.input[2])
+    return dims is not None and (len(dims) < 2 or dims[0] == 1)

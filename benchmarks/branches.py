@@ -83,18 +83,20 @@ def main() -> int:
     """Run both comparisons of every network and print the table."""
     arguments = parser(__doc__)
     arguments.add_argument("--data", metavar="FOLDER", help="holds fashion-mnist/ (IDX files)")
+    arguments.add_argument("--only", choices=NETWORKS, action="append", help="only this network")
     arguments.add_argument("--steps", type=int, default=700)
     arguments.add_argument("--seeds", type=int, default=8)
     args = arguments.parse_args()
     steps, seeds = (20, 2) if args.quick else (args.steps, args.seeds)
+    networks = args.only or NETWORKS
     trials = [Trial(net, arm, "SGD", lr, 0, steps, args.data)
-              for net in NETWORKS for arm in ARMS for lr in RATES]
+              for net in networks for arm in ARMS for lr in RATES]
     with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
         best = _best(_counted(pool.map(run, trials), len(trials)))
         trials = [replace(chosen.trial, seed=seed)
                   for chosen in best.values() for seed in range(1, seeds + 1)]
         trials += [_as_long(best, net, arm, seed)
-                   for net in NETWORKS for arm in ARMS[1:] for seed in range(1, seeds + 1)]
+                   for net in networks for arm in ARMS[1:] for seed in range(1, seeds + 1)]
         done = list(_counted(pool.map(run, trials), len(trials)))
     print("\n".join(table(done, best)))
     if args.output:

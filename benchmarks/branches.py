@@ -25,13 +25,14 @@ from pathlib import Path
 
 import onnx
 import torch
+from torch import nn
 
 import bnpass
 from benchmarks.common import machine, parser
 from benchmarks.paper.jobs import cores
 from benchmarks.placement.__main__ import interval
 from benchmarks.placement.nets import NETS, nothing
-from benchmarks.placement.run import Trial, images, logits, train
+from benchmarks.placement.run import Trial, by_turns, images, logits, train
 
 NETWORKS = ("VGG-like", "ResNet-like")
 ARMS = ("BN alone", "repvgg", "acnet")
@@ -61,12 +62,23 @@ def plain(net: str, seed: int) -> onnx.ModelProto:
         return onnx.load(path)
 
 
+def inserted(net: str, arm: str, seed: int) -> onnx.ModelProto:
+    """The network with BN, and with the branches of an arm."""
+    branches = "" if arm == ARMS[0] else arm
+    return bnpass.insert(plain(net, seed), branches=branches, seed=seed)
+
+
+def step_ms(net: str, data: str | None) -> dict[str, float]:
+    """What a training step of each arm takes."""
+    nets: dict[str, nn.Module] = {arm: bnpass.to_torch(inserted(net, arm, 0)) for arm in ARMS}
+    return by_turns(nets, 40, data)
+
+
 def run(trial: Trial) -> Result:
-    """Insert, train, calibrate, test, write back, fold."""
+    """Train, calibrate, test, write back, fold."""
     torch.set_num_threads(1)
     x, _, test_x, test_y = images(trial.data)
-    branches = "" if trial.arm == ARMS[0] else trial.arm
-    model = bnpass.insert(plain(trial.net, trial.seed), branches=branches, seed=trial.seed)
+    model = inserted(trial.net, trial.arm, trial.seed)
     net = bnpass.to_torch(model)
     ms = train(net, trial)
     bnpass.calibrate(net, x[:2000].split(500))
@@ -95,10 +107,11 @@ def main() -> int:
         best = _best(_counted(pool.map(run, trials), len(trials)))
         trials = [replace(chosen.trial, seed=seed)
                   for chosen in best.values() for seed in range(1, seeds + 1)]
-        trials += [_as_long(best, net, arm, seed)
+        ms = {net: step_ms(net, args.data) for net in networks}
+        trials += [_as_long(best[net, ARMS[0]].trial, ms[net], arm, seed)
                    for net in networks for arm in ARMS[1:] for seed in range(1, seeds + 1)]
         done = list(_counted(pool.map(run, trials), len(trials)))
-    print("\n".join(table(done, best)))
+    print("\n".join(table(done, best, ms)))
     if args.output:
         document = {"machine": machine(), "steps": steps, "seeds": seeds,
                     "runs": [asdict(result) for result in done]}
@@ -116,11 +129,9 @@ def _best(results: Iterable[Result]) -> dict[tuple[str, str], Result]:
     return best
 
 
-def _as_long(best: dict[tuple[str, str], Result], net: str, arm: str, seed: int) -> Trial:
+def _as_long(alone: Trial, ms: dict[str, float], arm: str, seed: int) -> Trial:
     """BN alone for as many seconds as an arm takes."""
-    alone, other = best[net, ARMS[0]], best[net, arm]
-    steps = round(alone.trial.steps * other.ms / alone.ms)
-    return replace(alone.trial, seed=seed, steps=steps)
+    return replace(alone, seed=seed, steps=round(alone.steps * ms[arm] / ms[ARMS[0]]))
 
 
 def _counted(results: Iterable[Result], total: int) -> Iterable[Result]:
@@ -130,7 +141,9 @@ def _counted(results: Iterable[Result], total: int) -> Iterable[Result]:
         yield result
 
 
-def table(done: list[Result], best: dict[tuple[str, str], Result]) -> list[str]:
+def table(
+    done: list[Result], best: dict[tuple[str, str], Result], ms: dict[str, dict[str, float]]
+) -> list[str]:
     """The table in Markdown: a line a network and kind of branches."""
     head = ("| network | branches | BN alone | with branches | equal steps | equal time | ms a step"
             " | BN left | nodes, alone / branches | largest error |")
@@ -144,7 +157,7 @@ def table(done: list[Result], best: dict[tuple[str, str], Result]) -> list[str]:
         as_long = longer[i * seeds:(i + 1) * seeds]
         lines.append(
             f"| {net} | {arm} | {_mean(alone)} | {_mean(ours)} | {interval(ours, alone)} | "
-            f"{interval(ours, as_long)} | {_ms(alone):.1f} / {_ms(ours):.1f} | "
+            f"{interval(ours, as_long)} | {ms[net][ARMS[0]]:.1f} / {ms[net][arm]:.1f} | "
             f"{max(r.left for r in ours)} | {alone[0].nodes} / {ours[0].nodes} | "
             f"{max(r.error for r in ours):.1e} |")
     return lines
@@ -153,10 +166,6 @@ def table(done: list[Result], best: dict[tuple[str, str], Result]) -> list[str]:
 def _mean(results: list[Result]) -> str:
     mean = 100 * statistics.mean(r.accuracy for r in results)
     return f"{mean:.2f} (lr {results[0].trial.lr:g})"
-
-
-def _ms(results: list[Result]) -> float:
-    return statistics.median(r.ms for r in results)
 
 
 if __name__ == "__main__":

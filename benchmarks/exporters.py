@@ -20,7 +20,9 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["PIP_NO_INDEX"] = "1"  # no exporter installs packages, as Paddle2ONNX would
+# no exporter installs packages, as Paddle2ONNX would by a helper of its own
+os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"
+os.environ["PIP_NO_INDEX"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse

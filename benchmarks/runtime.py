@@ -26,8 +26,8 @@ from onnx import TensorProto, helper, numpy_helper
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.common import heading, table  # noqa: E402
 from bnpass.files import save_model  # noqa: E402
-from bnpass.report.tables import Table, render  # noqa: E402
 
 WIDTHS = {1: 256, 100: 2048}
 LARGEST = 4096
@@ -50,13 +50,13 @@ def main() -> int:
     if arguments.make:
         print(make(arguments.megabytes[0], arguments.make))
         return 0
-    table = Table("seconds and peak memory of a command, the process's start included",
-                  ["model", "layers", "fold", "verify", "determinism", "bench", "p50 ms folded",
-                   "folded / with BN"], right=frozenset(range(1, 8)))  # fmt: skip
+    rows = []
     for size in arguments.megabytes:
         with tempfile.TemporaryDirectory(prefix="bnpass-runtime-") as place:
-            table.add(*measured(size, Path(place)))
-    render(table, sys.stdout)
+            rows.append(measured(size, Path(place)))
+    heading("Seconds and peak memory of a command, the process's start included")
+    table(["model", "layers", "fold", "verify", "determinism", "bench", "p50 ms folded",
+           "folded / with BN"], rows)
     return 0
 
 

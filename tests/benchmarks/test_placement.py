@@ -41,4 +41,4 @@ def test_the_table_pairs_seeds():
             *outcomes("ours", [0.6, 0.8])]  # fmt: skip
     rates = {("net", arm, "SGD"): 0.1 for arm in ("plain", "published", "ours")}
     (line,) = table(done, rates)[2:]
-    assert "70.0 (lr 0.1)" in line and "+10.0 ± 0.0" in line and "| 0 | 1.00 |" in line
+    assert "70.0 (lr 0.1)" in line and "+10.00 ± 0.00" in line and "| 0 | 1.00 |" in line

@@ -8,9 +8,11 @@ where it is used (a CI's image) and kept there.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
+
+from tests import processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,10 +35,10 @@ def hashed(report: dict[str, list[dict[str, dict[str, dict[str, dict[str, str]]]
 def main(extras: list[str]) -> int:
     """Ask pip what it would install, and print that."""
     wanted = f".[{','.join(extras or ['torch', 'cpu'])}]"
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed",
          "--report", "-", "-c", "constraints.txt", wanted],
-        cwd=ROOT, check=True, stdout=subprocess.PIPE)
+        cwd=ROOT, check=True, stdout=PIPE)
     sys.stdout.write("\n".join(hashed(json.loads(done.stdout))) + "\n")
     return 0
 

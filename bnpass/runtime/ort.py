@@ -40,6 +40,8 @@ def onnxruntime() -> Any:
     try:
         module = importlib.import_module("onnxruntime")
     except ImportError as error:
+        if "failed to map segment" in str(error):
+            raise MemoryError(_first_line(error)) from error  # the loader found no room
         raise MissingDependencyError(
             f"onnxruntime cannot be imported: {_first_line(error)}",
             f"{INSTALL_CPU}   (or, with an NVIDIA GPU: {INSTALL_GPU})",

@@ -6,6 +6,7 @@ limit: it is done right, or refused in one line; inputs and the earlier output a
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -108,3 +109,5 @@ def test_without_memory_a_command_is_refused_in_one_line(
             assert left == before.keys(), where
             assert not [path for path in found if path.endswith(".tmp")], where
     assert 3 in codes, f"{name}: the limits are too wide"
+    for place in places:
+        shutil.rmtree(place)  # with every limit they are gigabytes

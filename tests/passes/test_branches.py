@@ -170,3 +170,14 @@ def test_refusals():
         branched(net(), "repvg")
     with pytest.raises(UnsupportedError, match="branches"):
         bnpass.insert(torch.nn.Linear(2, 2), torch.zeros(3, 2), branches="repvgg")
+
+
+@pytest.mark.parametrize(("ir", "opset"), [(3, 7), (3, 9), (8, 13)])
+@pytest.mark.parametrize("branches", ["repvgg", "acnet"])
+def test_files_whose_weights_are_inputs_too(ir, opset, branches):
+    model = build(
+        f"({ROOT} x) => (float[] y) {{ c = Conv <pads = [1,1,1,1]> (x, w, b) y = Relu(c) }}",
+        {"w": (4, 4, 3, 3), "b": (4,)}, ir=ir, opset=opset,
+    )  # fmt: skip
+    assert_same(model, branched(model, branches, init="preserve"))
+    assert_collapses(model, branches)
